@@ -1,0 +1,239 @@
+"""Time and memory of `normnet segment` on a 300-slice 512 x 512 CT, beside the textbook MONAI pipeline.
+
+    python benchmarks/segment.py --ct coronacases_001_ct.nii.gz --threads 2 --repeat 3
+
+Each pipeline runs in a process of its own, from start of the interpreter to the written result, on the same
+CPUs, one after the other. The rival is what a user would write with MONAI: the transforms of its spleen
+tutorial, the volume padded to 512 x 512, `SlidingWindowInferer` with windows of 32 x 512 x 512 and half
+overlap in float32, the same networks, then the same threshold, vote and post-processing. It is handed the
+lung mask that normnet found and writes the lesion mask alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+START = time.perf_counter()
+SHAPE, SPACING_MM = (300, 512, 512), (1.0, 0.68, 0.68)
+STAGES = ("imports", "reading", "model", "lungs", "preparation", "inference", "postprocessing", "restoring", "writing")
+
+
+class Laps:
+    """Seconds of each stage since the start of the process."""
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+        self.last = START
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage], self.last = now - self.last, now
+
+
+def make_ct(source: Path, target: Path) -> None:
+    """The source centred on a grid of 300 x 512 x 512 voxels of 1 x 0.68 x 0.68 mm, air around it."""
+    import numpy as np
+
+    from normnet.io import read_ct, write_image
+    from normnet.preparation.orient import Orientation
+    from normnet.preparation.resample import Grid, resample
+    from normnet.scan import Geometry
+
+    scan = read_ct(source)
+    orientation = Orientation.of(scan.geometry)
+    turned = orientation.apply(scan.volume_hu)
+    own = [scan.geometry.spacing_mm[axis] for axis in orientation.axes]
+    step = tuple(target_mm / own_mm for target_mm, own_mm in zip(SPACING_MM, own, strict=True))
+    start = tuple(((n - 1) - (m - 1) * d) / 2 for n, m, d in zip(turned.shape, SHAPE, step, strict=True))
+    volume = resample(turned.astype(np.float32), Grid(start, step, SHAPE), outside=-1024)
+    write_image(target, np.rint(volume).astype(np.int16), Geometry(SPACING_MM))
+
+
+def run_normnet(ct: Path, out: Path, model_folder: Path | None, lungs: Path | None, laps: Laps) -> None:
+    from normnet import load_model, read_ct, segment, write_results
+    from normnet.io import read_labels
+
+    laps.lap("imports")
+    scan = read_ct(ct)
+    laps.lap("reading")
+    model = load_model(model_folder)
+    laps.lap("model")
+    found = segment(scan, model, lung_labels=None if lungs is None else read_labels(lungs, scan))
+    laps.seconds |= found.seconds
+    laps.last = time.perf_counter()
+    write_results(found, scan, out, model)
+    laps.lap("writing")
+
+
+def run_rival(ct: Path, out: Path, model_folder: Path | None, lungs: Path, laps: Laps) -> None:
+    import torch
+    from monai.data import MetaTensor
+    from monai.inferers import SlidingWindowInferer
+    from monai.transforms import (
+        Compose,
+        EnsureChannelFirstd,
+        Invertd,
+        LoadImaged,
+        MaskIntensityd,
+        Orientationd,
+        SaveImaged,
+        ScaleIntensityRanged,
+        Spacingd,
+        SpatialPadd,
+        ThresholdIntensityd,
+    )
+
+    from normnet import load_model
+    from normnet.postprocessing import postprocess
+
+    laps.lap("imports")
+    model = load_model(model_folder)
+    window, config = model.config.window, model.config
+    laps.lap("model")
+    keys = ["image", "lungs"]
+    prepare = Compose(
+        [
+            LoadImaged(keys),
+            EnsureChannelFirstd(keys),
+            ScaleIntensityRanged("image", window.low_hu, window.high_hu, 0.0, 1.0, clip=True),
+            ThresholdIntensityd("lungs", 0.5, above=False, cval=1.0),  # right and left alike
+            Orientationd(keys, "LPS", labels=None),
+            Spacingd(keys, config.preparation.spacing_mm[::-1], mode="bilinear"),
+            ThresholdIntensityd("lungs", 0.5, above=True),
+            MaskIntensityd("image", mask_key="lungs"),
+            SpatialPadd(keys, (512, 512, 32)),
+        ]
+    )
+    data = prepare({"image": str(ct), "lungs": str(lungs)})
+    laps.lap("reading and preparation")
+
+    inferer = SlidingWindowInferer((512, 512, 32), sw_batch_size=1, overlap=0.5)
+    n_normal = torch.zeros(data["image"].shape[1:], dtype=torch.uint8)
+    with torch.inference_mode():
+        for network in model.networks:  # trained on (z, y, x), MONAI holds (x, y, z)
+            logits = inferer(
+                torch.as_tensor(data["image"])[None],
+                lambda part, network=network: network(part.transpose(2, 4)).transpose(2, 4),
+            )
+            n_normal += torch.sigmoid(logits[0, 0]) > config.inference.prob_normal
+    laps.lap("inference")
+
+    thorax, lung_mask = (data[key][0].numpy().T for key in keys)  # (z, y, x)
+    needed = config.inference.min_votes or len(model.networks) // 2 + 1
+    normal_mask = n_normal.numpy().T >= needed
+    steps = postprocess(thorax, lung_mask >= 0.5, normal_mask, window.tau, config.postprocessing)
+    laps.lap("postprocessing")
+
+    lesions = torch.from_numpy(steps.lesions.T.astype("float32"))[None]
+    data["lesions"] = MetaTensor(lesions, meta=data["image"].meta, applied_operations=data["image"].applied_operations)
+    data = Invertd("lesions", prepare, orig_keys="image", nearest_interp=False)(data)
+    data["lesions"] = (data["lesions"] >= 0.5).to(torch.uint8)
+    laps.lap("restoring")
+    save = SaveImaged("lesions", output_dir=out, output_postfix="", output_name_formatter=None, separate_folder=False,
+                      output_dtype="uint8", print_log=False, resample=False)  # fmt: skip
+    save(data)
+    laps.lap("writing")
+
+
+def child(args: argparse.Namespace) -> None:
+    """One measured process; prints its stages and peak memory as the last line."""
+    laps = Laps()
+    if args.child == "ct":
+        make_ct(args.ct, args.out)
+    else:
+        import torch
+
+        torch.set_num_threads(args.threads)
+        run = {"normnet": run_normnet, "rival": run_rival}[args.child]
+        run(args.ct, args.out, args.model, args.lungs, laps)
+    peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    print(json.dumps({"seconds": laps.seconds, "peak_gb": peak_gb}))
+
+
+def measure(what: str, args: argparse.Namespace, ct: Path, out: Path, lungs: Path | None) -> dict:
+    """Run one child on ``--threads`` CPUs; wall time from start to end of the process."""
+    command = [sys.executable, __file__, "--child", what, "--ct", ct, "--out", out, "--threads", args.threads]
+    command += ["--model", args.model] if args.model else []
+    command += ["--lungs", lungs] if lungs else []
+    threads = str(args.threads)
+    limits = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"), threads)
+    start = time.perf_counter()
+    done = subprocess.run(list(map(str, command)), env=os.environ | limits, stdout=subprocess.PIPE, text=True, check=True)
+    wall = time.perf_counter() - start
+    return json.loads(done.stdout.splitlines()[-1]) | {"wall": wall}
+
+
+def compare(first: Path, second: Path, lungs: Path) -> tuple[float, list[float], str]:
+    """DSC of two lesion masks, the millilitres of each, and the box of the lungs."""
+    import numpy as np
+
+    from normnet.io.images import read_stored
+    from normnet.preparation.prepare import bounding_box
+
+    masks = [np.asarray(read_stored(path).voxels) > 0 for path in (first, second)]
+    ml = [float(mask.sum()) * float(np.prod(SPACING_MM)) / 1000 for mask in masks]
+    dsc = 2 * (masks[0] & masks[1]).sum() / max(1, masks[0].sum() + masks[1].sum())
+    sides = [part.stop - part.start for part in bounding_box(np.asarray(read_stored(lungs).voxels) > 0, 0)]
+    mm = [n * s for n, s in zip(sides, SPACING_MM, strict=True)]
+    box = f"{' x '.join(map(str, sides))} voxels, {' x '.join(f'{v:.0f}' for v in mm)} mm"
+    return float(dsc), ml, box
+
+
+def show(name: str, runs: list[dict]) -> dict:
+    """Print the fastest run's stages; return that run."""
+    best = min(runs, key=lambda run: run["wall"])
+    walls = ", ".join(f"{run['wall']:.1f}" for run in runs)
+    print(f"\n{name}: {best['wall']:.1f} s reading to writing (runs: {walls}), peak memory {best['peak_gb']:.2f} GB")
+    for stage, seconds in best["seconds"].items():
+        print(f"  {stage:24} {seconds:7.1f} s")
+    return best
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    data = os.environ.get("NORMNET_DATA")
+    default = Path(data) / "covid_dev" / "coronacases_001_ct.nii.gz" if data else None
+    parser.add_argument("--ct", type=Path, default=default, help="CT to put on the 512 x 512 grid (default: in NORMNET_DATA)")
+    parser.add_argument("--model", type=Path, help="model folder (default: the shipped one)")
+    parser.add_argument("--repeat", type=int, default=1, help="runs of each; the fastest counts")
+    parser.add_argument("--threads", type=int, default=2, help="CPUs")
+    parser.add_argument("--lungs", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=("ct", "normnet", "rival"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        child(args)
+        return
+    if args.ct is None:
+        parser.error("give --ct, or set NORMNET_DATA")
+    if hasattr(os, "sched_setaffinity"):  # children inherit it
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
+    with tempfile.TemporaryDirectory() as folder:
+        ct, ours, theirs = Path(folder) / "ct.nii.gz", Path(folder) / "normnet", Path(folder) / "rival"
+        measure("ct", args, args.ct, ct, None)
+        runs: dict[str, list[dict]] = {"normnet": [], "rival": []}
+        for _ in range(args.repeat):
+            runs["normnet"].append(measure("normnet", args, ct, ours, None))
+            runs["rival"].append(measure("rival", args, ct, theirs, ours / "lungs.nii.gz"))
+        lesions = next(theirs.glob("*.nii.gz"))
+        dsc, ml, box = compare(ours / "lesions.nii.gz", lesions, ours / "lungs.nii.gz")
+
+    print(f"{args.ct.name} on {' x '.join(map(str, SHAPE))} voxels of {' x '.join(map(str, SPACING_MM))} mm, {args.threads} CPUs")
+    print(f"lung box {box}")
+    best, rival = show("normnet", runs["normnet"]), show("textbook MONAI", runs["rival"])
+    lungs = best["seconds"]["lungs"]
+    print(f"\nratio of wall times {rival['wall'] / best['wall']:.1f} (the rival is handed the lung mask)")
+    print(f"ratio with the {lungs:.1f} s of the lung mask added to the rival {(rival['wall'] + lungs) / best['wall']:.1f}")
+    print(f"lesions {ml[0]:.1f} and {ml[1]:.1f} ml, DSC between both {dsc:.4f}")
+
+
+if __name__ == "__main__":
+    main()

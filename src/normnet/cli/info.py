@@ -1,0 +1,98 @@
+"""``normnet info``: what is installed, or what a scan is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def info(
+    scan: Annotated[Path | None, typer.Argument(help="A CT to describe.", show_default=False)] = None,
+    series: Annotated[str | None, typer.Option(help="SeriesInstanceUID, where a DICOM folder holds several.")] = None,
+) -> int:
+    """Version, shipped models, settings and devices; or the grid and the HU of a scan."""
+    if scan is None:
+        _describe_installation()
+    else:
+        _describe_scan(scan, series)
+    return 0
+
+
+def _describe_installation() -> None:
+    import platform
+    from importlib import resources
+
+    import torch
+
+    from normnet import __version__
+    from normnet.cli.texts import say
+
+    say(f"normnet {__version__}; research use only, not a medical device")
+    say(f"python {platform.python_version()}, torch {torch.__version__}, {torch.get_num_threads()} CPU threads")
+    n_devices = torch.cuda.device_count()
+    names = ", ".join(torch.cuda.get_device_name(n) for n in range(n_devices)) if n_devices else "no GPU"
+    say(f"devices: cpu, {names}")
+    configs = sorted(file.name for file in (resources.files("normnet") / "configs").iterdir() if file.name.endswith(".toml"))
+    say(f"settings: {', '.join(configs)}")
+    for name in ("normnet", "lungs"):
+        _describe_model(name)
+
+
+def _describe_model(name: str) -> None:
+    import hashlib
+
+    from normnet.cli.texts import say
+    from normnet.errors import ModelError
+    from normnet.models import shipped
+    from normnet.network.weights import MANIFEST, read_manifest
+
+    folder = shipped(name)
+    try:
+        manifest = read_manifest(folder, name)
+    except ModelError:
+        say(f"model {name}: not shipped with this build")
+        return
+    members = manifest.get("members", [])
+    megabytes = sum(member.get("bytes", 0) for member in members) / 1e6
+    sha256 = hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
+    title = " ".join(filter(None, (str(manifest.get("name", "")), str(manifest.get("version", "")))))
+    say(f"model {name}{f' ({title})' if title else ''}: {len(members)} members, {megabytes:.1f} MB, manifest {sha256[:16]}")
+    training = manifest.get("training")
+    cases = training.get("cases") if isinstance(training, dict) else None
+    if cases:
+        say(f"  trained on {len(cases)} cases: {', '.join(str(case) for case in cases)}")
+    for member in members:
+        whole = (folder / member["file"]).is_file() and hashlib.sha256(
+            (folder / member["file"]).read_bytes()
+        ).hexdigest() == member["sha256"]
+        say(f"  {member['file']}: sha256 {member['sha256'][:16]}, {'whole' if whole else 'MISSING OR ALTERED'}")
+
+
+def _describe_scan(path: Path, series: str | None) -> None:
+    import numpy as np
+
+    from normnet.cli.texts import say
+    from normnet.io.read import read_ct
+    from normnet.preparation.orient import Orientation
+
+    scan = read_ct(path, series)
+    orientation = Orientation.of(scan.geometry)
+    ends = [("foot", "head"), ("front", "back"), ("right", "left")]
+    runs = [""] * 3
+    for world, axis in enumerate(orientation.axes):
+        runs[axis] = " to ".join(ends[world][::-1] if orientation.flips[world] else ends[world])
+    low, median, high = (float(v) for v in np.percentile(scan.volume_hu, (0, 50, 100)))
+
+    def triple(values: tuple[float, ...], digits: int = 4) -> str:
+        return " x ".join(f"{value:.{digits}g}" for value in values)
+
+    say(f"case: {scan.case_id}")
+    say(f"voxels: {triple(scan.shape, 6)} (slices, rows, columns as stored)")
+    say(f"spacing: {triple(scan.geometry.spacing_mm)} mm")
+    say(f"origin: {', '.join(f'{v:.2f}' for v in scan.geometry.origin_mm)} mm (z, y, x; LPS)")
+    say(f"axes run: {'; '.join(runs)}")
+    say(f"HU: {low:.0f} to {high:.0f}, median {median:.0f}")
+    for warning in scan.warnings:
+        say(f"warning: {warning}")

@@ -1,0 +1,88 @@
+"""``normnet``: the subcommands, and the one place where an error becomes a line of text and an exit code.
+
+Exit codes: 0 ok, 2 usage or settings, 3 unreadable file, 4 geometry, 5 values, 6 model, 7 output, 8 resources,
+9 part of a batch failed, 70 a bug of normnet, 130 and 143 stopped by SIGINT and SIGTERM.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from normnet import __version__
+from normnet.cli import evaluate, info, prepare, segment, synthesize, train, train_lungs
+from normnet.cli.failures import as_named_error
+from normnet.cli.signals import Stopped, raising_on_signals
+from normnet.cli.texts import warn
+
+app = typer.Typer(
+    name="normnet",
+    help="Label-free lesion segmentation in lung CT. Research use only, not a medical device.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("segment")(segment.segment)
+app.command("prepare")(prepare.prepare)
+app.command("train")(train.train)
+app.command("train-lungs")(train_lungs.train_lungs)
+app.command("synthesize")(synthesize.synthesize)
+app.command("evaluate")(evaluate.evaluate)
+app.command("info")(info.info)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"normnet {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere.")] = False,
+) -> None:
+    """Options of all subcommands."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command line.
+
+    Args:
+        argv: Without the program's name; ``sys.argv`` where None.
+
+    Returns:
+        The exit code.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    options_end = arguments.index("--") if "--" in arguments else len(arguments)
+    debug = "--debug" in arguments[:options_end]
+    arguments = [a for i, a in enumerate(arguments) if a != "--debug" or i > options_end]
+    try:
+        with raising_on_signals():
+            return app(arguments, standalone_mode=False, prog_name="normnet", obj=debug) or 0
+    except Stopped as stopped:
+        warn(f"stopped by {stopped.name}; the same command goes on from here")
+        return stopped.exit_code
+    except BrokenPipeError:  # the reader of our output has gone, as in `normnet info | head`
+        sys.stdout = None  # type: ignore[assignment]
+        return 0
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        if hasattr(error, "format_message"):  # a usage error found by typer
+            warn(f"NN-CLI-001: {error.format_message().rstrip('.')}; see normnet --help")
+            return 2
+        named = as_named_error(error, "")
+        warn(str(named))
+        return named.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,40 @@
+"""``normnet prepare``: normal CTs on the training grid, kept for many trainings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def prepare(
+    inputs: Annotated[list[Path], typer.Argument(help="Normal CTs, folders of them, or CSV lists.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the prepared cases, <case>.npz.")],
+    split: Annotated[str | None, typer.Option(help="Which split of a CSV list; else 'train' and unmarked cases.")] = None,
+    leave_out: Annotated[list[str] | None, typer.Option(help="A case to leave out; may be given again.")] = None,
+    lung_model: Annotated[Path | None, typer.Option(help="Folder made by 'normnet train-lungs'.")] = None,
+    reference_lungs: Annotated[bool, typer.Option("--reference-lungs", help="Use the lung masks a CSV list names.")] = False,
+    config: Annotated[str, typer.Option(help="default, paper, or a TOML file.")] = "default",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> int:
+    """Find the lungs of normal CTs, bring them to the training grid and mark erroneous edges.
+
+    Slices that a list marks as suspect are kept out of the training. What is up to date is not made again.
+    """
+    from normnet.cli.devices import choose_device
+    from normnet.cli.normals import Preparer, find_cases, prepare_all
+    from normnet.cli.texts import progress_bar, say
+    from normnet.config import load_config
+    from normnet.io.outputs import check_output, locked
+
+    settings = load_config(config)
+    cases = find_cases(inputs, split, leave_out or [])
+    check_output(out, inputs)
+    with locked(out), progress_bar() as bar:
+        preparer = Preparer(out, settings, lung_model, reference_lungs, choose_device(device))
+        done, errors = prepare_all(cases, preparer, bar)
+    say(f"{len(done)} of {len(cases)} normal CTs ready")
+    if not errors:
+        return 0
+    return errors[0].exit_code if len(cases) == 1 else 9

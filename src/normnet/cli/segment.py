@@ -1,0 +1,167 @@
+"""``normnet segment``: lesions of one scan or of many."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from normnet.cli.texts import Bar
+    from normnet.config import Config
+    from normnet.errors import NormNetError
+    from normnet.models import Model
+    from normnet.scan import Scan
+
+
+@dataclass(frozen=True)
+class Job:
+    """One scan of a run and where its result goes."""
+
+    path: Path
+    folder: Path
+    key: dict[str, str]
+
+
+def segment(
+    context: typer.Context,
+    scans: Annotated[list[Path], typer.Argument(help="CTs: DICOM folders, NIfTI, NRRD, MHA; or folders of them.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results, one folder a scan.")],
+    model: Annotated[Path | None, typer.Option(help="Model folder made by 'normnet train'; else the shipped one.")] = None,
+    lungs: Annotated[Path | None, typer.Option(help="Lung mask to use (one scan only): 0/1, or 1 right and 2 left.")] = None,
+    lung_model: Annotated[Path | None, typer.Option(help="Folder made by 'normnet train-lungs'.")] = None,
+    config: Annotated[str | None, typer.Option(help="TOML file; its keys override the model's settings.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    series: Annotated[str | None, typer.Option(help="SeriesInstanceUID, where a DICOM folder holds several.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Segment again what is done already.")] = False,
+) -> int:
+    """Segment lesions: masks, maps, volumes and a picture for every scan.
+
+    A second run with the same --out goes on where the first stopped. Research use only, not a medical device.
+    """
+    from normnet.cli.devices import choose_device
+    from normnet.cli.settings import override_config
+    from normnet.cli.texts import progress_bar
+    from normnet.config import parse_config
+    from normnet.errors import ConfigError
+    from normnet.io.outputs import check_output, is_done, is_result_file, locked, output_folder, result_key
+    from normnet.io.read import find_scans
+    from normnet.models import load_model, shipped
+    from normnet.network.weights import read_manifest
+
+    paths = [path for path in find_scans(scans) if path in scans or not is_result_file(path)]
+    if lungs is not None and len(paths) != 1:
+        raise ConfigError("NN-CLI-002", f"--lungs with {len(paths)} scans", "--lungs", "give one scan")
+    manifests = [read_manifest(model or shipped("normnet"), "normnet"), read_manifest(lung_model or shipped("lungs"), "lungs")]
+    settings = override_config(parse_config(manifests[0].get("config", {}), "manifest.json"), config)
+    check_output(out, scans)
+    with locked(out):
+        taken: set[Path] = set()
+        jobs = []
+        for path in paths:
+            key = result_key(path, manifests, settings, lungs, series)
+            jobs.append(Job(path, output_folder(out, path, taken, key), key))
+        waiting = [job for job in jobs if overwrite or not is_done(job.folder, job.key)]
+        if not waiting:
+            return _sum_up(jobs, {}, len(jobs))
+        loaded = load_model(model, lung_model)
+        torch_device = choose_device(device)
+        failed: dict[Path, NormNetError] = {}
+        with progress_bar() as bar:
+            for job in jobs:
+                if job not in waiting:
+                    _line(job, "done already")
+                elif error := _segment_one(job, loaded, settings, torch_device, lungs, series, bar, context.obj):
+                    failed[job.path] = error
+        return _sum_up(jobs, failed, len(jobs) - len(waiting))
+
+
+def _segment_one(
+    job: Job, model: Model, config: Config, device: str, lungs: Path | None, series: str | None, bar: Bar, debug: bool
+) -> NormNetError | None:
+    """Read, segment, write; a failure is recorded in the scan's folder and returned."""
+    from normnet.cli.failures import as_named_error
+    from normnet.cli.texts import warn
+    from normnet.io.outputs import write_failure, write_results
+    from normnet.io.read import case_id_of, read_ct
+    from normnet.pipeline import segment as find_lesions
+
+    start = time.perf_counter()
+    name = case_id_of(job.path)
+    try:
+        bar(f"{name}: reading", 0, 1)
+        scan = read_ct(job.path, series)
+        reading = round(time.perf_counter() - start, 3)
+        labels = None if lungs is None else read_lungs(lungs, scan)
+        found = find_lesions(
+            scan, model, config, lung_labels=labels, device=device,
+            on_progress=lambda stage, done, total: bar(f"{name}: {stage}", done, total),
+        )  # fmt: skip
+        found = replace(found, seconds={"reading": reading, **found.seconds})
+        bar(f"{name}: writing", 0, 1)
+        result = write_results(found, scan, job.folder, model, config=config, key=job.key)
+    except Exception as caught:
+        if debug:
+            traceback.print_exception(caught)
+        error = as_named_error(caught, job.path.name)
+        write_failure(job.folder, name, error, key=job.key)
+        warn(f"{name}: {error}")
+        return error
+    _line(job, "ok", result, time.perf_counter() - start)
+    return None
+
+
+def read_lungs(path: Path, scan: Scan) -> np.ndarray:
+    """A lung mask as labels 1 right, 2 left; a plain 0/1 mask is split at the middle of the chest.
+
+    Raises:
+        ValueRangeError: If it is empty.
+        GeometryError: If it lies on another grid.
+    """
+    import numpy as np
+
+    from normnet.errors import ValueRangeError
+    from normnet.io.masks import read_labels
+    from normnet.lungs.anatomy import split_left_right
+    from normnet.preparation.orient import Orientation
+
+    labels = read_labels(path, scan)
+    values = set(np.unique(labels).tolist()) - {0}
+    if not values:
+        raise ValueRangeError("NN-VAL-021", "the lung mask is empty", path.name, "give a mask with lung in it")
+    if values == {1, 2}:
+        return labels
+    orientation = Orientation.of(scan.geometry)
+    return np.ascontiguousarray(orientation.undo(split_left_right(orientation.apply(labels > 0))))
+
+
+def _line(job: Job, status: str, result: dict[str, Any] | None = None, seconds: float | None = None) -> None:
+    from normnet.cli.texts import say
+    from normnet.io.outputs import read_result
+
+    result = result or read_result(job.folder) or {}
+    both = result.get("volumes", {}).get("both", {})
+    parts = [f"{job.folder.name}: {status}"]
+    if both:
+        parts.append(f"lesions {both['lesion_ml']:.1f} ml, {both['lesion_percent']:.2f} % of {both['lung_ml']:.0f} ml lung")
+    if seconds is not None:
+        parts.append(f"{seconds:.1f} s")
+    say("; ".join(parts))
+    for warning in result.get("warnings", []) if seconds is not None else []:
+        say(f"{job.folder.name}: warning: {warning}")
+
+
+def _sum_up(jobs: list[Job], failed: dict[Path, NormNetError], n_skipped: int) -> int:
+    from normnet.cli.texts import say
+
+    if len(jobs) > 1 or n_skipped:
+        say(f"{len(jobs)} scans: {len(jobs) - n_skipped - len(failed)} segmented, {n_skipped} done already, {len(failed)} failed")
+    if not failed:
+        return 0
+    return next(iter(failed.values())).exit_code if len(jobs) == 1 else 9

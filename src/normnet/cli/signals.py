@@ -1,0 +1,69 @@
+"""SIGINT and SIGTERM as an exception that unwinds everything, or as a wish to stop soon."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopped(BaseException):
+    """A signal ended the command.
+
+    Args:
+        number: Of the signal.
+    """
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.name = signal.Signals(number).name
+        self.exit_code = 128 + number
+
+
+@contextmanager
+def raising_on_signals() -> Iterator[None]:
+    """Within the block a signal raises ``Stopped``, so that temporary files and locks are let go."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        raise Stopped(number)
+
+    with _handled_by(handle):
+        yield
+
+
+@contextmanager
+def stopping_on_signals() -> Iterator[Callable[[], bool]]:
+    """Within the block the first signal only answers True to the callable given; the second raises at once.
+
+    Raises:
+        Stopped: At the end of the block if a signal came.
+    """
+    seen: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if seen:
+            raise Stopped(number)
+        seen.append(number)
+
+    with _handled_by(handle):
+        yield lambda: bool(seen)
+    if seen:
+        raise Stopped(seen[0])
+
+
+@contextmanager
+def _handled_by(handle: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield
+        return
+    before = {number: signal.signal(number, handle) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,54 @@
+"""What the commands print: single lines without control characters, progress only where a person watches."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import typer
+
+
+def one_line(text: str) -> str:
+    """The text without line breaks, control characters and undecodable bytes."""
+    line = " ".join(text.split())
+    return "".join(c if c.isprintable() else "?" for c in line)
+
+
+def say(text: str) -> None:
+    """Print one line, safe for any terminal."""
+    typer.echo(one_line(text))
+
+
+def warn(text: str) -> None:
+    """Print one line to the standard error."""
+    typer.echo(one_line(text), err=True)
+
+
+class Bar(Protocol):
+    """A progress bar."""
+
+    def __call__(self, description: str, done: float, total: float) -> None:
+        """Show how far it is."""
+
+
+@contextmanager
+def progress_bar() -> Iterator[Bar]:
+    """A bar on the standard error, gone when the block ends; silent where that is no terminal."""
+    if not sys.stderr.isatty():
+        yield lambda description, done, total: None
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn(),
+               TimeRemainingColumn())  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=1.0)
+
+        def show(description: str, done: float, total: float) -> None:
+            progress.update(task, description=escape(one_line(description)), completed=done, total=total)
+
+        yield show

@@ -1,0 +1,174 @@
+"""``normnet train``: an ensemble from normal CTs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from normnet.cli.texts import Bar
+    from normnet.config import Config
+    from normnet.preparation.cache import NormalCase
+
+LINE_EVERY = 100  # iterations, where no one watches a progress bar
+
+
+def train(
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(help="Folders of 'normnet prepare', or normal CTs, folders of them, CSV lists.", show_default=False),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Model folder.")],
+    config: Annotated[str, typer.Option(help="default, paper, or a TOML file.")] = "default",
+    members: Annotated[int | None, typer.Option(min=1, help="Networks of the ensemble.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the first member; the others follow.")] = None,
+    iterations: Annotated[int | None, typer.Option(min=1, help="Steps a member.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    split: Annotated[str | None, typer.Option(help="Which split of a CSV list; else 'train' and unmarked cases.")] = None,
+    leave_out: Annotated[list[str] | None, typer.Option(help="A case to leave out; may be given again.")] = None,
+    lung_model: Annotated[Path | None, typer.Option(help="Folder made by 'normnet train-lungs'.")] = None,
+) -> int:
+    """Train networks that know normal lung tissue, on synthetic lesions in normal CTs.
+
+    CTs that are not prepared yet are prepared into OUT/cache first. Ctrl-C saves a checkpoint; the same command goes
+    on from there as if it had not been stopped.
+    """
+    from normnet.cli.devices import choose_device
+    from normnet.cli.signals import stopping_on_signals
+    from normnet.cli.texts import progress_bar, say
+    from normnet.config import load_config
+    from normnet.io.outputs import check_output, locked
+
+    settings = load_config(config)
+    given = {"members": members, "seed": seed, "iterations": iterations}
+    training = settings.training.model_copy(update={name: value for name, value in given.items() if value is not None})
+    settings = settings.model_copy(update={"training": training})
+    torch_device = choose_device(device)
+    check_output(out, inputs)
+    with locked(out), progress_bar() as bar:
+        cases = load_normals(inputs, out / "cache", settings, lung_model, split, leave_out or [], torch_device, bar)
+        check_same_run(out, settings, cases)
+        from normnet.training.ensemble import train_ensemble
+
+        say(f"{len(cases)} normal CTs, {training.members} members of {training.iterations} iterations on {torch_device}")
+        with stopping_on_signals() as stop, step_reporter(out, settings, bar) as on_step:
+            finished = train_ensemble(cases, settings, out, device=torch_device, on_step=on_step, stop=stop)
+    if finished:
+        say(f"model ready: {out}")
+    return 0
+
+
+def load_normals(
+    inputs: list[Path],
+    cache: Path,
+    config: Config,
+    lung_model: Path | None,
+    split: str | None,
+    leave_out: list[str],
+    device: str,
+    bar: Bar,
+) -> list[NormalCase]:
+    """Prepared cases as they are, and CTs by way of the cache.
+
+    Raises:
+        InputError: If a prepared case is damaged, a CT fails, or there is none.
+    """
+    from normnet.cli.normals import Preparer, find_cases, prepare_all
+    from normnet.errors import InputError
+    from normnet.preparation.cache import load_case
+
+    files, others = [], []
+    for path in inputs:
+        inside = sorted(path.glob("*.npz")) if path.is_dir() else [path] if path.suffix == ".npz" else []
+        files += inside
+        if not inside:
+            others.append(path)
+    cases = []
+    skipped = set(leave_out)
+    for file in files:
+        case = load_case(file)
+        if case is None:
+            raise InputError("NN-TRN-013", "not a prepared case", file.name, "run 'normnet prepare' again")
+        if case.case_id in leave_out or file.stem in leave_out:
+            skipped -= {case.case_id, file.stem}
+        else:
+            cases.append(case)
+    if others:
+        preparer = Preparer(cache, config, lung_model, False, device)
+        prepared, errors = prepare_all(find_cases(others, split, skipped), preparer, bar)
+        if errors:
+            raise errors[0]
+        cases += prepared
+    elif skipped:
+        raise InputError("NN-TRN-010", f"no case '{sorted(skipped)[0]}' to leave out", "--leave-out", "check its name")
+    if not cases:
+        raise InputError("NN-TRN-011", "no normal CT to learn from", "the inputs", "give CTs, a folder or a CSV list")
+    return cases
+
+
+def check_same_run(out: Path, config: Config, cases: list[NormalCase]) -> None:
+    """See that checkpoints in the folder come from the same settings and cases; note them for the next time.
+
+    Raises:
+        OutputError: If they do not.
+    """
+    from normnet.errors import OutputError
+    from normnet.network.weights import save_bytes
+
+    settings = config.model_dump(mode="json")
+    settings["training"].pop("members")  # a larger ensemble only adds some
+    settings["training"].pop("checkpoint_every")
+    run = {"config": settings, "cases": [case.case_id for case in cases]}
+    note = out / "run.json"
+    if note.is_file():
+        try:
+            before = json.loads(note.read_text())
+        except (OSError, ValueError):
+            before = None
+        if before != run:
+            raise OutputError("NN-OUT-013", "a training with other settings or cases lies there", out.name,
+                              "choose another --out, or delete it")  # fmt: skip
+    else:
+        save_bytes(note, (json.dumps(run, indent=2) + "\n").encode())
+
+
+@contextmanager
+def step_reporter(out: Path, config: Config, bar: Bar) -> Iterator[Callable[[int, int, float], None]]:
+    """Shows every iteration: a bar for a person, a line now and then for a log, curves for TensorBoard."""
+    import sys
+
+    from normnet.cli.texts import say
+
+    members, iterations = config.training.members, config.training.iterations
+    writer = _tensorboard(out / "tensorboard")
+    recent: list[float] = []
+
+    def on_step(member: int, step: int, loss: float) -> None:
+        recent.append(loss)
+        del recent[:-LINE_EVERY]
+        mean = sum(recent) / len(recent)
+        bar(f"member {member} of {members}, loss {mean:.4f}", (member - 1) * iterations + step, members * iterations)
+        if writer is not None:
+            writer.add_scalar(f"loss/member-{member}", loss, step)
+        if not sys.stderr.isatty() and (step % LINE_EVERY == 0 or step == iterations):
+            say(f"member {member} of {members}: iteration {step} of {iterations}, loss {mean:.4f}")
+
+    try:
+        yield on_step
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def _tensorboard(folder: Path):
+    """A writer, or None where tensorboard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder))

@@ -1,0 +1,208 @@
+"""Every setting of every stage, as TOML with the paper's names beside ours.
+
+``configs/paper.toml`` holds the paper's numbers, ``configs/default.toml`` what the shipped weights were
+trained and are used with. A user's file overrides single keys of the default.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from normnet.errors import ConfigError
+
+Range = tuple[float, float]
+
+
+class Section(BaseModel):
+    """A section of the file: unknown keys are refused, values never change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class WindowConfig(Section):
+    """HU window mapped to [0, 1] and the threshold of bright tissue (Sec. III-A, IV-B2)."""
+
+    low_hu: float = -800.0
+    high_hu: float = 100.0
+    bright_hu: float = -500.0  # T; tau in the window
+
+    @property
+    def tau(self) -> float:
+        """The bright threshold on the windowed scale; 1/3 for the paper's values."""
+        return (self.bright_hu - self.low_hu) / (self.high_hu - self.low_hu)
+
+
+class NetworkConfig(Section):
+    """Shape of a U-Net."""
+
+    spatial_dims: Literal[2, 3] = 3
+    channels: tuple[int, ...] = (16, 32, 64, 128, 256)
+    n_res_units: int = 2
+    norm: Literal["batch", "instance"] = "batch"
+
+    @property
+    def stride(self) -> int:
+        """Every input axis must be a multiple of this."""
+        return 2 ** (len(self.channels) - 1)
+
+
+class LungsConfig(Section):
+    """Grid and grey scale of the learned lung segmenter."""
+
+    pixel_mm: float = 1.5
+    slice_mm: float = 2.0  # thinner scans are looked at this far apart
+    low_hu: float = -1024.0
+    high_hu: float = 600.0
+    threshold: float = 0.5
+
+
+class PreparationConfig(Section):
+    """Grid and crop of what the network sees (Sec. IV-B2) and the erroneous edges (Sec. III-B)."""
+
+    spacing_mm: tuple[float, float, float] = (1.0, 0.8, 0.8)  # z, y, x
+    margin_vox: int = 4  # around the lungs' bounding box
+    pad_to: tuple[int, int] | None = None  # (y, x); the paper pads to 512 x 512, the result inside is the same
+    edge_share: float = 0.5  # components with more of their voxels on the mask's edge are dropped in training
+    edge_vox: int = 2  # thickness of that edge
+    edge_cut_rim: bool = False  # cut the chest wall's rim off the vessels first
+
+
+class SynthesisConfig(Section):
+    """The synthetic 'lesion' generator (Sec. III-C); lengths in voxels of the prepared grid."""
+
+    n_small: Range = (5, 10)  # N_s ~ F[5 lambda, 10 lambda]
+    n_medium: Range = (5, 10)  # N_m
+    prob_large: float = 0.2  # P_L, times lambda
+    axes_small_vox: Range = (3, 10)
+    axes_medium_vox: Range = (10, 32)
+    axes_large_vox: Range = (32, 64)
+    elastic: Range = (0.15, 0.35)  # displacement over mean semi-axis; not published
+    elastic_cells: int = 4  # control points an axis of an ellipsoid's box
+    rotate: bool = True
+    sigma_a_vox: Range = (3, 15)  # Eq. 7
+    a_limits: Range = (0.0, 0.3)  # Eq. 8: a_L, a_U ~ U[...]
+    a_gap: float = 0.15  # a_U - a_L is larger
+    sigma_b_fine_vox: Range = (0.8, 2.0)  # Eq. 4
+    sigma_b_coarse_vox: Range = (2.0, 5.0)
+    prob_fine: float = 0.7
+    mu0: Range = (0.4, 0.8)  # Eq. 6
+    mean_above: float = 0.2  # mean_t of Eq. 6
+
+
+class TrainingConfig(Section):
+    """How one member is trained (Sec. IV-B3) and what is varied in its slabs."""
+
+    slab_vox: tuple[int, int, int] = (32, 512, 512)
+    batch: int = 8
+    iterations: int = 2000
+    learning_rate: float = 3e-4
+    schedule: Literal["constant", "cosine"] = "constant"
+    members: int = 5
+    seed: int = 0
+    checkpoint_every: int = 100
+    remove_edges: bool = True  # III-B; False: the rim of the lung mask is learned as normal
+    flip: bool = False  # mirror slabs along each axis
+    prob_thick: float = 0.0  # slabs blurred along z as thick slices are
+    thick_mm: Range = (2.0, 6.0)
+    prob_noise: float = 0.0  # slabs with reconstruction noise
+    noise_hu: Range = (5.0, 60.0)
+    prob_shift: float = 0.0  # slabs whose air is denser or lighter (breathing, scale of the HU)
+    shift_hu: Range = (-40.0, 60.0)
+
+
+class InferenceConfig(Section):
+    """Slabs over the lungs and the vote (Sec. IV-B3)."""
+
+    slab_vox: int = 48  # slices kept a slab
+    halo_vox: int = 16  # slices of context on each side
+    prob_normal: float = 0.95
+    min_votes: int | None = None  # None: more than half of the members
+
+
+class PostprocessingConfig(Section):
+    """Mean filters, thresholds and growth (Sec. III-D, Eq. 10)."""
+
+    k_d: int = 9
+    k_f: int = 7
+    t_d: float = 0.2
+    t_f: float = 0.15
+    dilation_vox: int = 4  # not published; capped by I_g
+    dimensions: Literal[2, 3] = 3  # of the mean filters
+    normalised: bool = False  # means over lung voxels only
+
+
+class Config(Section):
+    """All stages."""
+
+    window: WindowConfig = WindowConfig()
+    lungs: LungsConfig = LungsConfig()
+    preparation: PreparationConfig = PreparationConfig()
+    synthesis: SynthesisConfig = SynthesisConfig()
+    network: NetworkConfig = NetworkConfig()
+    training: TrainingConfig = TrainingConfig()
+    inference: InferenceConfig = InferenceConfig()
+    postprocessing: PostprocessingConfig = PostprocessingConfig()
+
+
+def _known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+    keys = []
+    for name, info in model.model_fields.items():
+        keys.append(prefix + name)
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            keys += _known_keys(info.annotation, f"{prefix}{name}.")
+    return keys
+
+
+def parse_config(values: dict[str, Any], where: str) -> Config:
+    """Check nested settings.
+
+    Raises:
+        ConfigError: For the first unknown key (with the nearest known one) or wrong value.
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(key, _known_keys(Config), n=1, cutoff=0.4)
+            hint = f"did you mean '{near[0]}'?" if near else "see configs/default.toml for all keys"
+            raise ConfigError("NN-CFG-001", f"unknown setting '{key}'", where, hint) from error
+        message = first["msg"][0].lower() + first["msg"][1:]
+        raise ConfigError("NN-CFG-002", f"wrong value of '{key}': {message}", where, "mend the value") from error
+
+
+def load_config(source: str | Path | None = None) -> Config:
+    """Settings by name of a shipped file (``"paper"``, ``"default"``) or by path of a TOML file.
+
+    A path overrides single keys of the default.
+
+    Raises:
+        ConfigError: If the file is missing, not TOML, or holds unknown keys or wrong values.
+    """
+    shipped = resources.files("normnet") / "configs"
+    base = tomllib.loads((shipped / "default.toml").read_text())
+    if source is None or str(source) == "default":
+        return parse_config(base, "default.toml")
+    if str(source) == "paper":
+        return parse_config(tomllib.loads((shipped / "paper.toml").read_text()), "paper.toml")
+    path = Path(source)
+    try:
+        values = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError("NN-CFG-003", "no such config", str(source), "give 'paper', 'default' or a TOML file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError("NN-CFG-004", f"not TOML ({error})", str(source), "mend the file") from error
+    merged = {name: dict(section) for name, section in base.items()}
+    for name, section in values.items():
+        if isinstance(section, dict):
+            merged.setdefault(name, {}).update(section)
+        else:
+            merged[name] = section
+    return parse_config(merged, str(source))

@@ -1,0 +1,74 @@
+"""Any set of CTs through a small CSV: one row a case.
+
+Columns: ``case_id``, ``folder`` and ``file`` (relative to the CSV), and, all optional, ``lung_mask``, ``lesion_mask``,
+``nodule_mask`` (files in the same folder), ``nodule_slices`` and ``suspect_slices`` (slice indices separated by ``;``),
+``split``, ``licence``.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from normnet.errors import InputError
+
+
+@dataclass(frozen=True)
+class Case:
+    """One CT of a data set and what is known of it.
+
+    Attributes:
+        case_id: Its name.
+        image: The CT.
+        lung_mask, lesion_mask, nodule_mask: Reference masks, where there are any.
+        excluded_slices: Slices of the file that are not to be learned from.
+        split: Such as ``train``.
+        licence: Of the CT.
+    """
+
+    case_id: str
+    image: Path
+    lung_mask: Path | None = None
+    lesion_mask: Path | None = None
+    nodule_mask: Path | None = None
+    excluded_slices: frozenset[int] = field(default=frozenset())
+    split: str = ""
+    licence: str = ""
+
+
+def read_manifest(path: Path) -> list[Case]:
+    """All cases of a CSV whose ``file`` exists.
+
+    Raises:
+        InputError: If the CSV cannot be read or lacks ``case_id`` or ``file``.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError("NN-DAT-001", "cannot read the list of cases", str(path), "give a CSV file") from error
+    if rows and not {"case_id", "file"} <= set(rows[0]):
+        raise InputError("NN-DAT-002", "no columns case_id and file", str(path), "see normnet.datasets.manifest")
+    return [case for case in (_case(row, path.parent) for row in rows) if case.image.exists()]
+
+
+def _case(row: dict[str, str], root: Path) -> Case:
+    folder = root / (row.get("folder") or "")
+
+    def mask(column: str) -> Path | None:
+        name = row.get(column) or ""
+        found = folder / name
+        return found if name and found.is_file() else None
+
+    slices = ";".join(filter(None, (row.get("nodule_slices"), row.get("suspect_slices"))))
+    return Case(
+        row["case_id"],
+        folder / row["file"],
+        mask("lung_mask"),
+        mask("lesion_mask"),
+        mask("nodule_mask"),
+        frozenset(int(part) for part in slices.split(";") if part.strip().isdigit()),
+        row.get("split") or "",
+        row.get("licence") or "",
+    )

@@ -1,0 +1,1 @@
+"""Which bright tissue each member of the ensemble takes for normal."""

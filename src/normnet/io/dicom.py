@@ -1,0 +1,119 @@
+"""One CT series from a folder of DICOM files, in any order, with any names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from normnet.errors import GeometryError, InputError, ResourceError, ValueRangeError
+from normnet.io.dicom_header import Slice, read_header, shown_uid, slice_of
+from normnet.io.dicom_pixels import decode_slice
+from normnet.io.dicom_stack import order_slices, stack_geometry
+from normnet.io.limits import MAX_FILES, MAX_SLICES, check_size
+from normnet.io.sniff import is_dicom
+from normnet.io.values import check_hu
+from normnet.scan import Scan
+
+_INT16 = np.iinfo(np.int16)
+_DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+
+
+def read_dicom(path: Path, case_id: str, series_uid: str | None = None) -> Scan:
+    """Read the one CT series of a folder and its sub-folders.
+
+    Args:
+        path: Folder; a single file is refused as a single slice.
+        case_id: For the scan.
+        series_uid: Which SeriesInstanceUID, where there are several.
+
+    Raises:
+        NormNetError: With the id of what is wrong; see ``normnet.io``.
+    """
+    warnings: list[str] = []
+    files = [path] if path.is_file() else _dicom_files(path, warnings)
+    slices = _choose_series(files, path.name, series_uid, warnings)
+    if len(slices) == 1:
+        decode_slice(slices[0])  # a broken file is the better reason than a single slice
+    slices = order_slices(slices, _same_pixels, path.name, warnings)
+    check_size((len(slices), slices[0].rows, slices[0].columns), path.name)
+    geometry = stack_geometry(slices, path.name, warnings)
+    _note_missing_end(slices, path.name, warnings)
+    volume_hu = _read_volume(slices, path.name, warnings)
+    check_hu(volume_hu, path.name)
+    return Scan(volume_hu, geometry, case_id, tuple(warnings))
+
+
+def _dicom_files(folder: Path, warnings: list[str]) -> list[Path]:
+    """Files with DICOM magic bytes; others are counted, or refused if their name says DICOM."""
+    files: list[Path] = []
+    n_other = 0
+    for root, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            file = Path(root, name)
+            if is_dicom(file):
+                files.append(file)
+            elif name.startswith(".") or not name.lower().endswith(_DICOM_SUFFIXES):
+                n_other += 1
+            elif file.stat().st_size == 0:
+                raise InputError("NN-FILE-002", "the file is empty (0 bytes)", name, "copy or download it again")
+            else:
+                raise InputError("NN-FILE-003", "not a DICOM file, despite its name", name, "remove or replace it")
+        if len(files) + n_other > MAX_FILES:
+            raise ResourceError("NN-RES-002", f"more than {MAX_FILES} files", folder.name, "give a smaller folder")
+    if not files:
+        raise InputError("NN-FILE-008", "no DICOM file in the folder", folder.name, "give the folder of a CT series")
+    if n_other:
+        warnings.append(f"{folder.name}: {n_other} files that are not DICOM were ignored")
+    return files
+
+
+def _choose_series(files: list[Path], where: str, series_uid: str | None, warnings: list[str]) -> list[Slice]:
+    """The slices of one patient's one series."""
+    headers = [(file, read_header(file)) for file in files]
+    images = [(file, header) for file, header in headers if header is not None]
+    if len(images) < len(files):
+        warnings.append(f"{where}: {len(files) - len(images)} localizers and objects without images were ignored")
+    if series_uid is not None:
+        images = [(file, header) for file, header in images if str(header.get("SeriesInstanceUID")) == series_uid]
+    if not images:
+        found = "no CT image" if series_uid is None else "no image of the chosen series"
+        raise InputError("NN-FILE-008", found, where, "give the folder of a CT series")
+    if len(images) > MAX_SLICES:
+        raise ResourceError("NN-RES-002", f"{len(images)} slices; at most {MAX_SLICES}", where, "give one series")
+    series = sorted({str(header.get("SeriesInstanceUID")) for _, header in images})
+    if len({str(header.get("PatientID") or header.get("PatientName") or "") for _, header in images}) > 1:
+        raise ValueRangeError("NN-VAL-004", "slices of several patients", where, "give one patient at a time")
+    if len(series) > 1:
+        uids = ", ".join(shown_uid(uid) for uid in series[:8]) + (" ..." if len(series) > 8 else "")
+        raise GeometryError("NN-GEO-001", f"{len(series)} series: {uids}", where, "choose one with --series UID")
+    return [slice_of(header, file) for file, header in images]
+
+
+def _same_pixels(one: Slice, other: Slice) -> bool:
+    return (one.slope, one.intercept) == (other.slope, other.intercept) and np.array_equal(
+        decode_slice(one), decode_slice(other)
+    )
+
+
+def _note_missing_end(slices: Sequence[Slice], where: str, warnings: list[str]) -> None:
+    """A missing first or last slice leaves no gap; only the numbering can hint at it."""
+    numbers = {item.instance for item in slices if item.instance is not None}
+    if numbers and min(numbers) > 1 and max(numbers) - min(numbers) == len(slices) - 1:
+        warnings.append(f"{where}: InstanceNumber starts at {min(numbers)}; slices may be missing at one end")
+
+
+def _read_volume(slices: Sequence[Slice], where: str, warnings: list[str]) -> np.ndarray:
+    """(z, y, x) HU, int16 if every slope and intercept is a whole number, else float32."""
+    scales = {(item.slope, item.intercept) for item in slices}
+    if len(scales) > 1:
+        warnings.append(f"{where}: {len(scales)} different rescale pairs; each was applied to its slices")
+    whole = all(value == int(value) for scale in scales for value in scale)
+    volume_hu = np.empty((len(slices), slices[0].rows, slices[0].columns), np.int16 if whole else np.float32)
+    for target, item in zip(volume_hu, slices, strict=True):
+        values = decode_slice(item) * np.float64(item.slope) + item.intercept
+        target[...] = np.clip(values, _INT16.min, _INT16.max)  # far beyond any HU; check_hu sees the rest
+    return volume_hu

@@ -1,0 +1,68 @@
+"""Masks on the grid of a scan, however their file stores them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from normnet.errors import GeometryError
+from normnet.io.images import read_stored, write_image
+from normnet.io.values import labels_of
+from normnet.scan import Geometry, Scan
+
+_TOLERANCE_VOX = 0.1
+
+
+def read_labels(path: Path | str, like: Scan) -> np.ndarray:
+    """Read a label image onto the grid of a scan; it may be stored in any orientation.
+
+    Args:
+        path: NIfTI, NRRD or MetaImage file.
+        like: The scan it belongs to.
+
+    Returns:
+        (z, y, x) uint8, the shape of ``like``.
+
+    Raises:
+        GeometryError: NN-GEO-016 if the grids differ in more than the order of their axes.
+        ValueRangeError: NN-VAL-009 if the values are not labels.
+    """
+    path = Path(path)
+    stored = read_stored(path)
+    return _reordered(labels_of(stored, path.name), stored.geometry, like, path.name)
+
+
+def read_mask(path: Path | str, like: Scan) -> np.ndarray:
+    """As ``read_labels``, with every label but 0 counted as inside: (z, y, x) bool."""
+    return read_labels(path, like) > 0
+
+
+def write_mask(path: Path | str, mask: np.ndarray, geometry: Geometry) -> None:
+    """Write a (z, y, x) bool or uint8 array as ``.nii.gz``; raises ``OutputError``."""
+    write_image(Path(path), mask, geometry)
+
+
+def _reordered(labels: np.ndarray, geometry: Geometry, like: Scan, where: str) -> np.ndarray:
+    """Flip and permute the axes so that both grids are one; the affines decide, never the shapes."""
+    step = np.linalg.solve(like.geometry.affine, geometry.affine)  # index of the mask to index of the scan
+    axes = np.argmax(np.abs(step[:3, :3]), axis=0)  # axis of the scan along which each axis of the mask runs
+    if sorted(axes) == [0, 1, 2]:
+        flips = tuple(axis for axis in range(3) if step[axes[axis], axis] < 0)
+        order = np.argsort(axes)
+        moved = np.flip(labels, flips).transpose(order)
+        first = np.array([labels.shape[axis] - 1 if axis in flips else 0 for axis in range(3)])
+        last = np.array([n - 1 for n in labels.shape]) - first
+        corners = step @ np.column_stack([[*first, 1.0], [*last, 1.0]])
+        expected = np.column_stack([np.zeros(3), np.array(moved.shape) - 1.0])
+        if moved.shape == like.shape and np.abs(corners[:3] - expected).max() <= _TOLERANCE_VOX:
+            return np.ascontiguousarray(moved)
+    found = f"mask {_grid(labels.shape, geometry)} on a scan {_grid(like.shape, like.geometry)}"
+    raise GeometryError("NN-GEO-016", found, where, "resample the mask onto the grid of the scan")
+
+
+def _grid(shape: tuple[int, ...], geometry: Geometry) -> str:
+    size = " x ".join(str(n) for n in shape)
+    spacing = " x ".join(f"{v:.4g}" for v in geometry.spacing_mm)
+    origin = ", ".join(f"{v:.4g}" for v in geometry.origin_mm)
+    return f"of {size} voxels, {spacing} mm, origin ({origin})"

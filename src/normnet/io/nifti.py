@@ -1,0 +1,162 @@
+"""NIfTI-1 and -2: the header is read and checked here, the voxels are decoded with numpy."""
+
+from __future__ import annotations
+
+import math
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from normnet.errors import GeometryError, InputError, ValueRangeError
+from normnet.io.geometry import RAS_TO_LPS, check_spacing, geometry_from_axes
+from normnet.io.limits import check_size
+from normnet.io.payload import Inflated, read_payload, read_up_to
+from normnet.io.values import Stored
+
+# field: (offset, struct format), for header sizes 348 and 540.
+_FIELDS: dict[int, dict[str, tuple[int, str]]] = {
+    348: {
+        "datatype": (70, "h"), "dim": (40, "8h"), "pixdim": (76, "8f"), "vox_offset": (108, "f"),
+        "slope": (112, "f"), "intercept": (116, "f"), "units": (123, "B"), "qform_code": (252, "h"),
+        "sform_code": (254, "h"), "quaternion": (256, "6f"), "srow": (280, "12f"), "magic": (344, "4s"),
+    },
+    540: {
+        "datatype": (12, "h"), "dim": (16, "8q"), "pixdim": (104, "8d"), "vox_offset": (168, "q"),
+        "slope": (176, "d"), "intercept": (184, "d"), "units": (500, "i"), "qform_code": (344, "i"),
+        "sform_code": (348, "i"), "quaternion": (352, "6d"), "srow": (400, "12d"), "magic": (4, "4s"),
+    },
+}  # fmt: skip
+_DTYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4"}
+_MM_PER_UNIT = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
+_FORM_TOLERANCE_MM = 0.1
+
+
+def read_nifti(path: Path) -> Stored:
+    """Read .nii or .nii.gz.
+
+    Raises:
+        InputError: Corrupt, truncated, or a .hdr/.img pair.
+        GeometryError: Not 3-D, or no usable orientation.
+        ValueRangeError: Colour or complex voxels, unusable scale factors.
+        ResourceError: Larger than the limits.
+    """
+    where = path.name
+    warnings: list[str] = []
+    with path.open("rb") as handle:
+        compressed = handle.read(2) == b"\x1f\x8b"
+        handle.seek(0)
+        stream: Any = Inflated(handle, where) if compressed else handle
+        header, n_read = _read_header(stream, where)
+        shape = _check_shape(header["dim"], where)
+        dtype = _check_dtype(header, where)
+        slope, intercept = _check_scale(header, where)
+        geometry = _geometry(header, shape, where, warnings)
+        n_skip = _data_offset(header, path, compressed) - n_read
+        if len(read_up_to(stream, n_skip)) < n_skip:
+            raise InputError("NN-FILE-005", "the file ends before its voxels", where, "copy or download it again")
+        data = read_payload(stream, math.prod(shape) * dtype.itemsize, path, warnings)
+    voxels = data.view(dtype).reshape(shape[::-1])  # the file's first axis is the fastest
+    return Stored(voxels, geometry, slope, intercept, tuple(warnings))
+
+
+def _read_header(stream: Any, where: str) -> tuple[dict[str, Any], int]:
+    size_bytes = read_up_to(stream, 4).tobytes()
+    for order in "<>":
+        size = struct.unpack(f"{order}i", size_bytes)[0] if len(size_bytes) == 4 else 0
+        if size in _FIELDS:
+            break
+    else:
+        raise InputError("NN-FILE-004", "not a NIfTI header", where, "copy or download the file again")
+    raw = size_bytes + read_up_to(stream, size - 4).tobytes()
+    if len(raw) < size:
+        raise InputError("NN-FILE-005", "the file ends within its header", where, "copy or download it again")
+    header: dict[str, Any] = {"order": order, "size": size}
+    for name, (offset, code) in _FIELDS[size].items():
+        values = struct.unpack_from(order + code, raw, offset)
+        header[name] = values if len(values) > 1 else values[0]
+    if header["magic"][:3] not in (b"n+1", b"n+2"):
+        raise InputError("NN-FILE-009", "Analyze or a .hdr/.img pair", where, "store the scan as one .nii.gz file")
+    return header, size
+
+
+def _check_shape(dim: tuple[int, ...], where: str) -> tuple[int, int, int]:
+    n_axes = dim[0]
+    if not 1 <= n_axes <= 7 or min(dim[1 : n_axes + 1]) < 1:
+        raise InputError("NN-FILE-004", f"impossible dimensions {dim[: min(max(n_axes, 3), 7) + 1]}", where)
+    sizes = (*dim[1 : n_axes + 1], 1, 1)
+    if max(sizes[3:], default=1) > 1:
+        raise GeometryError("NN-GEO-013", f"{n_axes} dimensions", where, "give one three-dimensional volume")
+    shape = (sizes[0], sizes[1], sizes[2])
+    if min(shape) < 2:
+        raise GeometryError("NN-GEO-012", "a single slice", where, "give the whole volume")
+    check_size(shape, where)
+    return shape
+
+
+def _check_dtype(header: dict[str, Any], where: str) -> np.dtype:
+    code = header["datatype"]
+    if code in _DTYPES:
+        return np.dtype(header["order"] + _DTYPES[code])
+    if code in (32, 128, 1792, 2048, 2304):
+        raise ValueRangeError("NN-VAL-008", f"colour or complex voxels (type {code})", where, "give CT values in HU")
+    raise InputError("NN-FILE-009", f"voxel type {code} is not supported", where, "store it as int16")
+
+
+def _check_scale(header: dict[str, Any], where: str) -> tuple[float, float]:
+    slope, intercept = header["slope"], header["intercept"]
+    if slope == 0:  # the standard's sign for "not scaled"
+        return 1.0, 0.0
+    if not (math.isfinite(slope) and math.isfinite(intercept)):
+        raise ValueRangeError("NN-VAL-001", "scl_slope or scl_inter is not finite", where, "correct the header")
+    return float(slope), float(intercept)
+
+
+def _data_offset(header: dict[str, Any], path: Path, compressed: bool) -> int:
+    offset = header["vox_offset"]
+    limit = 2**24 if compressed else path.stat().st_size
+    if not (math.isfinite(offset) and header["size"] <= offset <= limit and offset == int(offset)):
+        raise InputError("NN-FILE-004", f"voxels at byte {offset:g} (vox_offset)", path.name, "correct the header")
+    return int(offset)
+
+
+def _geometry(header: dict[str, Any], shape: tuple[int, int, int], where: str, warnings: list[str]):
+    mm_per_unit = _MM_PER_UNIT.get(header["units"] & 7)
+    if mm_per_unit is None:
+        raise GeometryError("NN-GEO-011", f"unknown length unit {header['units'] & 7}", where, "store it in mm")
+    if mm_per_unit != 1.0:
+        warnings.append(f"{where}: lengths are stored in {'metres' if mm_per_unit > 1 else 'microns'}; converted to mm")
+    pixdim = np.array(header["pixdim"][1:4]) * mm_per_unit
+    check_spacing(pixdim, where)
+    forms = {}
+    if header["sform_code"] > 0:
+        forms["sform"] = np.array(header["srow"]).reshape(3, 4) * mm_per_unit
+    if header["qform_code"] > 0:
+        forms["qform"] = _quaternion_affine(header, pixdim, mm_per_unit)
+    if not forms:
+        raise GeometryError("NN-GEO-015", "neither qform nor sform is set", where, "store the scan with orientation")
+    affine = next(iter(forms.values()))
+    lps = RAS_TO_LPS.diagonal()[:, None] * affine
+    geometry = geometry_from_axes(lps[:, :3], lps[:, 3], where)
+    corners = np.array([[0, 0, 0, 1], [*(n - 1 for n in shape), 1]]).T
+    if len(forms) == 2 and not np.allclose(
+        forms["sform"] @ corners, forms["qform"] @ corners, rtol=0, atol=_FORM_TOLERANCE_MM
+    ):
+        warnings.append(f"{where}: sform and qform disagree; the sform was used")
+    return geometry
+
+
+def _quaternion_affine(header: dict[str, Any], pixdim: np.ndarray, mm_per_unit: float) -> np.ndarray:
+    """(3, 4) of the qform ("method 2" of the NIfTI-1 standard)."""
+    b, c, d, *offset = header["quaternion"]
+    a = math.sqrt(max(0.0, 1.0 - (b * b + c * c + d * d)))
+    rotation = np.array(
+        [
+            [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
+            [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
+            [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
+        ]
+    )
+    steps = pixdim * [1, 1, -1 if header["pixdim"][0] < 0 else 1]
+    return np.column_stack([rotation * steps, np.array(offset) * mm_per_unit])

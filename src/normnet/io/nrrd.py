@@ -1,0 +1,150 @@
+"""NRRD (.nrrd, .nhdr): raw and gzip encodings, three spatial axes."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from normnet.errors import GeometryError, InputError, ValueRangeError
+from normnet.io.geometry import geometry_from_axes
+from normnet.io.limits import MAX_HEADER_BYTES, check_size
+from normnet.io.payload import Inflated, local_data_file, read_payload, read_up_to
+from normnet.io.values import Stored
+
+_TYPES = {
+    "i1": ("signed char", "int8", "int8_t"),
+    "u1": ("uchar", "unsigned char", "uint8", "uint8_t"),
+    "i2": ("short", "short int", "signed short", "signed short int", "int16", "int16_t"),
+    "u2": ("ushort", "unsigned short", "unsigned short int", "uint16", "uint16_t"),
+    "i4": ("int", "signed int", "int32", "int32_t"),
+    "u4": ("uint", "unsigned int", "uint32", "uint32_t"),
+    "f4": ("float",),
+    "f8": ("double",),
+}
+_DTYPES = {name: code for code, names in _TYPES.items() for name in names}
+_TO_LPS = {
+    "left-posterior-superior": (1, 1, 1), "lps": (1, 1, 1),
+    "right-anterior-superior": (-1, -1, 1), "ras": (-1, -1, 1),
+    "left-anterior-superior": (1, -1, 1), "las": (1, -1, 1),
+}  # fmt: skip
+_VECTOR = re.compile(r"\(([^()]*)\)|(none)")
+
+
+def read_nrrd(path: Path) -> Stored:
+    """Read an NRRD file; detached data must lie beside its header.
+
+    Raises:
+        InputError: Corrupt, truncated, another encoding, or data in another place.
+        GeometryError: Not 3-D, or no orientation.
+        ValueRangeError: Not a number type.
+        ResourceError: Larger than the limits.
+    """
+    warnings: list[str] = []
+    with path.open("rb") as handle:
+        fields = _read_header(handle, path.name)
+        shape = _shape(fields, path.name)
+        dtype = _dtype(fields, path.name)
+        geometry = _geometry(fields, path.name)
+        n_bytes = math.prod(shape) * dtype.itemsize
+        name = fields.get("data file", fields.get("datafile"))
+        if name is None:
+            data = _read_data(handle, fields, n_bytes, path, warnings)
+        else:
+            if path.suffix.lower() != ".nhdr" or name.upper().startswith("LIST"):
+                raise InputError("NN-FILE-007", "header points at other files", path.name, "store it as one file")
+            detached = local_data_file(path, name)
+            with detached.open("rb") as data_handle:
+                data = _read_data(data_handle, fields, n_bytes, detached, warnings)
+    return Stored(data.view(dtype).reshape(shape[::-1]), geometry, warnings=tuple(warnings))
+
+
+def _read_header(handle: Any, where: str) -> dict[str, str]:
+    """Fields up to the blank line; the file is left at the first byte of data."""
+    fields: dict[str, str] = {}
+    handle.readline(16)
+    n_left = MAX_HEADER_BYTES
+    while n_left > 0:
+        line = handle.readline(n_left)
+        n_left -= len(line)
+        text = line.decode("utf-8", "replace").strip()
+        if not text:
+            return fields  # the blank line, or the end of a detached header
+        if text.startswith("#") or ":=" in text:
+            continue
+        name, separator, value = text.partition(": ")
+        if not separator:
+            break
+        fields[name.strip().lower()] = value.strip()
+    raise InputError("NN-FILE-004", "not an NRRD header", where, "copy or download the file again")
+
+
+def _numbers(text: str, where: str) -> list[float]:
+    try:
+        return [float(part) for part in re.split(r"[,\s]+", text.strip())]
+    except ValueError as error:
+        raise InputError("NN-FILE-004", "a number in the header is not one", where, "correct the header") from error
+
+
+def _shape(fields: dict[str, str], where: str) -> tuple[int, int, int]:
+    sizes = _numbers(fields.get("sizes", ""), where)
+    if fields.get("dimension") != str(len(sizes)) or not all(
+        math.isfinite(n) and n >= 1 and n == int(n) for n in sizes
+    ):
+        raise InputError("NN-FILE-004", "impossible sizes", where, "correct the header")
+    if len(sizes) != 3:
+        raise GeometryError("NN-GEO-013", f"{len(sizes)} dimensions", where, "give one three-dimensional volume")
+    shape = (int(sizes[0]), int(sizes[1]), int(sizes[2]))
+    check_size(shape, where)
+    if min(shape) < 2:
+        raise GeometryError("NN-GEO-012", "a single slice", where, "give the whole volume")
+    return shape
+
+
+def _dtype(fields: dict[str, str], where: str) -> np.dtype:
+    name = fields.get("type", "").lower()
+    if name not in _DTYPES:
+        raise ValueRangeError("NN-VAL-008", f"voxel type {name[:20]!r}", where, "store it as int16")
+    dtype = np.dtype(_DTYPES[name])
+    if dtype.itemsize == 1:
+        return dtype
+    endian = fields.get("endian", "").lower()
+    if endian not in ("little", "big"):
+        raise InputError("NN-FILE-004", "byte order (endian) is missing", where, "correct the header")
+    return dtype.newbyteorder("<" if endian == "little" else ">")
+
+
+def _geometry(fields: dict[str, str], where: str):
+    signs = _TO_LPS.get(fields.get("space", "").lower())
+    vectors = [match[0] for match in _VECTOR.findall(fields.get("space directions", ""))]
+    if signs is None or len(vectors) != 3 or not all(vectors):
+        raise GeometryError("NN-GEO-015", "no patient orientation (space)", where, "store the scan with orientation")
+    units = set(re.findall(r'"([^"]*)"', fields.get("space units", ""))) - {"mm", "millimeter", "millimeters", ""}
+    if units:
+        raise GeometryError("NN-GEO-011", "lengths that are not in mm", where, "store them in mm")
+    axes = [_numbers(vector, where) for vector in vectors]
+    origin = _numbers(fields.get("space origin", "(0,0,0)").strip("()"), where)
+    if any(len(vector) != 3 for vector in (*axes, origin)):
+        raise InputError("NN-FILE-004", "space directions or origin are not three numbers", where, "correct it")
+    to_lps = np.diag(signs).astype(float)
+    return geometry_from_axes(to_lps @ np.array(axes).T, to_lps @ np.array(origin), where)
+
+
+def _read_data(handle: Any, fields: dict[str, str], n_bytes: int, path: Path, warnings: list[str]) -> np.ndarray:
+    encoding = fields.get("encoding", "").lower()
+    byte_skip = fields.get("byte skip", fields.get("byteskip", "0"))
+    line_skip = fields.get("line skip", fields.get("lineskip", "0"))
+    if encoding not in ("raw", "gzip", "gz") or line_skip != "0" or not re.fullmatch(r"-1|\d{1,9}", byte_skip):
+        found = f"encoding {encoding[:20]!r}" if line_skip == "0" else "line skip"
+        raise InputError("NN-FILE-009", f"{found} is not supported", path.name, "store it as raw or gzip")
+    stream = handle if encoding == "raw" else Inflated(handle, path.name)
+    if byte_skip == "-1":
+        if encoding != "raw" or path.stat().st_size - handle.tell() < n_bytes:
+            raise InputError("NN-FILE-005", f"voxels need {n_bytes} bytes, the file has fewer", path.name)
+        handle.seek(-n_bytes, 2)
+    elif len(read_up_to(stream, min(int(byte_skip), MAX_HEADER_BYTES))) < int(byte_skip):
+        raise InputError("NN-FILE-005", "the file ends before its voxels", path.name, "copy or download it again")
+    return read_payload(stream, n_bytes, path, warnings)

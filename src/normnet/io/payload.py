@@ -1,0 +1,115 @@
+"""Voxel bytes from a plain or compressed file: exactly as many as the header promises, or an error."""
+
+from __future__ import annotations
+
+import zlib
+from io import BufferedReader
+from pathlib import Path
+
+import numpy as np
+
+from normnet.errors import InputError
+
+_CHUNK_BYTES = 2**18
+_MAX_PADDING_BYTES = 1024  # some writers fill up their last block
+_MAX_DEFLATE_RATIO = 1032
+_REPEAT = "copy or download the file again"
+
+
+class Inflated:
+    """Sequential reader of a gzip (also many members) or zlib stream; checks the checksums.
+
+    Args:
+        handle: Open file at the start of the stream.
+        where: File name for messages.
+    """
+
+    def __init__(self, handle: BufferedReader, where: str):
+        self._handle = handle
+        self._where = where
+        self._decoder = zlib.decompressobj(47)  # 47: gzip or zlib, by its first bytes
+        self._pending = b""
+
+    def readinto(self, view: memoryview) -> int:
+        """Fill up to the whole of ``view``; 0 when the stream has ended and its checksum was right."""
+        wanted = min(len(view), 4 * _CHUNK_BYTES)
+        while wanted:
+            if self._decoder.eof:
+                rest = self._decoder.unused_data or self._handle.read(_CHUNK_BYTES)
+                if not rest.startswith(b"\x1f\x8b"):
+                    return 0
+                self._decoder, self._pending = zlib.decompressobj(31), rest
+            self._pending = self._pending or self._handle.read(_CHUNK_BYTES)
+            try:
+                data = self._decoder.decompress(self._pending, wanted)
+            except zlib.error as error:
+                raise InputError("NN-FILE-006", "compressed data is corrupt", self._where, _REPEAT) from error
+            if not data and not self._pending and not self._decoder.eof:
+                raise InputError("NN-FILE-005", "compressed data ends too early", self._where, _REPEAT)
+            self._pending = self._decoder.unconsumed_tail
+            if data:
+                view[: len(data)] = data
+                return len(data)
+        return 0
+
+
+def read_up_to(stream: BufferedReader | Inflated, n_bytes: int) -> np.ndarray:
+    """Up to ``n_bytes`` from the stream as uint8; fewer only where it ends."""
+    buffer = np.empty(n_bytes, np.uint8)
+    view = buffer.data
+    done = 0
+    while done < n_bytes:
+        n_read = stream.readinto(view[done:])
+        if not n_read:
+            break
+        done += n_read
+    return buffer[:done]
+
+
+def read_payload(stream: BufferedReader | Inflated, n_bytes: int, path: Path, warnings: list[str]) -> np.ndarray:
+    """All voxel bytes from the stream's position to its end.
+
+    Args:
+        stream: Open file or ``Inflated``, at the first voxel.
+        n_bytes: What the header promises.
+        path: For messages and the size of the file.
+        warnings: Gets a line when a few bytes follow the voxels.
+
+    Returns:
+        (n_bytes,) uint8.
+
+    Raises:
+        InputError: NN-FILE-005 if there are fewer or many more bytes, NN-FILE-006 if a checksum is wrong.
+    """
+    ratio = _MAX_DEFLATE_RATIO if isinstance(stream, Inflated) else 1
+    short = path.stat().st_size * ratio < n_bytes  # before anything is allocated
+    data = np.empty(0, np.uint8) if short else read_up_to(stream, n_bytes)
+    if len(data) < n_bytes:
+        found = "too few for them" if short else f"{len(data)} bytes"
+        raise InputError("NN-FILE-005", f"voxels need {n_bytes} bytes, the file has {found}", path.name, _REPEAT)
+    n_extra = len(read_up_to(stream, _MAX_PADDING_BYTES + 1))
+    if n_extra > _MAX_PADDING_BYTES:
+        raise InputError("NN-FILE-005", f"more data than the {n_bytes} bytes of its header", path.name, _REPEAT)
+    if n_extra:
+        warnings.append(f"{path.name}: {n_extra} bytes after the voxels were ignored")
+    return data
+
+
+def local_data_file(header: Path, name: str) -> Path:
+    """The detached data file beside a header; nothing outside its folder.
+
+    Raises:
+        InputError: NN-FILE-007 for any other place, NN-FILE-001 if it is missing.
+    """
+    data = header.parent / name
+    plain = Path(name).name == name and "\\" not in name and "%" not in name and name not in ("", ".", "..")
+    if not plain or data.resolve().parent != header.parent.resolve():
+        raise InputError(
+            "NN-FILE-007",
+            "header points at a data file in another place",
+            header.name,
+            "keep header and data in one folder, or store the scan as one file",
+        )
+    if not data.is_file():
+        raise InputError("NN-FILE-001", "the data file named in the header is missing", header.name, "copy it as well")
+    return data

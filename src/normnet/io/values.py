@@ -1,0 +1,110 @@
+"""From stored voxels to Hounsfield units or labels, and the check that they are such."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from normnet.errors import ValueRangeError
+from normnet.scan import Geometry
+
+_INT16 = np.iinfo(np.int16)
+_MAX_SAMPLES = 4_000_000
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A volume as its file stores it: ``voxels * slope + intercept``, (z, y, x)."""
+
+    voxels: np.ndarray
+    geometry: Geometry
+    slope: float = 1.0
+    intercept: float = 0.0
+    warnings: tuple[str, ...] = ()
+
+
+def rescale(stored: Stored, where: str) -> np.ndarray:
+    """(z, y, x) int16 if every value is a whole number that fits, else float32.
+
+    Raises:
+        ValueRangeError: NN-VAL-005 if a voxel is NaN or infinite.
+    """
+    voxels, slope, intercept = stored.voxels, stored.slope, stored.intercept
+    if voxels.dtype.kind in "iub" and slope == int(slope) and intercept == int(intercept):
+        ends = [int(end) * int(slope) + int(intercept) for end in (voxels.min(), voxels.max())]
+        small = max(abs(slope), abs(intercept)) <= _INT16.max
+        if small and _INT16.min <= min(ends) and max(ends) <= _INT16.max:
+            # Wraps around on the way, never in the end: the result fits in 16 bits.
+            whole = voxels.astype(np.int16, copy=False)
+            if (slope, intercept) == (1, 0):
+                return whole
+            whole = whole * np.int16(slope)
+            whole += np.int16(intercept)
+            return whole
+    fits = True
+    with np.errstate(over="ignore", invalid="ignore"):
+        for part in voxels:  # slice by slice, so that no second float volume is needed
+            values = (part * np.float64(slope) + intercept).astype(np.float32)
+            check_finite(values, where)
+            fits = fits and values.min() >= _INT16.min and values.max() <= _INT16.max and not np.any(values % 1)
+    volume = np.empty(voxels.shape, np.int16 if fits else np.float32)
+    for target, part in zip(volume, voxels, strict=True):
+        target[...] = (part * np.float64(slope) + intercept).astype(np.float32)
+    return volume
+
+
+def labels_of(stored: Stored, where: str) -> np.ndarray:
+    """(z, y, x) uint8 labels.
+
+    Raises:
+        ValueRangeError: NN-VAL-009 if a value is not a whole number in 0..255.
+    """
+    values = rescale(stored, where)
+    if values.dtype != np.int16 or values.min() < 0 or values.max() > 255:
+        raise ValueRangeError(
+            "NN-VAL-009",
+            f"a mask with values {values.min():g} to {values.max():g}",
+            where,
+            "store whole-number labels from 0 (background) to 255",
+        )
+    return values.astype(np.uint8)
+
+
+def check_finite(values: np.ndarray, where: str) -> None:
+    """Raise NN-VAL-005 if anything is NaN or infinite."""
+    if not np.isfinite(values).all():
+        raise ValueRangeError("NN-VAL-005", "NaN or infinite voxels", where, "replace them or export the scan again")
+
+
+def check_hu(volume_hu: np.ndarray, where: str) -> None:
+    """Refuse a volume that cannot be a chest CT in Hounsfield units.
+
+    Air (lung) and soft tissue must both be there, and bright metal must be rare. Padding around the field of
+    view (-2000, -3024 ...) counts as neither.
+
+    Raises:
+        ValueRangeError: NN-VAL-006 constant, NN-VAL-007 not HU.
+    """
+    low, high = float(volume_hu.min()), float(volume_hu.max())
+    if low == high:
+        raise ValueRangeError("NN-VAL-006", f"every voxel is {low:g}", where, "export the scan again")
+    flat = volume_hu.reshape(-1)
+    sample = flat[:: max(1, flat.size // _MAX_SAMPLES)]
+
+    def share(start: float, end: float) -> float:
+        return np.count_nonzero((sample >= start) & (sample < end)) / sample.size
+
+    if low >= 0:
+        fault = "no negative value, so not Hounsfield units"
+    elif share(4000, np.inf) > 0.05:
+        fault = "more than 5 % above 4000 HU (wrong signedness or scale?)"
+    elif share(-1300, -400) < 0.005:
+        fault = "less than 0.5 % at the density of air or lung"
+    elif share(-250, 250) < 0.005:
+        fault = "less than 0.5 % at the density of soft tissue"
+    else:
+        return
+    raise ValueRangeError(
+        "NN-VAL-007", f"values {low:g} to {high:g}: {fault}", where, "give the CT in HU, not windowed or normalised"
+    )

@@ -1,0 +1,87 @@
+"""What lungs look like as masks: two large components, a right and a left one, hardly any dense gap around them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+SMALL_ML = 30.0  # smaller components are airways, bowel gas or noise
+SMALL_SHARE = 0.04  # of the largest component
+
+
+def keep_lungs(mask: np.ndarray, spacing_mm: tuple[float, float, float]) -> np.ndarray:
+    """The components that are lung, with the holes of every slice filled.
+
+    A lung cut in two by a consolidation keeps both parts if the smaller is not tiny.
+
+    Args:
+        mask: (z, y, x) bool, z to head.
+        spacing_mm: (z, y, x).
+    """
+    import cc3d
+    from scipy.ndimage import binary_fill_holes
+
+    labels, n = cc3d.connected_components(mask, connectivity=6, return_N=True)
+    if n == 0:
+        return mask
+    ml = np.bincount(labels.ravel(), minlength=n + 1) * (np.prod(spacing_mm) / 1000.0)
+    ml[0] = 0
+    kept = (ml >= SMALL_ML) & (ml >= SMALL_SHARE * ml.max())
+    largest = np.argsort(ml)[::-1][:4]
+    chosen = [label for label in largest if kept[label]]
+    lungs = np.isin(labels, chosen)
+    for plane in lungs:
+        if plane.any():
+            plane[:] = binary_fill_holes(plane)
+    return lungs
+
+
+def split_left_right(lungs: np.ndarray) -> np.ndarray:
+    """Tell the lungs apart, also where they touch.
+
+    Eroded until two large components remain on both sides of the middle; every voxel then gets the side of the
+    nearest of them.
+
+    Args:
+        lungs: (z, y, x) bool, x to the patient's left.
+
+    Returns:
+        uint8: 1 right, 2 left, 0 elsewhere.
+    """
+    import cc3d
+    from scipy.ndimage import binary_erosion, distance_transform_edt
+
+    columns = np.flatnonzero(lungs.any(axis=(0, 1)))
+    middle = (columns[0] + columns[-1]) / 2
+    core = lungs
+    for _ in range(8):
+        labels, n = cc3d.connected_components(core, connectivity=6, return_N=True)
+        statistics = cc3d.statistics(labels)
+        sizes, centres = statistics["voxel_counts"], statistics["centroids"]
+        sides = np.zeros(n + 1, np.uint8)
+        straddles = False
+        for label in range(1, n + 1):
+            if sizes[label] < 0.02 * lungs.sum():
+                continue
+            box = statistics["bounding_boxes"][label][2]
+            reach = min(middle - box.start, box.stop - middle)
+            straddles |= reach > 0.3 * (columns[-1] - columns[0])
+            sides[label] = 1 if centres[label][2] < middle else 2
+        if not straddles and {1, 2} <= set(sides.tolist()):
+            seeds = sides[labels]
+            nearest = distance_transform_edt(seeds == 0, return_distances=False, return_indices=True)
+            return np.where(lungs, seeds[tuple(nearest)], 0).astype(np.uint8)
+        core = binary_erosion(core)
+        if not core.any():
+            break
+    return np.where(lungs, np.where(np.arange(lungs.shape[2]) < middle, 1, 2), 0).astype(np.uint8)
+
+
+def left_out_ml(volume_hu: np.ndarray, lung_labels: np.ndarray, spacing_mm: tuple[float, float, float]) -> float:
+    """Millilitres of dense tissue in the bays of the lung masks: consolidation that was left out, or hilum.
+
+    Args:
+        volume_hu: (z, y, x), z to head.
+        lung_labels: Same shape, 1 right, 2 left.
+        spacing_mm: (z, y, x).
+    """
+    raise NotImplementedError

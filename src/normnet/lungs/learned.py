@@ -1,0 +1,101 @@
+"""The shipped lung segmenter: a 2D U-Net over axial slices, then the two largest components."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from normnet.config import LungsConfig
+from normnet.errors import ValueRangeError
+from normnet.lungs.anatomy import keep_lungs, split_left_right
+from normnet.preparation.orient import Orientation
+from normnet.preparation.resample import Grid, resample
+from normnet.scan import Scan
+
+if TYPE_CHECKING:
+    import torch
+
+SLICES_AT_ONCE = 16
+
+
+def predict_lungs(
+    volume_hu: np.ndarray, networks: list[torch.nn.Module], config: LungsConfig, device: str = "cpu"
+) -> np.ndarray:
+    """Mean probability of lung of every voxel.
+
+    Args:
+        volume_hu: (z, y, x) float32 at about ``slice_mm`` x ``pixel_mm`` x ``pixel_mm``, z to head, y to back, x to left.
+        networks: One or more 2D U-Nets.
+        config: Grey scale.
+        device: Torch device.
+
+    Returns:
+        (z, y, x) float32 in [0, 1].
+    """
+    import torch
+
+    depth, height, width = volume_hu.shape
+    pads = (0, -width % 16, 0, -height % 16)
+    prob = np.zeros(volume_hu.shape, np.float32)
+    networks = [network.to(device, memory_format=torch.channels_last) for network in networks]
+    with torch.inference_mode(), torch.autocast(torch.device(device).type, torch.bfloat16):
+        for start in range(0, depth, SLICES_AT_ONCE):
+            chunk = torch.from_numpy(volume_hu[start : start + SLICES_AT_ONCE])
+            chunk = ((chunk - config.low_hu) / (config.high_hu - config.low_hu)).clamp(0, 1)[:, None]
+            chunk = torch.nn.functional.pad(chunk, pads).to(device, memory_format=torch.channels_last)
+            mean = sum(torch.sigmoid(network(chunk).float()) for network in networks) / len(networks)
+            prob[start : start + SLICES_AT_ONCE] = mean[:, 0, :height, :width].cpu().numpy()
+    return prob
+
+
+def segment_lungs(
+    scan: Scan, networks: list[torch.nn.Module], config: LungsConfig, device: str = "cpu"
+) -> np.ndarray:
+    """Find both lungs, diseased parts included, without trachea and main bronchi.
+
+    Args:
+        scan: As read, any orientation.
+        networks: The lung model's members.
+        config: Grid, grey scale and threshold.
+        device: Torch device.
+
+    Returns:
+        The scan's shape, uint8: 1 right lung, 2 left lung, 0 elsewhere.
+
+    Raises:
+        ValueRangeError: If no lung is found.
+    """
+    orientation = Orientation.of(scan.geometry)
+    turned = orientation.apply(scan.volume_hu)
+    spacing = [scan.geometry.spacing_mm[axis] for axis in orientation.axes]
+    targets = [max(config.slice_mm, spacing[0]), config.pixel_mm, config.pixel_mm]
+    step = tuple(target / own for target, own in zip(targets, spacing, strict=True))
+    shape = tuple(max(1, round((n - 1) / d) + 1) for n, d in zip(turned.shape, step, strict=True))
+    start = tuple(((n - 1) - (m - 1) * d) / 2 for n, m, d in zip(turned.shape, shape, step, strict=True))
+    grid = Grid(start, step, shape)
+    coarse_hu = resample(turned, grid, outside=-1024).astype(np.float32)
+    prob = predict_lungs(coarse_hu, networks, config, device)
+    coarse = keep_lungs(prob > config.threshold, tuple(targets))
+    if not coarse.any():
+        raise ValueRangeError("NN-VAL-020", "no lung found", scan.case_id, "is this a chest CT in HU? or give --lungs MASK")
+    side = split_left_right(coarse)
+    # the mask's outline follows the probability, kept near the chosen components
+    outline = np.where(_grow(coarse), prob, 0)
+    fine = resample((outline * 200).astype(np.uint8), grid.inverse(turned.shape)) > config.threshold * 200
+    fine_side = resample(_spread(side), grid.inverse(turned.shape), nearest=True, outside=1)
+    return np.ascontiguousarray(orientation.undo(np.where(fine, fine_side, 0).astype(np.uint8)))
+
+
+def _grow(mask: np.ndarray) -> np.ndarray:
+    from scipy.ndimage import binary_dilation
+
+    return binary_dilation(mask, iterations=1)
+
+
+def _spread(side: np.ndarray) -> np.ndarray:
+    """Give every voxel the label of the nearest lung voxel."""
+    from scipy.ndimage import distance_transform_edt
+
+    nearest = distance_transform_edt(side == 0, return_distances=False, return_indices=True)
+    return side[tuple(nearest)]

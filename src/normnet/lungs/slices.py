@@ -1,0 +1,96 @@
+"""Axial training slices with lung masks, from volumes and from archives of single slices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from normnet.config import LungsConfig
+from normnet.datasets.manifest import read_manifest
+from normnet.errors import InputError
+from normnet.io.masks import read_mask
+from normnet.io.read import read_ct
+from normnet.lungs.train import LungSlice
+from normnet.preparation.orient import Orientation
+from normnet.preparation.resample import Grid, resample
+from normnet.scan import Scan
+
+THIN_MM, THICK_MM = 2.0, 6.0  # every volume is shown at its own thickness and as thick slices
+
+
+def volume_slices(
+    scan: Scan, lung_mask: np.ndarray, config: LungsConfig, excluded: frozenset[int] = frozenset()
+) -> list[LungSlice]:
+    """Slices of one CT at ``pixel_mm``, thin ones and averages over about 6 mm.
+
+    Args:
+        scan: As read.
+        lung_mask: Shape of the scan, 0 outside the lungs.
+        config: Pixel size.
+        excluded: Slices of the file not to learn from.
+    """
+    orientation = Orientation.of(scan.geometry)
+    hu, mask = orientation.apply(scan.volume_hu), orientation.apply(lung_mask) > 0
+    keep = ~np.isin(np.arange(hu.shape[0]), list(excluded))
+    if orientation.flips[0]:
+        keep = keep[::-1]
+    spacing = [scan.geometry.spacing_mm[axis] for axis in orientation.axes]
+    step = (1.0, config.pixel_mm / spacing[1], config.pixel_mm / spacing[2])
+    shape = (hu.shape[0], *(int(n / d) for n, d in zip(hu.shape[1:], step[1:], strict=True)))
+    grid = Grid((0, 0, 0), step, shape)
+    hu = resample(hu.astype(np.float32), grid, outside=config.low_hu)
+    part = resample(mask.astype(np.float32), grid)
+    slices = []
+    for thickness in (0.0, THICK_MM):
+        together = max(1 if thickness == 0 else 2, round(thickness / spacing[0]))
+        every = max(1, round((THIN_MM if thickness == 0 else 0.7 * THICK_MM) / spacing[0]))
+        for z in range(0, len(hu) - together + 1, every):
+            if keep[z : z + together].all():
+                image = hu[z : z + together].mean(axis=0).astype(np.int16)
+                slices.append(LungSlice(image, part[z : z + together].mean(axis=0) > 0.5, config.pixel_mm))
+    return slices
+
+
+def archive_slices(path: Path) -> list[LungSlice]:
+    """Single slices from an ``.npz``.
+
+    ``images`` (N, H, W) uint8 with ``slope`` and ``inter`` to HU, ``masks`` (N, H, W / 8) bits or (N, H, W), and,
+    optional, ``pixel_mm`` (1.4 without it).
+
+    Raises:
+        InputError: If it cannot be read as that.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            slope, inter = float(file["slope"]), float(file["inter"])
+            images = np.rint(file["images"].astype(np.float32) * slope + inter).clip(-1024, 3071).astype(np.int16)
+            masks = file["masks"]
+            masks = masks.astype(bool) if masks.shape == images.shape else np.unpackbits(masks, axis=-1).astype(bool)
+            pixel_mm = float(file["pixel_mm"]) if "pixel_mm" in file else 1.4
+            return [LungSlice(image, mask, pixel_mm) for image, mask in zip(images, masks, strict=True)]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError("NN-DAT-003", "not an archive of slices", str(path), "see normnet.lungs.slices") from error
+
+
+def read_lung_slices(inputs: list[Path], config: LungsConfig, leave_out: frozenset[str] = frozenset()) -> list[LungSlice]:
+    """All training slices of manifests (CSV, rows with a lung mask) and archives (``.npz``).
+
+    Raises:
+        InputError: If an input is neither, or nothing with a lung mask is found.
+    """
+    slices = []
+    for path in inputs:
+        if path.suffix == ".npz":
+            slices += archive_slices(path)
+        elif path.suffix == ".csv":
+            for case in read_manifest(path):
+                if case.lung_mask is None or case.lung_mask.suffix == ".npz" or case.case_id in leave_out:
+                    continue
+                scan = read_ct(case.image)
+                slices += volume_slices(scan, read_mask(case.lung_mask, scan), config, case.excluded_slices)
+        else:
+            raise InputError("NN-DAT-004", "neither a CSV manifest nor an .npz archive", str(path), "see the README")
+    if not any(item.lung_mask.any() for item in slices):
+        raise InputError("NN-DAT-005", "no slice with a lung mask", ", ".join(map(str, inputs)), "give masks")
+    return slices

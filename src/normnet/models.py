@@ -1,0 +1,54 @@
+"""What a segmentation needs: the ensemble, the lung networks, and the settings they were trained with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from normnet.config import Config, parse_config
+from normnet.network.weights import load_members
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Model:
+    """Loaded weights.
+
+    Attributes:
+        networks: Members of the ensemble.
+        lung_networks: Members of the lung segmenter.
+        config: Settings of the ensemble.
+        manifest: What the ensemble's manifest says.
+        lung_manifest: What the lung model's manifest says.
+    """
+
+    networks: list[nn.Module]
+    lung_networks: list[nn.Module]
+    config: Config
+    manifest: dict[str, Any]
+    lung_manifest: dict[str, Any]
+
+
+def shipped(name: str) -> Path:
+    """Folder of a model that ships with the package: ``"normnet"`` or ``"lungs"``."""
+    return Path(str(resources.files("normnet") / "weights" / name))
+
+
+def load_model(folder: str | Path | None = None, lungs: str | Path | None = None) -> Model:
+    """Load an ensemble and a lung segmenter.
+
+    Args:
+        folder: Made by ``normnet train``; the shipped ensemble where None.
+        lungs: Made by ``normnet train-lungs``; the shipped one where None.
+
+    Raises:
+        ModelError: If files are missing, altered or do not fit.
+    """
+    folder = Path(folder) if folder else shipped("normnet")
+    networks, manifest = load_members(folder, "normnet")
+    lung_networks, lung_manifest = load_members(Path(lungs) if lungs else shipped("lungs"), "lungs")
+    return Model(networks, lung_networks, parse_config(manifest["config"], str(folder)), manifest, lung_manifest)

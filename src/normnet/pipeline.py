@@ -1,0 +1,101 @@
+"""The way of the data: a scan in, lesions on its own grid out (Fig. 2 and 4 of the paper)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from normnet.config import Config
+from normnet.inference.voting import predict_normal
+from normnet.lungs.learned import segment_lungs
+from normnet.models import Model
+from normnet.postprocessing import postprocess
+from normnet.preparation.prepare import prepare
+from normnet.quantification import quantify
+from normnet.scan import Scan
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """Everything found in one scan; arrays have the scan's shape and axis order.
+
+    Attributes:
+        lesion_mask: bool.
+        lung_labels: uint8, 1 right, 2 left, 0 elsewhere.
+        prob_anomaly: float32 in [0, 1], 1 - mean probability of normal where the lung is bright, 0 elsewhere.
+        n_votes_normal: uint8, members that voted normal where the lung is bright, 0 elsewhere.
+        volumes: Millilitres and shares, see ``quantify``.
+        warnings: One line each.
+        seconds: Time of each stage.
+    """
+
+    lesion_mask: np.ndarray
+    lung_labels: np.ndarray
+    prob_anomaly: np.ndarray
+    n_votes_normal: np.ndarray
+    volumes: dict[str, Any]
+    warnings: tuple[str, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def segment(
+    scan: Scan,
+    model: Model,
+    config: Config | None = None,
+    *,
+    lung_labels: np.ndarray | None = None,
+    device: str = "cpu",
+    on_progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+) -> Segmentation:
+    """Find the lesions of a chest CT.
+
+    Args:
+        scan: As read by ``read_ct``.
+        model: As loaded by ``load_model``.
+        config: Settings; the model's own where None.
+        lung_labels: A lung mask of the scan's shape to use instead of the learned one.
+        device: Torch device.
+        on_progress: Called with (stage, steps done, steps in all).
+
+    Raises:
+        ValueRangeError: If no lung is found.
+    """
+    config = config or model.config
+    clock = _Clock(on_progress)
+    if lung_labels is None:
+        lung_labels = segment_lungs(scan, model.lung_networks, config.lungs, device)
+    clock.lap("lungs")
+    prepared = prepare(scan, lung_labels, config.preparation, config.window)
+    clock.lap("preparation")
+    votes = predict_normal(
+        prepared.thorax, model.networks, config.network.stride, config.inference, device,
+        lambda done, total: on_progress("inference", done, total),
+    )
+    clock.lap("inference")
+    bright = prepared.thorax >= config.window.tau
+    steps = postprocess(
+        prepared.thorax, prepared.lung_mask, votes.normal_mask(config.inference), config.window.tau, config.postprocessing
+    )
+    clock.lap("postprocessing")
+    lesion_mask = prepared.restore_mask(steps.lesions) & (lung_labels > 0)
+    anomaly = prepared.restore(np.where(bright, 1 - votes.prob_normal.astype(np.float32), 0))
+    n_votes = prepared.restore(np.where(bright, votes.n_normal, 0).astype(np.uint8), nearest=True)
+    volumes = quantify(lesion_mask, lung_labels, scan.geometry.voxel_ml)
+    clock.lap("restoring")
+    return Segmentation(lesion_mask, lung_labels, anomaly, n_votes, volumes, scan.warnings, clock.seconds)
+
+
+class _Clock:
+    """Seconds of each stage."""
+
+    def __init__(self, on_progress: Callable[[str, int, int], None]):
+        self.on_progress, self.seconds, self.last = on_progress, {}, time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage], self.last = round(now - self.last, 3), now
+        self.on_progress(stage, 1, 1)

@@ -1,0 +1,115 @@
+"""Normal CTs on the network's grid, ready to cut slabs from: one ``.npz`` a case, rebuilt when anything changed."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from normnet.config import Config
+from normnet.network.weights import save_bytes
+from normnet.preparation.edges import find_erroneous_edges
+from normnet.preparation.prepare import prepare
+from normnet.preparation.resample import resample
+from normnet.scan import Scan
+
+CACHE_VERSION = 1
+STEP_HU, LOWEST_HU = 6, -1024  # uint8 codes: -1024 ... 506 HU
+
+
+@dataclass(frozen=True)
+class NormalCase:
+    """One healthy CT, cropped to its lungs.
+
+    Attributes:
+        case_id: Name of the input.
+        codes: (z, y, x) uint8, HU = 6 * code - 1024, the tissue around the lungs included.
+        lung_mask: Same shape, bool, M'.
+        edge_mask: Same shape, bool, the erroneous edges E.
+        usable: (z,) bool, False where a nodule or a suspect finding was listed.
+    """
+
+    case_id: str
+    codes: np.ndarray
+    lung_mask: np.ndarray
+    edge_mask: np.ndarray
+    usable: np.ndarray
+
+
+def prepare_normal(scan: Scan, lung_labels: np.ndarray, config: Config, excluded: set[int] = frozenset()) -> NormalCase:
+    """Bring a healthy CT to the training grid and mark its erroneous edges.
+
+    Args:
+        scan: As read.
+        lung_labels: Shape of the scan, 0 outside the lungs.
+        config: Preparation and window.
+        excluded: Slices of the file (index along its slice axis) not to learn from.
+    """
+    prepared = prepare(scan, lung_labels, config.preparation, config.window)
+    edge_mask = find_erroneous_edges(prepared.thorax, prepared.lung_mask, config.window.tau, config.preparation)
+    turned = prepared.orientation.apply(scan.volume_hu)[prepared.box]
+    hu = resample(np.clip(turned, LOWEST_HU, LOWEST_HU + 255 * STEP_HU).astype(np.float32), prepared.grid, outside=LOWEST_HU)
+    codes = np.rint((hu - LOWEST_HU) / STEP_HU).astype(np.uint8)
+
+    n_slices = scan.shape[prepared.orientation.axes[0]]
+    bad = np.isin(np.arange(n_slices), list(excluded))
+    if prepared.orientation.flips[0]:
+        bad = bad[::-1]
+    bad = bad[prepared.box[0]]
+    at = np.rint(prepared.grid.start[0] + prepared.grid.step[0] * np.arange(codes.shape[0])).astype(int)
+    usable = ~bad[at.clip(0, len(bad) - 1)]
+    return NormalCase(scan.case_id, codes, prepared.lung_mask, edge_mask, usable)
+
+
+def cache_key(scan: Scan, lung_labels: np.ndarray, config: Config, excluded: set[int]) -> str:
+    """Changes whenever the input, the settings of preparation or this module's version do."""
+    settings = [CACHE_VERSION, config.preparation.model_dump(), config.window.model_dump(), sorted(excluded)]
+    digest = hashlib.sha256(json.dumps(settings).encode())
+    digest.update(np.ascontiguousarray(scan.volume_hu).data)
+    digest.update(np.ascontiguousarray(lung_labels).data)
+    digest.update(repr(scan.geometry).encode())
+    return digest.hexdigest()
+
+
+def save_case(path: Path, case: NormalCase, key: str) -> None:
+    """Write one cached case, whole or not at all.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
+    shape = np.array(case.codes.shape)
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        codes=np.frombuffer(zlib.compress(case.codes.tobytes(), 3), np.uint8),
+        lung_mask=np.packbits(case.lung_mask),
+        edge_mask=np.packbits(case.edge_mask),
+        usable=case.usable,
+        shape=shape,
+        case_id=np.array(case.case_id),
+        key=np.array(key),
+    )
+    save_bytes(path, buffer.getvalue())
+
+
+def load_case(path: Path, key: str | None = None) -> NormalCase | None:
+    """A cached case, or None if it is missing, damaged or, where a key is given, stale."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if key is not None and str(file["key"]) != key:
+                return None
+            shape = tuple(int(n) for n in file["shape"])
+            size = int(np.prod(shape))
+
+            def bits(name: str) -> np.ndarray:
+                return np.unpackbits(file[name], count=size).astype(bool).reshape(shape)
+
+            codes = np.frombuffer(zlib.decompress(file["codes"].tobytes()), np.uint8).reshape(shape)
+            return NormalCase(str(file["case_id"]), codes, bits("lung_mask"), bits("edge_mask"), file["usable"].astype(bool))
+    except (OSError, ValueError, KeyError, zlib.error):
+        return None

@@ -1,0 +1,93 @@
+"""A scan and its lungs on the network's grid (Sec. IV-B2), and results back on the scan's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from normnet.config import PreparationConfig, WindowConfig
+from normnet.preparation.orient import Orientation
+from normnet.preparation.resample import Grid, resample
+from normnet.scan import Scan
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The thorax as the network sees it.
+
+    Attributes:
+        thorax: (z, y, x) float32 in [0, 1], windowed, 0 outside the lungs (H').
+        lung_mask: Same shape, bool (M').
+        spacing_mm: (z, y, x).
+        orientation: File order to anatomical order.
+        box: The lungs' bounding box in the turned scan.
+        grid: The prepared grid in voxels of that box.
+        scan_shape: Shape of the scan in file order.
+    """
+
+    thorax: np.ndarray
+    lung_mask: np.ndarray
+    spacing_mm: tuple[float, float, float]
+    orientation: Orientation
+    box: tuple[slice, slice, slice]
+    grid: Grid
+    scan_shape: tuple[int, int, int]
+
+    def restore(self, array: np.ndarray, nearest: bool = False) -> np.ndarray:
+        """Bring a result back to the scan's own grid.
+
+        Args:
+            array: (z, y, x) on the prepared grid, any numeric type.
+            nearest: For whole numbers that must not be averaged.
+
+        Returns:
+            The scan's shape and axis order; 0 outside the lungs' box.
+        """
+        box_shape = tuple(part.stop - part.start for part in self.box)
+        turned_shape = tuple(self.scan_shape[axis] for axis in self.orientation.axes)
+        whole = np.zeros(turned_shape, dtype=array.dtype)
+        whole[self.box] = resample(array, self.grid.inverse(box_shape), nearest)
+        return np.ascontiguousarray(self.orientation.undo(whole))
+
+    def restore_mask(self, mask: np.ndarray) -> np.ndarray:
+        """A bool mask on the scan's grid: where its linear interpolation reaches one half."""
+        return self.restore(mask.astype(np.uint8) * np.uint8(200)) >= 100
+
+
+def bounding_box(mask: np.ndarray, margin: int) -> tuple[slice, slice, slice]:
+    """Smallest box around the true voxels, widened by ``margin`` and clipped by the array."""
+    box = []
+    for axis in range(3):
+        hits = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
+        box.append(slice(max(0, int(hits[0]) - margin), min(mask.shape[axis], int(hits[-1]) + 1 + margin)))
+    return tuple(box)
+
+
+def prepare(scan: Scan, lung_labels: np.ndarray, config: PreparationConfig, window: WindowConfig) -> Prepared:
+    """Turn, crop, resample, window.
+
+    Args:
+        scan: As read.
+        lung_labels: Shape of the scan, 0 outside the lungs; not empty.
+        config: Spacing and margin.
+        window: HU mapped to [0, 1].
+    """
+    orientation = Orientation.of(scan.geometry)
+    turned_hu, turned_lungs = orientation.apply(scan.volume_hu), orientation.apply(lung_labels) > 0
+    spacing = tuple(scan.geometry.spacing_mm[axis] for axis in orientation.axes)
+    box = bounding_box(turned_lungs, config.margin_vox)
+    shape = tuple(part.stop - part.start for part in box)
+    step = tuple(target / own for target, own in zip(config.spacing_mm, spacing, strict=True))
+    size = tuple(int(np.floor((n - 1) / d + 1e-6)) + 1 for n, d in zip(shape, step, strict=True))
+    start = tuple(((n - 1) - (m - 1) * d) / 2 for n, m, d in zip(shape, size, step, strict=True))
+    if config.pad_to is not None:
+        wanted = (size[0], *(max(n, m) for n, m in zip(size[1:], config.pad_to, strict=True)))
+        start = tuple(s - ((m - n) // 2) * d for s, n, m, d in zip(start, size, wanted, step, strict=True))
+        size = wanted
+    grid = Grid(start, step, size)
+    crop = np.clip(turned_hu[box], window.low_hu, window.high_hu).astype(np.float32)
+    lung_mask = resample(turned_lungs[box].astype(np.uint8) * np.uint8(200), grid) >= 100
+    thorax = (resample(crop, grid, outside=window.low_hu) - window.low_hu) / (window.high_hu - window.low_hu)
+    thorax *= lung_mask
+    return Prepared(thorax, lung_mask, config.spacing_mm, orientation, box, grid, scan.shape)

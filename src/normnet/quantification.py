@@ -1,0 +1,31 @@
+"""Millilitres and shares of the lung."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+SIDES = {"right": 1, "left": 2}
+
+
+def quantify(lesion_mask: np.ndarray, lung_labels: np.ndarray, voxel_ml: float) -> dict[str, Any]:
+    """Volumes of lungs and lesions, each side and both.
+
+    Args:
+        lesion_mask: (z, y, x) bool, inside the lungs.
+        lung_labels: Same shape, 1 right, 2 left.
+        voxel_ml: Volume of a voxel in millilitres.
+
+    Returns:
+        ``{"both" | "right" | "left": {"lung_ml", "lesion_ml", "lesion_percent"}}``; the share is None without lung.
+    """
+    lungs = np.bincount(lung_labels.ravel(), minlength=3)[:3] * voxel_ml
+    lesions = np.bincount(lung_labels[lesion_mask], minlength=3)[:3] * voxel_ml
+    lungs[0], lesions[0] = lungs[1:].sum(), lesions[1:].sum()
+
+    def row(label: int) -> dict[str, float | None]:
+        share = round(100 * float(lesions[label] / lungs[label]), 3) if lungs[label] else None
+        return {"lung_ml": round(float(lungs[label]), 2), "lesion_ml": round(float(lesions[label]), 3), "lesion_percent": share}
+
+    return {"both": row(0)} | {side: row(label) for side, label in SIDES.items()}

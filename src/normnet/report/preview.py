@@ -1,0 +1,208 @@
+"""``preview.png``: axial and coronal slices with the lesions, as a radiologist reads them.
+
+The patient's right is on the left of the picture, the front above in axial slices, the head above in coronal ones;
+axial slices run from head to foot, coronal ones from front to back.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from normnet.preparation.orient import Orientation
+
+if TYPE_CHECKING:
+    from normnet.pipeline import Segmentation
+    from normnet.scan import Scan
+
+WINDOW_HU = (-1350.0, 150.0)  # lung window: centre -600, width 1500
+LESION = (255, 122, 0)
+LUNGS = {1: (70, 190, 255), 2: (120, 225, 140)}  # right, left
+TEXT, DIM, PAPER = (236, 236, 236), (160, 160, 160), (16, 16, 16)
+OVERLAY_ALPHA = 0.35
+N_AXIAL, N_CORONAL, N_COLUMNS = 8, 3, 4
+TILE_PX, GAP_PX, HEAD_PX, FOOT_PX = 340, 6, 84, 46
+MARGIN_MM = 14.0
+BAR_MM = 50.0
+
+
+def draw_preview(scan: Scan, segmentation: Segmentation, model_name: str = "") -> Image.Image:
+    """Draw a sheet of slices with lungs and lesions.
+
+    Args:
+        scan: As read, any orientation.
+        segmentation: Its ``lesion_mask``, ``lung_labels`` and ``volumes`` are shown.
+        model_name: Line that names the model.
+
+    Returns:
+        RGB picture.
+    """
+    orientation = Orientation.of(scan.geometry)
+    geometry = orientation.geometry(scan.geometry, scan.shape)
+    hu = orientation.apply(scan.volume_hu)
+    lungs = orientation.apply(segmentation.lung_labels)
+    lesions = orientation.apply(segmentation.lesion_mask)
+    box = _box(lungs, geometry.spacing_mm)
+    dz, dy, _ = geometry.spacing_mm
+    depth_mm, height_mm, width_mm = (
+        (part.stop - part.start) * d for part, d in zip(box, geometry.spacing_mm, strict=True)
+    )
+    px_per_mm = TILE_PX / width_mm
+    axial_px = max(1, round(height_mm * px_per_mm))
+    row_px = N_COLUMNS * TILE_PX + (N_COLUMNS - 1) * GAP_PX
+    coronal_scale = (row_px - (N_CORONAL - 1) * GAP_PX) / (N_CORONAL * width_mm)
+    coronal_size = (round(width_mm * coronal_scale), max(1, round(depth_mm * coronal_scale)))
+    n_rows = -(-N_AXIAL // N_COLUMNS)
+    width = N_COLUMNS * TILE_PX + (N_COLUMNS + 1) * GAP_PX
+    height = HEAD_PX + n_rows * (axial_px + GAP_PX) + coronal_size[1] + GAP_PX + FOOT_PX
+    sheet = Image.new("RGB", (width, height), PAPER)
+
+    for place, z in enumerate(choose_slices(lungs, lesions, 0, N_AXIAL)[::-1]):
+        cut = (z, box[1], box[2])
+        tile = _tile(hu[cut], lungs[cut], lesions[cut], (TILE_PX, axial_px))
+        index = scan.shape[orientation.axes[0]] - 1 - z if orientation.flips[0] else z
+        _annotate(tile, f"slice {index}", f"z {geometry.origin_mm[0] + z * dz:.0f} mm", px_per_mm, bar=place == 0)
+        row, column = divmod(place, N_COLUMNS)
+        sheet.paste(tile, (GAP_PX + column * (TILE_PX + GAP_PX), HEAD_PX + row * (axial_px + GAP_PX)))
+    for place, y in enumerate(choose_slices(lungs, lesions, 1, N_CORONAL)):
+        cut = (box[0], y, box[2])
+        tile = _tile(hu[cut][::-1], lungs[cut][::-1], lesions[cut][::-1], coronal_size)
+        _annotate(tile, "coronal", f"y {geometry.origin_mm[1] + y * dy:.0f} mm", coronal_scale, bar=place == 0)
+        sheet.paste(tile, (GAP_PX + place * (coronal_size[0] + GAP_PX), HEAD_PX + n_rows * (axial_px + GAP_PX)))
+    _head(sheet, scan, segmentation, model_name)
+    _legend(sheet, segmentation)
+    return sheet
+
+
+def choose_slices(lungs: np.ndarray, lesions: np.ndarray, axis: int, n: int) -> list[int]:
+    """Spread over the lungs, in each stretch a slice with much lesion, its middle where there is none.
+
+    The stretches leave out the outermost fiftieth of the lungs on both sides; the slice with the most lesion of all
+    is among the chosen ones.
+
+    Args:
+        lungs: (z, y, x), 0 outside.
+        lesions: Same shape, bool.
+        axis: Across which to cut.
+        n: How many at most.
+
+    Returns:
+        Ascending indices.
+    """
+    others = tuple(a for a in range(3) if a != axis)
+    share = np.cumsum((lungs > 0).sum(axis=others))
+    first, last = 0, lungs.shape[axis] - 1
+    if share[-1]:
+        first, last = (int(np.searchsorted(share, share[-1] * part)) for part in (0.02, 0.98))
+    area = lesions.sum(axis=others).astype(float)
+    area[:first], area[last + 1 :] = 0, 0
+    edges = np.linspace(first, last + 1, min(n, last - first + 1) + 1).round().astype(int)
+    chosen = []
+    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+        centre = (start + stop - 1) / 2
+        nearness = 1 - 0.8 * np.abs(np.arange(start, stop) - centre) / (stop - start)  # neighbours look alike
+        stretch = area[start:stop] * nearness
+        if start <= area.argmax() < stop:
+            stretch = area[start:stop]
+        chosen.append(int(start + stretch.argmax()) if stretch.any() else int(centre))
+    return chosen
+
+
+def _box(lungs: np.ndarray, spacing_mm: tuple[float, float, float]) -> tuple[slice, slice, slice]:
+    """The lungs' box with a margin; the whole array without lungs."""
+    parts = []
+    for axis, spacing in enumerate(spacing_mm):
+        hits = np.flatnonzero(lungs.any(axis=tuple(a for a in range(3) if a != axis)))
+        margin = round(MARGIN_MM / spacing)
+        low, high = (int(hits[0]), int(hits[-1])) if len(hits) else (0, lungs.shape[axis] - 1)
+        parts.append(slice(max(0, low - margin), min(lungs.shape[axis], high + 1 + margin)))
+    return parts[0], parts[1], parts[2]
+
+
+def _tile(hu: np.ndarray, lungs: np.ndarray, lesions: np.ndarray, size: tuple[int, int]) -> Image.Image:
+    """One slice in the lung window with lung outlines and lesions, (width, height) pixels."""
+    low, high = WINDOW_HU
+    grey = np.clip((hu.astype(np.float32) - low) * (255 / (high - low)), 0, 255).astype(np.uint8)
+    canvas = np.repeat(np.asarray(Image.fromarray(grey).resize(size, Image.Resampling.BICUBIC))[..., None], 3, 2)
+    canvas = canvas.astype(np.float32)
+    for label, colour in LUNGS.items():
+        canvas[_outline(_enlarge(lungs == label, size))] = np.array(colour) * 0.85
+    lesion = _enlarge(lesions, size)
+    canvas[lesion] = (1 - OVERLAY_ALPHA) * canvas[lesion] + OVERLAY_ALPHA * np.array(LESION)
+    canvas[_outline(lesion)] = LESION
+    return Image.fromarray(canvas.round().astype(np.uint8))
+
+
+def _enlarge(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    image = Image.fromarray(mask.astype(np.uint8) * 255)
+    return np.asarray(image.resize(size, Image.Resampling.BILINEAR)) >= 128
+
+
+def _outline(mask: np.ndarray) -> np.ndarray:
+    """The outermost pixels of a mask."""
+    padded = np.pad(mask, 1)
+    inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return mask & ~inner
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+def _write(draw: ImageDraw.ImageDraw, xy: tuple[float, float], text: str, size: int, anchor: str = "la", fill=TEXT) -> None:
+    draw.text(xy, text, font=_font(size), fill=fill, anchor=anchor, stroke_width=1, stroke_fill=(0, 0, 0))
+
+
+def _annotate(tile: Image.Image, name: str, position: str, px_per_mm: float, bar: bool) -> None:
+    """Sides, position and, where wanted, a scale bar."""
+    draw = ImageDraw.Draw(tile)
+    width, height = tile.size
+    _write(draw, (7, height / 2), "R", 17, "lm")
+    _write(draw, (width - 7, height / 2), "L", 17, "rm")
+    _write(draw, (7, 5), name, 13)
+    _write(draw, (width - 7, 5), position, 13, "ra")
+    if bar:
+        length, y = BAR_MM * px_per_mm, height - 9
+        for colour, wide in (((0, 0, 0), 5), (TEXT, 2)):
+            for line in ([(9, y), (9 + length, y)], [(9, y - 4), (9, y + 4)], [(9 + length, y - 4), (9 + length, y + 4)]):
+                draw.line(line, fill=colour, width=wide)
+        _write(draw, (9 + length / 2, y - 6), f"{BAR_MM / 10:.0f} cm", 13, "mb")
+
+
+def _head(sheet: Image.Image, scan: Scan, segmentation: Segmentation, model_name: str) -> None:
+    draw = ImageDraw.Draw(sheet)
+    both = segmentation.volumes["both"]
+    share = "no lung" if both["lesion_percent"] is None else f"{both['lesion_percent']:.1f} % of the lung"
+    dz, dy, dx = scan.geometry.spacing_mm
+    nz, ny, nx = scan.shape
+    _write(draw, (GAP_PX + 4, 10), _fitting(scan.case_id, 56), 24)
+    _write(draw, (GAP_PX + 4, 46), f"Lesions {both['lesion_ml']:.1f} ml, {share}", 21, fill=LESION)
+    right = sheet.width - GAP_PX - 4
+    _write(draw, (right, 10), "Research use only, not a medical device", 17, "ra")
+    _write(draw, (right, 35), model_name, 14, "ra", DIM)
+    grid = f"{nz} x {ny} x {nx} voxels of {dz:.3g} x {dy:.3g} x {dx:.3g} mm; lung window -600 / 1500 HU"
+    _write(draw, (right, 56), grid, 14, "ra", DIM)
+
+
+def _legend(sheet: Image.Image, segmentation: Segmentation) -> None:
+    draw = ImageDraw.Draw(sheet)
+    middle = sheet.height - FOOT_PX / 2
+    x: float = GAP_PX + 6
+    rows = [(LESION, "lesions", segmentation.volumes["both"]["lesion_ml"], True)]
+    for label, side in ((1, "right"), (2, "left")):
+        row = segmentation.volumes[side]
+        share = "" if row["lesion_percent"] is None else f", {row['lesion_percent']:.1f} % lesion"
+        rows.append((LUNGS[label], f"{side} lung{share}", row["lung_ml"], False))
+    for colour, name, ml, filled in rows:
+        inside = tuple(round(c * OVERLAY_ALPHA) for c in colour) if filled else None
+        draw.rectangle([x, middle - 8, x + 22, middle + 8], outline=colour, fill=inside, width=2)
+        text = f"{name}: {ml:.1f} ml" if filled else f"{name}: {ml:.0f} ml"
+        _write(draw, (x + 30, middle), text, 16, "lm")
+        x += 30 + draw.textlength(text, font=_font(16)) + 34
+    _write(draw, (sheet.width - GAP_PX - 4, middle), "R: the patient's right", 14, "rm", DIM)
+
+
+def _fitting(text: str, n: int) -> str:
+    return text if len(text) <= n else f"{text[: n - 3]}..."

@@ -1,0 +1,67 @@
+"""A CT scan in memory: HU on the grid of its file, and where that grid lies in the patient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+# Patient axes: L, P, S are +x, +y, +z of DICOM; in (z, y, x) order.
+_IDENTITY = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where a (z, y, x) array lies in the patient, all in (z, y, x) order, LPS+ world (DICOM, ITK).
+
+    Attributes:
+        spacing_mm: Distance between voxel centres along each array axis.
+        origin_mm: World position (z, y, x) of voxel [0, 0, 0].
+        direction: ``direction[i][j]``: component along world axis i (z, y, x) of a step along array axis j.
+    """
+
+    spacing_mm: Triple = (1.0, 1.0, 1.0)
+    origin_mm: Triple = (0.0, 0.0, 0.0)
+    direction: tuple[Triple, Triple, Triple] = _IDENTITY
+
+    @property
+    def affine(self) -> np.ndarray:
+        """(4, 4) float64, index (z, y, x, 1) to world (z, y, x, 1) in mm."""
+        matrix = np.eye(4)
+        matrix[:3, :3] = np.asarray(self.direction) * np.asarray(self.spacing_mm)
+        matrix[:3, 3] = self.origin_mm
+        return matrix
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of one voxel in millilitres."""
+        return float(np.prod(self.spacing_mm)) / 1000.0
+
+    def moved_to(self, index_zyx: tuple[float, float, float]) -> Geometry:
+        """The same axes with the origin at the given (possibly fractional) voxel index."""
+        origin = self.affine @ np.array([*index_zyx, 1.0])
+        return replace(self, origin_mm=tuple(float(v) for v in origin[:3]))
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One CT volume.
+
+    Attributes:
+        volume_hu: (z, y, x) int16 or float32, Hounsfield units, in the order the file stores it.
+        geometry: Where the array lies in the patient.
+        case_id: Name of the input as the user gave it (file or folder name), never a DICOM tag.
+        warnings: What the reader noticed and accepted, one line each.
+    """
+
+    volume_hu: np.ndarray
+    geometry: Geometry = field(default_factory=Geometry)
+    case_id: str = "scan"
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(z, y, x)."""
+        return self.volume_hu.shape

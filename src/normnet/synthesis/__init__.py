@@ -1,0 +1,1 @@
+"""Synthetic 'lesions' for healthy lungs (Sec. III-C). Torch tensors in and out, no network."""

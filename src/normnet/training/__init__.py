@@ -1,0 +1,1 @@
+"""From cached normal CTs to an ensemble: slabs, one plain loop, checkpoints."""

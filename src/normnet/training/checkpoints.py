@@ -1,0 +1,66 @@
+"""Checkpoints that survive being killed: the two newest, each with its sha256, written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load, save
+
+from normnet.network.weights import save_bytes
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything a member needs to go on as if it had never stopped.
+
+    Attributes:
+        step: Iterations done.
+        network: State dict.
+        optimizer: State of each parameter: ``exp_avg``, ``exp_avg_sq``, ``step``.
+        losses: Loss of every iteration so far.
+    """
+
+    step: int
+    network: dict[str, torch.Tensor]
+    optimizer: dict[int, dict[str, torch.Tensor]]
+    losses: list[float]
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write ``step-N.ckpt`` and delete all but the two newest.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
+    tensors = {f"network.{name}": value.contiguous() for name, value in checkpoint.network.items()}
+    for index, state in checkpoint.optimizer.items():
+        tensors |= {f"optimizer.{index}.{name}": value.contiguous() for name, value in state.items()}
+    data = save(tensors, metadata={"step": str(checkpoint.step), "losses": json.dumps(checkpoint.losses)})
+    save_bytes(folder / f"step-{checkpoint.step:06d}.ckpt", hashlib.sha256(data).digest() + data)
+    for old in sorted(folder.glob("step-*.ckpt"))[:-2]:
+        old.unlink()
+
+
+def load_newest(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint that is whole; a damaged one is passed over with a warning."""
+    for path in sorted(folder.glob("step-*.ckpt"), reverse=True):
+        raw = path.read_bytes()
+        data = raw[32:]
+        if hashlib.sha256(data).digest() != raw[:32]:
+            warnings.warn(f"checkpoint {path.name} is damaged, the one before it is used", stacklevel=2)
+            continue
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+        tensors = load(data)
+        network = {key[8:]: value for key, value in tensors.items() if key.startswith("network.")}
+        optimizer: dict[int, dict[str, torch.Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("optimizer."):
+                _, index, name = key.split(".", 2)
+                optimizer.setdefault(int(index), {})[name] = value
+        return Checkpoint(int(header["step"]), network, optimizer, json.loads(header["losses"]))
+    return None

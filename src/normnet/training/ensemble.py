@@ -1,0 +1,66 @@
+"""Train the members one after the other and write the model folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from normnet import __version__
+from normnet.config import Config
+from normnet.network.weights import save_model
+from normnet.preparation.cache import NormalCase
+from normnet.training.train import train_member
+
+
+def train_ensemble(
+    cases: list[NormalCase],
+    config: Config,
+    out: Path,
+    *,
+    device: str = "cpu",
+    card: dict[str, Any] | None = None,
+    on_step: Callable[[int, int, float], None] = lambda member, step, loss: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Train ``config.training.members`` networks with consecutive seeds; resumes where it was stopped.
+
+    Args:
+        cases: Cached normal CTs.
+        config: All settings; stored in the manifest.
+        out: Model folder; checkpoints lie in ``out/checkpoints/member-K``.
+        device: Torch device.
+        card: More facts for the manifest (licences, sources).
+        on_step: Called with (member from 1, iteration, loss).
+        stop: Asked after every iteration; True saves a checkpoint and returns.
+
+    Returns:
+        Whether all members are finished and the model folder is complete.
+    """
+    members, losses = {}, {}
+    for member in range(1, config.training.members + 1):
+        state = train_member(
+            cases,
+            config,
+            seed=config.training.seed + member - 1,
+            device=device,
+            checkpoints=out / "checkpoints" / f"member-{member}",
+            on_step=lambda step, loss, member=member: on_step(member, step, loss),
+            stop=stop,
+        )
+        if state.step < config.training.iterations:
+            return False
+        members[f"member-{member}"] = state.network
+        losses[f"member-{member}"] = state.losses
+    facts = {
+        "normnet": __version__,
+        "config": config.model_dump(),
+        "training": {
+            "cases": [case.case_id for case in cases],
+            "seeds": [config.training.seed + k for k in range(config.training.members)],
+            "final_loss": {name: round(sum(curve[-50:]) / len(curve[-50:]), 4) for name, curve in losses.items()},
+            **(card or {}),
+        },
+    }
+    save_model(out, members, "normnet", config.network, facts)
+    return True
