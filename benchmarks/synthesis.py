@@ -2,8 +2,8 @@
 
     python benchmarks/synthesis.py --slabs 20 --threads 2
 
-Both put lesions into the same 32 x 512 x 512 slab with two ellipsoid lungs (lambda = 1), taking turns slab by
-slab, so that other work on the machine hits both alike. The textures of each pass are drawn anew.
+Both put lesions into the same 32 x 512 x 512 slab with two ellipsoid lungs (lambda = 1), taking turns batch
+by batch, so that other work on the machine hits both alike.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ def literal_ellipsoid(axes: np.ndarray, config: SynthesisConfig, rng: np.random.
     sigma = axes.mean() / 2
     shifts = [ndimage.gaussian_filter(rng.uniform(-1, 1, solid.shape), sigma) for _ in range(3)]
     shifts = [shift * strength / shift.std() for shift in shifts]
-    deformed = ndimage.map_coordinates(solid.astype(float), [g + reach + s for g, s in zip(grid, shifts, strict=True)], order=1)
+    deformed = ndimage.map_coordinates(
+        solid.astype(float), [g + reach + s for g, s in zip(grid, shifts, strict=True)], order=1
+    )
     rotation, _ = np.linalg.qr(rng.standard_normal((3, 3)))
     centre = np.full(3, float(reach))
     return ndimage.affine_transform(deformed, rotation, centre - rotation @ centre, order=1) >= 0.5
@@ -65,7 +67,9 @@ def literal_texture(shape: tuple[int, ...], config: SynthesisConfig, rng: np.ran
     return np.clip(rng.uniform(*config.mu0) / max(mean, 1e-6) * b_2, 0, 1)  # Eqs. 5 and 6
 
 
-def literal_lesions(thorax: np.ndarray, lungs: np.ndarray, config: SynthesisConfig, rng: np.random.Generator) -> np.ndarray:
+def literal_lesions(
+    thorax: np.ndarray, lungs: np.ndarray, config: SynthesisConfig, rng: np.random.Generator
+) -> np.ndarray:
     """Sec. III-C for lambda = 1: shapes, merging by connected components, a texture for each, maximum."""
     kinds = [config.axes_small_vox] * int(rng.integers(config.n_small[0], config.n_small[1] + 1))
     kinds += [config.axes_medium_vox] * int(rng.integers(config.n_medium[0], config.n_medium[1] + 1))
@@ -127,7 +131,9 @@ def main() -> None:
             f"{name:14} {n / seconds[which]:6.2f} slabs/s   {cpu_seconds[which] / n:5.2f} CPU s a slab   "
             f"brighter voxels {100 * share[which] / n:.1f} % of the lung"
         )
-    print(f"ratio          {seconds[1] / seconds[0]:6.1f} times faster (CPU time {cpu_seconds[1] / cpu_seconds[0]:.1f})")
+    print(
+        f"ratio          {seconds[1] / seconds[0]:6.1f} times faster (CPU time {cpu_seconds[1] / cpu_seconds[0]:.1f})"
+    )
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ class NetworkConfig(Section):
     channels: tuple[int, ...] = (16, 32, 64, 128, 256)
     n_res_units: int = 2
     norm: Literal["batch", "instance"] = "batch"
+    rare_start: bool = False  # begin with a steep output that says "no" almost everywhere
 
     @property
     def stride(self) -> int:
@@ -67,6 +68,7 @@ class PreparationConfig(Section):
 
     spacing_mm: tuple[float, float, float] = (1.0, 0.8, 0.8)  # z, y, x
     margin_vox: int = 4  # around the lungs' bounding box
+    align_vox: int = 16  # the crop starts at a multiple of this, the network's stride
     pad_to: tuple[int, int] | None = None  # (y, x); the paper pads to 512 x 512, the result inside is the same
     edge_share: float = 0.5  # components with more of their voxels on the mask's edge are dropped in training
     edge_vox: int = 2  # thickness of that edge
@@ -187,16 +189,18 @@ def load_config(source: str | Path | None = None) -> Config:
         ConfigError: If the file is missing, not TOML, or holds unknown keys or wrong values.
     """
     shipped = resources.files("normnet") / "configs"
-    base = tomllib.loads((shipped / "default.toml").read_text())
+    base = tomllib.loads((shipped / "default.toml").read_text(encoding="utf-8"))
     if source is None or str(source) == "default":
         return parse_config(base, "default.toml")
     if str(source) == "paper":
-        return parse_config(tomllib.loads((shipped / "paper.toml").read_text()), "paper.toml")
+        return parse_config(tomllib.loads((shipped / "paper.toml").read_text(encoding="utf-8")), "paper.toml")
     path = Path(source)
     try:
-        values = tomllib.loads(path.read_text())
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError("NN-CFG-003", "no such config", str(source), "give 'paper', 'default' or a TOML file") from error
+        raise ConfigError(
+            "NN-CFG-003", "no such config", str(source), "give 'paper', 'default' or a TOML file"
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError("NN-CFG-004", f"not TOML ({error})", str(source), "mend the file") from error
     merged = {name: dict(section) for name, section in base.items()}

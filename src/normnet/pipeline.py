@@ -11,7 +11,7 @@ import numpy as np
 
 from normnet.config import Config
 from normnet.inference.voting import predict_normal
-from normnet.lungs.learned import segment_lungs
+from normnet.lungs.learned import doubt_lungs, segment_lungs
 from normnet.models import Model
 from normnet.postprocessing import postprocess
 from normnet.preparation.prepare import prepare
@@ -68,17 +68,26 @@ def segment(
     clock = _Clock(on_progress)
     if lung_labels is None:
         lung_labels = segment_lungs(scan, model.lung_networks, config.lungs, device)
+    warnings = scan.warnings + doubt_lungs(scan, lung_labels)
     clock.lap("lungs")
     prepared = prepare(scan, lung_labels, config.preparation, config.window)
     clock.lap("preparation")
     votes = predict_normal(
-        prepared.thorax, model.networks, config.network.stride, config.inference, device,
+        prepared.thorax,
+        model.networks,
+        config.network.stride,
+        config.inference,
+        device,
         lambda done, total: on_progress("inference", done, total),
     )
     clock.lap("inference")
     bright = prepared.thorax >= config.window.tau
     steps = postprocess(
-        prepared.thorax, prepared.lung_mask, votes.normal_mask(config.inference), config.window.tau, config.postprocessing
+        prepared.thorax,
+        prepared.lung_mask,
+        votes.normal_mask(config.inference),
+        config.window.tau,
+        config.postprocessing,
     )
     clock.lap("postprocessing")
     lesion_mask = prepared.restore_mask(steps.lesions) & (lung_labels > 0)
@@ -86,7 +95,7 @@ def segment(
     n_votes = prepared.restore(np.where(bright, votes.n_normal, 0).astype(np.uint8), nearest=True)
     volumes = quantify(lesion_mask, lung_labels, scan.geometry.voxel_ml)
     clock.lap("restoring")
-    return Segmentation(lesion_mask, lung_labels, anomaly, n_votes, volumes, scan.warnings, clock.seconds)
+    return Segmentation(lesion_mask, lung_labels, anomaly, n_votes, volumes, warnings, clock.seconds)
 
 
 class _Clock:

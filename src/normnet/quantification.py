@@ -26,6 +26,10 @@ def quantify(lesion_mask: np.ndarray, lung_labels: np.ndarray, voxel_ml: float) 
 
     def row(label: int) -> dict[str, float | None]:
         share = round(100 * float(lesions[label] / lungs[label]), 3) if lungs[label] else None
-        return {"lung_ml": round(float(lungs[label]), 2), "lesion_ml": round(float(lesions[label]), 3), "lesion_percent": share}
+        return {
+            "lung_ml": round(float(lungs[label]), 2),
+            "lesion_ml": round(float(lesions[label]), 3),
+            "lesion_percent": share,
+        }
 
     return {"both": row(0)} | {side: row(label) for side, label in SIDES.items()}

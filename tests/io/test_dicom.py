@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from normnet.errors import NormNetError
-from normnet.io import read_ct
+from normnet.io import dicom_pixels, read_ct
 from tests import phantoms
 
 SHAPE, SPACING_MM = (20, 24, 28), (2.5, 2.0, 1.5)
@@ -170,6 +170,21 @@ def test_run_length_encoding(scan, tmp_path):
     file = sorted(folder.iterdir())[3]
     file.write_bytes(file.read_bytes()[:-300])
     with pytest.raises(NormNetError, match="NN-FILE-01"):
+        read_ct(folder)
+
+
+@pytest.mark.parametrize("crash", ["os.abort()", "time.sleep(60)", "os._exit(0)"])
+def test_a_decoder_may_crash_or_hang(crash, scan, tmp_path, monkeypatch):
+    def store(datasets):
+        for data in datasets:
+            data.compress("1.2.840.10008.1.2.5", encoding_plugin="pydicom", generate_instance_uid=False)
+
+    folder = phantoms.write_dicom(scan, tmp_path / "ct", store)
+    spoil = f"import normnet.io.dicom_worker as worker, os, time; worker._decode = lambda path: {crash}; "
+    worker = dicom_pixels._WORKER.replace("from normnet", spoil + "from normnet")
+    monkeypatch.setattr(dicom_pixels, "_WORKER", worker)
+    monkeypatch.setattr(dicom_pixels, "MAX_SECONDS", 3.0)
+    with pytest.raises(NormNetError, match=r"NN-FILE-012.*\.dcm"):
         read_ct(folder)
 
 

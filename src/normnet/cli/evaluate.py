@@ -19,7 +19,7 @@ def evaluate(
     references: Annotated[
         Path, typer.Argument(help="Folder with <case>…lesion….nii.gz, or a CSV list of cases.", show_default=False)
     ],
-    leave_out: Annotated[list[str] | None, typer.Option(help="A case to keep out of the means; may be given again.")] = None,
+    leave_out: Annotated[list[str] | None, typer.Option(help="A case to keep out of the means; repeatable.")] = None,
     csv: Annotated[Path | None, typer.Option("--csv", help="Write the table as CSV too.")] = None,
 ) -> int:
     """Dice, precision and sensitivity of every case, mean and standard deviation over the cases.

@@ -18,4 +18,4 @@ def as_named_error(error: Exception, where: str) -> NormNetError:
         return ResourceError("NN-RES-004", "not enough memory", where, "free memory, or use --device cpu")
     frames = traceback.extract_tb(error.__traceback__)
     at = f" in {frames[-1].name}, line {frames[-1].lineno}" if frames else ""  # no text of it: it may hold paths
-    return NormNetError("NN-BUG-001", f"{type(error).__name__}{at}", where, "please report it, with the output of --debug")
+    return NormNetError("NN-BUG-001", f"{type(error).__name__}{at}", where, "please report it with --debug's output")

@@ -34,7 +34,8 @@ def _describe_installation() -> None:
     n_devices = torch.cuda.device_count()
     names = ", ".join(torch.cuda.get_device_name(n) for n in range(n_devices)) if n_devices else "no GPU"
     say(f"devices: cpu, {names}")
-    configs = sorted(file.name for file in (resources.files("normnet") / "configs").iterdir() if file.name.endswith(".toml"))
+    files = (resources.files("normnet") / "configs").iterdir()
+    configs = sorted(file.name for file in files if file.name.endswith(".toml"))
     say(f"settings: {', '.join(configs)}")
     for name in ("normnet", "lungs"):
         _describe_model(name)
@@ -57,8 +58,8 @@ def _describe_model(name: str) -> None:
     members = manifest.get("members", [])
     megabytes = sum(member.get("bytes", 0) for member in members) / 1e6
     sha256 = hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
-    title = " ".join(filter(None, (str(manifest.get("name", "")), str(manifest.get("version", "")))))
-    say(f"model {name}{f' ({title})' if title else ''}: {len(members)} members, {megabytes:.1f} MB, manifest {sha256[:16]}")
+    version = f" {manifest['version']}" if "version" in manifest else ""
+    say(f"model {name}{version}: {len(members)} members, {megabytes:.1f} MB, manifest {sha256[:16]}")
     training = manifest.get("training")
     cases = training.get("cases") if isinstance(training, dict) else None
     if cases:

@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
         warn(f"stopped by {stopped.name}; the same command goes on from here")
         return stopped.exit_code
     except BrokenPipeError:  # the reader of our output has gone, as in `normnet info | head`
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         return 0
     except Exception as error:
         if debug:

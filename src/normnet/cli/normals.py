@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from normnet.errors import InputError, NormNetError
+from normnet.errors import ConfigError, InputError, NormNetError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,6 +55,27 @@ def find_cases(inputs: list[Path], split: str | None, leave_out: Iterable[str]) 
     if twice:
         raise InputError("NN-TRN-012", f"two CTs are called '{sorted(twice)[0]}'", "the inputs", "rename one of them")
     return kept
+
+
+def without_slices(cases: list[Case], ranges: list[str]) -> list[Case]:
+    """The cases with more slices excluded.
+
+    Args:
+        cases: As found.
+        ranges: ``CASE:FIRST-LAST``, slices counted from 0 as the file stores them, both ends excluded.
+
+    Raises:
+        ConfigError: If a range is not of that form or names no case.
+    """
+    names = {case.case_id for case in cases}
+    more: dict[str, set[int]] = {}
+    for text in ranges:
+        name, _, span = text.rpartition(":")
+        first, _, last = span.partition("-")
+        if name not in names or not first.isdigit() or not last.isdigit():
+            raise ConfigError("NN-CFG-010", f"'{text}' is not CASE:FIRST-LAST of a given case", "--exclude", "mend it")
+        more.setdefault(name, set()).update(range(int(first), int(last) + 1))
+    return [replace(case, excluded_slices=case.excluded_slices | more.get(case.case_id, set())) for case in cases]
 
 
 class Preparer:

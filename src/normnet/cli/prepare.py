@@ -9,12 +9,15 @@ import typer
 
 
 def prepare(
-    inputs: Annotated[list[Path], typer.Argument(help="Normal CTs, folders of them, or CSV lists.", show_default=False)],
+    inputs: Annotated[list[Path], typer.Argument(help="Normal CTs, folders, or CSV lists.", show_default=False)],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the prepared cases, <case>.npz.")],
-    split: Annotated[str | None, typer.Option(help="Which split of a CSV list; else 'train' and unmarked cases.")] = None,
-    leave_out: Annotated[list[str] | None, typer.Option(help="A case to leave out; may be given again.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of a CSV list; else 'train' and unmarked.")] = None,
+    leave_out: Annotated[list[str] | None, typer.Option(help="A case to leave out; repeatable.")] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Slices not to learn from, CASE:FIRST-LAST; repeatable.")
+    ] = None,
     lung_model: Annotated[Path | None, typer.Option(help="Folder made by 'normnet train-lungs'.")] = None,
-    reference_lungs: Annotated[bool, typer.Option("--reference-lungs", help="Use the lung masks a CSV list names.")] = False,
+    reference_lungs: Annotated[bool, typer.Option("--reference-lungs", help="Use a CSV list's lung masks.")] = False,
     config: Annotated[str, typer.Option(help="default, paper, or a TOML file.")] = "default",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> int:
@@ -23,13 +26,13 @@ def prepare(
     Slices that a list marks as suspect are kept out of the training. What is up to date is not made again.
     """
     from normnet.cli.devices import choose_device
-    from normnet.cli.normals import Preparer, find_cases, prepare_all
+    from normnet.cli.normals import Preparer, find_cases, prepare_all, without_slices
     from normnet.cli.texts import progress_bar, say
     from normnet.config import load_config
     from normnet.io.outputs import check_output, locked
 
     settings = load_config(config)
-    cases = find_cases(inputs, split, leave_out or [])
+    cases = without_slices(find_cases(inputs, split, leave_out or []), exclude or [])
     check_output(out, inputs)
     with locked(out), progress_bar() as bar:
         preparer = Preparer(out, settings, lung_model, reference_lungs, choose_device(device))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import traceback
 from dataclasses import dataclass, replace
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from normnet.models import Model
     from normnet.scan import Scan
 
+MASK_NAME = re.compile(r"lesion|lung|lobe|nodule|infection|mask|label|seg", re.IGNORECASE)
+MAX_LABELS = 20
+
 
 @dataclass(frozen=True)
 class Job:
@@ -31,10 +35,12 @@ class Job:
 
 def segment(
     context: typer.Context,
-    scans: Annotated[list[Path], typer.Argument(help="CTs: DICOM folders, NIfTI, NRRD, MHA; or folders of them.", show_default=False)],
+    scans: Annotated[
+        list[Path], typer.Argument(help="CTs: DICOM folder, NIfTI, NRRD, MHA; or folders.", show_default=False)
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results, one folder a scan.")],
-    model: Annotated[Path | None, typer.Option(help="Model folder made by 'normnet train'; else the shipped one.")] = None,
-    lungs: Annotated[Path | None, typer.Option(help="Lung mask to use (one scan only): 0/1, or 1 right and 2 left.")] = None,
+    model: Annotated[Path | None, typer.Option(help="Folder made by 'normnet train'.")] = None,
+    lungs: Annotated[Path | None, typer.Option(help="Lung mask of one scan: 0/1, or 1 right, 2 left.")] = None,
     lung_model: Annotated[Path | None, typer.Option(help="Folder made by 'normnet train-lungs'.")] = None,
     config: Annotated[str | None, typer.Option(help="TOML file; its keys override the model's settings.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -43,22 +49,29 @@ def segment(
 ) -> int:
     """Segment lesions: masks, maps, volumes and a picture for every scan.
 
-    A second run with the same --out goes on where the first stopped. Research use only, not a medical device.
+    Masks that lie among the CTs of a folder are passed over. A second run with the same --out goes on where the
+    first stopped. Research use only, not a medical device.
     """
     from normnet.cli.devices import choose_device
     from normnet.cli.settings import override_config
-    from normnet.cli.texts import progress_bar
+    from normnet.cli.texts import progress_bar, say
     from normnet.config import parse_config
-    from normnet.errors import ConfigError
+    from normnet.errors import ConfigError, InputError
     from normnet.io.outputs import check_output, is_done, is_result_file, locked, output_folder, result_key
     from normnet.io.read import find_scans
     from normnet.models import load_model, shipped
     from normnet.network.weights import read_manifest
 
-    paths = [path for path in find_scans(scans) if path in scans or not is_result_file(path)]
+    found = find_scans(scans)
+    paths = [path for path in found if path in scans or not (is_result_file(path) or is_label_image(path))]
+    if not paths:
+        raise InputError("NN-FILE-008", f"no CT among {len(found)} images, masks only", scans[0].name, "give a CT")
+    if len(paths) < len(found):
+        say(f"{len(found) - len(paths)} masks passed over")
     if lungs is not None and len(paths) != 1:
         raise ConfigError("NN-CLI-002", f"--lungs with {len(paths)} scans", "--lungs", "give one scan")
-    manifests = [read_manifest(model or shipped("normnet"), "normnet"), read_manifest(lung_model or shipped("lungs"), "lungs")]
+    folders = {"normnet": model or shipped("normnet"), "lungs": lung_model or shipped("lungs")}
+    manifests = [read_manifest(folder, kind) for kind, folder in folders.items()]
     settings = override_config(parse_config(manifests[0].get("config", {}), "manifest.json"), config)
     check_output(out, scans)
     with locked(out):
@@ -100,9 +113,13 @@ def _segment_one(
         reading = round(time.perf_counter() - start, 3)
         labels = None if lungs is None else read_lungs(lungs, scan)
         found = find_lesions(
-            scan, model, config, lung_labels=labels, device=device,
+            scan,
+            model,
+            config,
+            lung_labels=labels,
+            device=device,
             on_progress=lambda stage, done, total: bar(f"{name}: {stage}", done, total),
-        )  # fmt: skip
+        )
         found = replace(found, seconds={"reading": reading, **found.seconds})
         bar(f"{name}: writing", 0, 1)
         result = write_results(found, scan, job.folder, model, config=config, key=job.key)
@@ -111,10 +128,27 @@ def _segment_one(
             traceback.print_exception(caught)
         error = as_named_error(caught, job.path.name)
         write_failure(job.folder, name, error, key=job.key)
-        warn(f"{name}: {error}")
+        warn(f"{job.folder.name}: {error}")
         return error
     _line(job, "ok", result, time.perf_counter() - start)
     return None
+
+
+def is_label_image(path: Path) -> bool:
+    """Whether an image that is named like a mask holds nothing but a few labels."""
+    import numpy as np
+
+    from normnet.errors import NormNetError
+    from normnet.io.images import read_stored
+    from normnet.io.values import labels_of
+
+    if path.is_dir() or not MASK_NAME.search(path.name):
+        return False
+    try:
+        labels = labels_of(read_stored(path), path.name)
+    except NormNetError:
+        return False
+    return len(np.flatnonzero(np.bincount(labels.ravel()))) <= MAX_LABELS
 
 
 def read_lungs(path: Path, scan: Scan) -> np.ndarray:
@@ -149,7 +183,7 @@ def _line(job: Job, status: str, result: dict[str, Any] | None = None, seconds: 
     both = result.get("volumes", {}).get("both", {})
     parts = [f"{job.folder.name}: {status}"]
     if both:
-        parts.append(f"lesions {both['lesion_ml']:.1f} ml, {both['lesion_percent']:.2f} % of {both['lung_ml']:.0f} ml lung")
+        parts.append(f"lesions {both['lesion_ml']:.1f} ml, {both['lesion_percent']:.2f} % of the lung")
     if seconds is not None:
         parts.append(f"{seconds:.1f} s")
     say("; ".join(parts))
@@ -161,7 +195,8 @@ def _sum_up(jobs: list[Job], failed: dict[Path, NormNetError], n_skipped: int) -
     from normnet.cli.texts import say
 
     if len(jobs) > 1 or n_skipped:
-        say(f"{len(jobs)} scans: {len(jobs) - n_skipped - len(failed)} segmented, {n_skipped} done already, {len(failed)} failed")
+        n_new = len(jobs) - n_skipped - len(failed)
+        say(f"{len(jobs)} scans: {n_new} segmented, {n_skipped} done already, {len(failed)} failed")
     if not failed:
         return 0
     return next(iter(failed.values())).exit_code if len(jobs) == 1 else 9

@@ -9,7 +9,7 @@ import typer
 
 
 def synthesize(
-    ct: Annotated[Path, typer.Argument(help="A normal CT, or a case made by 'normnet prepare' (.npz).", show_default=False)],
+    ct: Annotated[Path, typer.Argument(help="A normal CT, or a prepared case (.npz).", show_default=False)],
     out: Annotated[Path, typer.Option("--out", "-o", help="Picture to write, .png.")],
     seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same lesions.")] = 0,
     config: Annotated[str, typer.Option(help="default, paper, or a TOML file.")] = "default",

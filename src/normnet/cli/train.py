@@ -21,7 +21,7 @@ LINE_EVERY = 100  # iterations, where no one watches a progress bar
 def train(
     inputs: Annotated[
         list[Path],
-        typer.Argument(help="Folders of 'normnet prepare', or normal CTs, folders of them, CSV lists.", show_default=False),
+        typer.Argument(help="Prepared cases, or normal CTs, folders, CSV lists.", show_default=False),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Model folder.")],
     config: Annotated[str, typer.Option(help="default, paper, or a TOML file.")] = "default",
@@ -29,8 +29,8 @@ def train(
     seed: Annotated[int | None, typer.Option(min=0, help="Of the first member; the others follow.")] = None,
     iterations: Annotated[int | None, typer.Option(min=1, help="Steps a member.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    split: Annotated[str | None, typer.Option(help="Which split of a CSV list; else 'train' and unmarked cases.")] = None,
-    leave_out: Annotated[list[str] | None, typer.Option(help="A case to leave out; may be given again.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of a CSV list; else 'train' and unmarked.")] = None,
+    leave_out: Annotated[list[str] | None, typer.Option(help="A case to leave out; repeatable.")] = None,
     lung_model: Annotated[Path | None, typer.Option(help="Folder made by 'normnet train-lungs'.")] = None,
 ) -> int:
     """Train networks that know normal lung tissue, on synthetic lesions in normal CTs.
@@ -55,7 +55,7 @@ def train(
         check_same_run(out, settings, cases)
         from normnet.training.ensemble import train_ensemble
 
-        say(f"{len(cases)} normal CTs, {training.members} members of {training.iterations} iterations on {torch_device}")
+        say(f"{len(cases)} normal CTs; {training.members} x {training.iterations} iterations on {torch_device}")
         with stopping_on_signals() as stop, step_reporter(out, settings, bar) as on_step:
             finished = train_ensemble(cases, settings, out, device=torch_device, on_step=on_step, stop=stop)
     if finished:
@@ -118,7 +118,7 @@ def check_same_run(out: Path, config: Config, cases: list[NormalCase]) -> None:
         OutputError: If they do not.
     """
     from normnet.errors import OutputError
-    from normnet.network.weights import save_bytes
+    from normnet.io.atomic import write_bytes
 
     settings = config.model_dump(mode="json")
     settings["training"].pop("members")  # a larger ensemble only adds some
@@ -131,10 +131,14 @@ def check_same_run(out: Path, config: Config, cases: list[NormalCase]) -> None:
         except (OSError, ValueError):
             before = None
         if before != run:
-            raise OutputError("NN-OUT-013", "a training with other settings or cases lies there", out.name,
-                              "choose another --out, or delete it")  # fmt: skip
+            raise OutputError(
+                "NN-OUT-013",
+                "a training with other settings or cases lies there",
+                out.name,
+                "choose another --out, or delete it",
+            )
     else:
-        save_bytes(note, (json.dumps(run, indent=2) + "\n").encode())
+        write_bytes(note, (json.dumps(run, indent=2) + "\n").encode())
 
 
 @contextmanager

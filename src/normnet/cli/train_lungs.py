@@ -10,14 +10,14 @@ import typer
 
 def train_lungs(
     inputs: Annotated[
-        list[Path], typer.Argument(help="CSV lists whose cases have lung masks, or .npz files of slices.", show_default=False)
+        list[Path], typer.Argument(help="CSV lists that name lung masks, or .npz of slices.", show_default=False)
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Model folder.")],
     iterations: Annotated[int, typer.Option(min=1, help="Steps.")] = 3000,
     seed: Annotated[int, typer.Option(min=0, help="Weights, crops and synthetic disease follow from it.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     start_from: Annotated[Path | None, typer.Option(help="Lung model to go on from.")] = None,
-    leave_out: Annotated[list[str] | None, typer.Option(help="A case to leave out; may be given again.")] = None,
+    leave_out: Annotated[list[str] | None, typer.Option(help="A case to leave out; repeatable.")] = None,
     config: Annotated[str, typer.Option(help="default, paper, or a TOML file.")] = "default",
 ) -> int:
     """Train the 2D network that finds the lungs; no lesion label enters, disease is synthetic."""
@@ -37,7 +37,7 @@ def train_lungs(
     check_output(out, inputs)
     with locked(out), progress_bar() as bar:
         bar("reading slices", 0, 1)
-        slices = read_lung_slices(inputs, settings.lungs, leave_out=leave_out or [])
+        slices = read_lung_slices(inputs, settings.lungs, frozenset(leave_out or []))
         say(f"{len(slices)} slices, {iterations} iterations on {torch_device}")
         recent: list[float] = []
 
@@ -50,7 +50,13 @@ def train_lungs(
                 say(f"iteration {step} of {iterations}, loss {mean:.4f}")
 
         state = run_training(
-            slices, settings.lungs, iterations=iterations, seed=seed, device=torch_device, start_from=start, on_step=on_step
+            slices,
+            settings.lungs,
+            iterations=iterations,
+            seed=seed,
+            device=torch_device,
+            start_from=start,
+            on_step=on_step,
         )
         card = {
             "name": "normnet-lungs",

@@ -97,13 +97,17 @@ def evaluate_folder(predictions: Path, references: Path, leave_out: Collection[s
     wanted = find_references(references)
     pairs = pair_names(list(masks), [reference.case_id for reference in wanted])
     if not pairs:
-        raise InputError("NN-EVA-003", f"none of {len(masks)} results has a reference mask", references.name,
-                         "name both after the case")  # fmt: skip
+        raise InputError(
+            "NN-EVA-003",
+            f"none of {len(masks)} results has a reference mask",
+            references.name,
+            "name both after the case",
+        )
     by_id = {reference.case_id: reference for reference in wanted}
     partner = {case_id: name for name, case_id in pairs.items()}
-    unknown = set(leave_out) - set(partner) - set(masks)
+    unknown = sorted(set(leave_out) - set(partner) - set(masks))
     if unknown:
-        raise InputError("NN-EVA-004", f"no case '{sorted(unknown)[0]}' to leave out", predictions.name, "check the name")
+        raise InputError("NN-EVA-004", f"no case '{unknown[0]}' to leave out", predictions.name, "check the name")
     rows = []
     for case_id, reference in by_id.items():
         if case_id in partner:
@@ -176,7 +180,8 @@ def _score(prediction: Path, reference: Reference, counted: bool) -> Row:
     found, wanted = like.volume_hu > 0, read_mask(reference.mask, like)
     ml = stored.geometry.voxel_ml
     volumes = float(found.sum() * ml), float(wanted.sum() * ml)
-    return Row(reference.case_id, compute_overlap(found, wanted), _auc(prediction, reference, wanted), *volumes, counted)
+    overlap, auc = compute_overlap(found, wanted), _auc(prediction, reference, wanted)
+    return Row(reference.case_id, overlap, auc, *volumes, counted)
 
 
 def _auc(prediction: Path, reference: Reference, lesion_mask: np.ndarray) -> float | None:

@@ -44,6 +44,20 @@ def replacing(path: Path, check: Callable[[Path], None] | None = None) -> Iterat
             temporary.unlink(missing_ok=True)
 
 
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a whole file or none; missing parent folders are made.
+
+    Raises:
+        OutputError: As ``replacing``.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _output_error(error, path) from error
+    with replacing(path) as file:
+        file.write(data)
+
+
 def _sync_folder(folder: Path) -> None:
     with suppress(OSError):  # not every file system can; the file itself is synced already
         descriptor = os.open(folder, os.O_RDONLY)

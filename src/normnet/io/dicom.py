@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from normnet.errors import GeometryError, InputError, ResourceError, ValueRangeError
 from normnet.io.dicom_header import Slice, read_header, shown_uid, slice_of
-from normnet.io.dicom_pixels import decode_slice
+from normnet.io.dicom_pixels import SliceDecoder
 from normnet.io.dicom_stack import order_slices, stack_geometry
 from normnet.io.limits import MAX_FILES, MAX_SLICES, check_size
 from normnet.io.sniff import is_dicom
@@ -34,14 +35,15 @@ def read_dicom(path: Path, case_id: str, series_uid: str | None = None) -> Scan:
     """
     warnings: list[str] = []
     files = [path] if path.is_file() else _dicom_files(path, warnings)
-    slices = _choose_series(files, path.name, series_uid, warnings)
-    if len(slices) == 1:
-        decode_slice(slices[0])  # a broken file is the better reason than a single slice
-    slices = order_slices(slices, _same_pixels, path.name, warnings)
-    check_size((len(slices), slices[0].rows, slices[0].columns), path.name)
-    geometry = stack_geometry(slices, path.name, warnings)
-    _note_missing_end(slices, path.name, warnings)
-    volume_hu = _read_volume(slices, path.name, warnings)
+    slices: Sequence[Slice] = _choose_series(files, path.name, series_uid, warnings)
+    with SliceDecoder() as decoder:
+        if len(slices) == 1:
+            decoder.decode(slices[0])  # a broken file is the better reason than a single slice
+        slices = order_slices(slices, partial(_same_pixels, decoder), path.name, warnings)
+        check_size((len(slices), slices[0].rows, slices[0].columns), path.name)
+        geometry = stack_geometry(slices, path.name, warnings)
+        _note_missing_end(slices, path.name, warnings)
+        volume_hu = _read_volume(slices, decoder, path.name, warnings)
     check_hu(volume_hu, path.name)
     return Scan(volume_hu, geometry, case_id, tuple(warnings))
 
@@ -93,10 +95,10 @@ def _choose_series(files: list[Path], where: str, series_uid: str | None, warnin
     return [slice_of(header, file) for file, header in images]
 
 
-def _same_pixels(one: Slice, other: Slice) -> bool:
-    return (one.slope, one.intercept) == (other.slope, other.intercept) and np.array_equal(
-        decode_slice(one), decode_slice(other)
-    )
+def _same_pixels(decoder: SliceDecoder, one: Slice, other: Slice) -> bool:
+    if (one.slope, one.intercept) != (other.slope, other.intercept):
+        return False
+    return np.array_equal(decoder.decode(one), decoder.decode(other))
 
 
 def _note_missing_end(slices: Sequence[Slice], where: str, warnings: list[str]) -> None:
@@ -106,7 +108,7 @@ def _note_missing_end(slices: Sequence[Slice], where: str, warnings: list[str]) 
         warnings.append(f"{where}: InstanceNumber starts at {min(numbers)}; slices may be missing at one end")
 
 
-def _read_volume(slices: Sequence[Slice], where: str, warnings: list[str]) -> np.ndarray:
+def _read_volume(slices: Sequence[Slice], decoder: SliceDecoder, where: str, warnings: list[str]) -> np.ndarray:
     """(z, y, x) HU, int16 if every slope and intercept is a whole number, else float32."""
     scales = {(item.slope, item.intercept) for item in slices}
     if len(scales) > 1:
@@ -114,6 +116,6 @@ def _read_volume(slices: Sequence[Slice], where: str, warnings: list[str]) -> np
     whole = all(value == int(value) for scale in scales for value in scale)
     volume_hu = np.empty((len(slices), slices[0].rows, slices[0].columns), np.int16 if whole else np.float32)
     for target, item in zip(volume_hu, slices, strict=True):
-        values = decode_slice(item) * np.float64(item.slope) + item.intercept
+        values = decoder.decode(item) * np.float64(item.slope) + item.intercept
         target[...] = np.clip(values, _INT16.min, _INT16.max)  # far beyond any HU; check_hu sees the rest
     return volume_hu

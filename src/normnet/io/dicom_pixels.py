@@ -1,25 +1,128 @@
-"""The pixels of one slice: uncompressed by numpy, the rest by pydicom's decoders, never more than asked for."""
+"""The pixels of single slices: uncompressed by numpy, compressed ones by pydicom in a child process."""
 
 from __future__ import annotations
 
-from typing import Any
+import json
+import os
+import subprocess
+import sys
+import threading
+from types import TracebackType
 
 import numpy as np
 
 from normnet.errors import InputError, ValueRangeError
 from normnet.io.dicom_header import DEFLATED_SYNTAX, Slice, quiet_pydicom, shown_uid
+from normnet.io.dicom_worker import READY
 
+MAX_SECONDS = 20.0  # for one slice
+MAX_START_SECONDS = 60.0  # for the child to import its libraries
 _NATIVE = {"1.2.840.10008.1.2": "<", "1.2.840.10008.1.2.1": "<", DEFLATED_SYNTAX: "<", "1.2.840.10008.1.2.2": ">"}
 _AGAIN = "copy or export the series again"
+_WORKER = "import sys; sys.path[:] = {path!r}; from normnet.io.dicom_worker import serve; serve()"
 
 
-def decode_slice(item: Slice) -> np.ndarray:
-    """(rows, columns) stored values, before rescaling.
+class SliceDecoder:
+    """Decodes slices; a context, because the child process it may start must end with it."""
 
-    Raises:
-        InputError: NN-FILE-005 too few bytes, 011 no decoder, 012 not decodable, 013 no pixels.
-        ValueRangeError: NN-VAL-010 values beyond BitsStored.
-    """
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> SliceDecoder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+
+    def decode(self, item: Slice) -> np.ndarray:
+        """(rows, columns) stored values, before rescaling.
+
+        Raises:
+            InputError: NN-FILE-005 too few bytes, 011 no decoder, 012 not decodable, 013 no pixels.
+            ValueRangeError: NN-VAL-010 values beyond BitsStored.
+        """
+        pixels = _native(item) if item.syntax in _NATIVE else self._compressed(item)
+        if item.signed and item.bits_stored < item.bits_allocated:  # the bits above may be empty
+            shift = pixels.dtype.itemsize * 8 - item.bits_stored
+            return (pixels << shift) >> shift
+        if not item.signed and int(pixels.max()) >> item.bits_stored:
+            found = f"values of more than {item.bits_stored} bits (BitsStored)"
+            raise ValueRangeError("NN-VAL-010", found, item.path.name, _AGAIN)
+        return pixels
+
+    def _compressed(self, item: Slice) -> np.ndarray:
+        _check_available(item)
+        name = item.path.name
+        reply, data = self._ask(item)
+        if reply.get("error") == "NN-FILE-013":
+            raise InputError("NN-FILE-013", "no complete pixels in the file", name, _AGAIN)
+        shape = (item.rows, item.columns)
+        dtype = np.dtype(reply.get("dtype", "V1"))
+        if dtype.kind not in "iu" or tuple(reply["shape"]) != shape or len(data) != dtype.itemsize * np.prod(shape):
+            raise InputError("NN-FILE-012", "the compressed pixels are corrupt", name, _AGAIN)
+        return np.frombuffer(data, dtype).reshape(shape)
+
+    def _ask(self, item: Slice) -> tuple[dict, bytes]:
+        """The child's reply; empty if it crashed or took too long."""
+        process = self._process
+        if process is None or process.poll() is not None:
+            process = self._process = _start(item)
+        assert process.stdin is not None and process.stdout is not None
+        clock = threading.Timer(MAX_SECONDS, process.kill)
+        clock.start()
+        try:
+            process.stdin.write(json.dumps(str(item.path.absolute())).encode() + b"\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+            reply = json.loads(line) if line else {}
+            n_bytes = np.dtype(reply["dtype"]).itemsize * int(np.prod(reply["shape"])) if "dtype" in reply else 0
+            return reply, process.stdout.read(n_bytes)
+        except BrokenPipeError:
+            return {}, b""
+        finally:
+            clock.cancel()
+            if process.poll() is not None:
+                process.communicate()
+                self._process = None
+
+
+def _start(item: Slice) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", _WORKER.format(path=sys.path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=dict(os.environ, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1"),
+    )
+    assert process.stdout is not None
+    clock = threading.Timer(MAX_START_SECONDS, process.kill)
+    clock.start()
+    started = process.stdout.readline() == READY
+    clock.cancel()
+    if not started:
+        process.kill()
+        process.communicate()
+        raise InputError("NN-FILE-011", "the decoder process does not start", item.path.name, "decompress it first")
+    return process
+
+
+def _check_available(item: Slice) -> None:
+    from pydicom.pixels import get_decoder
+
+    try:
+        available = get_decoder(item.syntax).is_available
+    except NotImplementedError:
+        available = False
+    if not available:
+        found = f"no decoder for transfer syntax {shown_uid(item.syntax)}"
+        raise InputError("NN-FILE-011", found, item.path.name, "decompress it first")
+
+
+def _native(item: Slice) -> np.ndarray:
     from pydicom import dcmread
 
     with quiet_pydicom(item.path):
@@ -27,18 +130,6 @@ def decode_slice(item: Slice) -> np.ndarray:
         if "PixelData" not in dataset:
             raise InputError("NN-FILE-013", "no pixels in the file", item.path.name, _AGAIN)
         data = dataset.PixelData
-    pixels = _native(item, data) if item.syntax in _NATIVE else _compressed(item, dataset, data)
-    if item.signed and item.bits_stored < item.bits_allocated:  # the bits above may be empty
-        shift = pixels.dtype.itemsize * 8 - item.bits_stored
-        return (pixels << shift) >> shift
-    if not item.signed and int(pixels.max()) >> item.bits_stored:
-        raise ValueRangeError(
-            "NN-VAL-010", f"values of more than {item.bits_stored} bits (BitsStored)", item.path.name, _AGAIN
-        )
-    return pixels
-
-
-def _native(item: Slice, data: bytes) -> np.ndarray:
     dtype = np.dtype(f"{_NATIVE[item.syntax]}{'i' if item.signed else 'u'}{item.bits_allocated // 8}")
     n_bytes = item.rows * item.columns * dtype.itemsize
     if len(data) < n_bytes:
@@ -46,48 +137,3 @@ def _native(item: Slice, data: bytes) -> np.ndarray:
         raise InputError("NN-FILE-005", found, item.path.name, _AGAIN)
     pixels = np.frombuffer(data, dtype, item.rows * item.columns).reshape(item.rows, item.columns)
     return pixels.astype(dtype.newbyteorder("="), copy=False)
-
-
-def _compressed(item: Slice, dataset: Any, data: bytes) -> np.ndarray:
-    from pydicom.pixels import get_decoder
-
-    name = item.path.name
-    try:
-        available = get_decoder(item.syntax).is_available
-    except NotImplementedError:
-        available = False
-    if not available:
-        raise InputError(
-            "NN-FILE-011", f"no decoder for transfer syntax {shown_uid(item.syntax)}", name, "decompress it first"
-        )
-    size = _codestream_size(data)
-    if size is not None and size != (item.rows, item.columns):
-        found = f"compressed image of {size[0]} x {size[1]}, header says {item.rows} x {item.columns}"
-        raise InputError("NN-FILE-012", found, name, _AGAIN)
-    try:
-        with quiet_pydicom(item.path):
-            pixels = dataset.pixel_array
-    except InputError as error:
-        raise InputError("NN-FILE-012", "the compressed pixels are corrupt", name, _AGAIN) from error
-    if pixels.shape != (item.rows, item.columns):
-        raise InputError("NN-FILE-012", f"the pixels decode to the shape {pixels.shape}", name, _AGAIN)
-    return pixels
-
-
-def _codestream_size(data: bytes) -> tuple[int, int] | None:
-    """(rows, columns) in the first JPEG frame header or JPEG 2000 SIZ marker; None if there is neither.
-
-    Compared before decoding, so that no decoder allocates what a forged codestream asks for.
-    """
-    start = data.find(b"\xff\x4f\xff\x51", 0, 4096)
-    if start >= 0:
-        x1, y1, x0, y0 = (int.from_bytes(data[start + 8 + 4 * k : start + 12 + 4 * k], "big") for k in range(4))
-        return y1 - y0, x1 - x0
-    at = data.find(b"\xff\xd8\xff", 0, 4096) + 2
-    while 2 <= at < len(data) - 9 and data[at] == 0xFF:
-        marker = data[at + 1]
-        # Start of frame: all of C0-CF but DHT, JPG and DAC; F7 of JPEG-LS.
-        if (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)) or marker == 0xF7:
-            return int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return None

@@ -24,6 +24,7 @@ from normnet.scan import Geometry, Scan
 
 _READERS = {"nifti": read_nifti, "nrrd": read_nrrd, "metaimage": read_metaimage}
 _NIFTI_CODES = {"u1": 2, "i2": 4, "i4": 8, "f4": 16, "f8": 64, "i1": 256, "u2": 512, "u4": 768}
+_GZIP_LEVEL = 4  # a quarter of the time of 6 for 4 % more bytes, on CT and probabilities
 _CHUNK_BYTES = 2**22
 
 
@@ -78,7 +79,7 @@ def write_image(path: Path, array: np.ndarray, geometry: Geometry, slope: float 
                 return
         raise OutputError("NN-OUT-004", "the output does not read back as written", path.name, "check the disk")
 
-    with replacing(path, check) as handle, gzip.GzipFile("", "wb", 6, handle, mtime=0) as stream:
+    with replacing(path, check) as handle, gzip.GzipFile("", "wb", _GZIP_LEVEL, handle, mtime=0) as stream:
         stream.write(header)
         data = voxels.reshape(-1).view(np.uint8).data
         for start in range(0, len(data), _CHUNK_BYTES):

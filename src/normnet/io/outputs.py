@@ -106,16 +106,22 @@ def write_results(
         with replacing(folder / "preview.png") as handle:
             handle.write(picture.getvalue())
         seconds = {**segmentation.seconds, "writing": round(time.perf_counter() - start, 3)}
-        return _write_json(folder, {
-            **_head("ok", scan.case_id, key),
-            "scan": {"shape_zyx": list(scan.shape), "spacing_mm_zyx": [round(v, 6) for v in scan.geometry.spacing_mm]},
-            "volumes": segmentation.volumes,
-            "labels": LABELS,
-            "model": _describe(model, config),
-            "warnings": list(dict.fromkeys((*scan.warnings, *segmentation.warnings))),
-            "files": {name: _sha256(folder / name) for name in FILES},
-            "seconds": seconds,
-        })  # fmt: skip
+        return _write_json(
+            folder,
+            {
+                **_head("ok", scan.case_id, key),
+                "scan": {
+                    "shape_zyx": list(scan.shape),
+                    "spacing_mm_zyx": [round(v, 6) for v in scan.geometry.spacing_mm],
+                },
+                "volumes": segmentation.volumes,
+                "labels": LABELS,
+                "model": _describe(model, config),
+                "warnings": list(dict.fromkeys((*scan.warnings, *segmentation.warnings))),
+                "files": {name: _sha256(folder / name) for name in FILES},
+                "seconds": seconds,
+            },
+        )
     except BaseException:
         with suppress(OSError):
             clear_results(folder)
@@ -145,8 +151,9 @@ def clear_results(folder: Path) -> None:
             for left_over in folder.glob(f".{name}.*.tmp"):
                 left_over.unlink(missing_ok=True)
     except OSError as error:
-        raise OutputError("NN-OUT-010", f"an old result cannot be removed ({error.strerror})", folder.name,
-                          "choose another folder") from error  # fmt: skip
+        raise OutputError(
+            "NN-OUT-010", f"an old result cannot be removed ({error.strerror})", folder.name, "choose another folder"
+        ) from error
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
@@ -265,9 +272,7 @@ def check_output(out: Path, inputs: list[Path]) -> None:
     place = out.resolve()
     for path in inputs:
         source = path.resolve()
-        if place == source or (
-            source.is_dir() and place.is_relative_to(source) and not _holds_folders_only(source, place)
-        ):
+        if place == source or (source.is_dir() and place.is_relative_to(source) and _is_one_scan(source)):
             raise OutputError(
                 "NN-OUT-011", "the output is inside an input", out.name or str(out), "choose another --out"
             )
@@ -302,8 +307,12 @@ def locked(out: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             holder = os.read(handle, 32).decode("ascii", "replace").strip() or "unknown"
-            raise OutputError("NN-OUT-012", f"process {holder} writes there", out.name or str(out),
-                              "wait for it, or choose another --out") from error  # fmt: skip
+            raise OutputError(
+                "NN-OUT-012",
+                f"process {holder} writes there",
+                out.name or str(out),
+                "wait for it, or choose another --out",
+            ) from error
         os.ftruncate(handle, 0)
         os.write(handle, f"{os.getpid()}\n".encode())
         yield
@@ -346,14 +355,18 @@ def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError("NN-OUT-010", f"no folder can be made ({error.strerror})", folder.name,
-                          "choose another --out") from error  # fmt: skip
+        raise OutputError(
+            "NN-OUT-010", f"no folder can be made ({error.strerror})", folder.name, "choose another --out"
+        ) from error
 
 
 def _is_one_scan(folder: Path) -> bool:
     from normnet.io.read import find_scans
 
-    return find_scans([folder]) == [folder]
+    try:
+        return find_scans([folder]) == [folder]
+    except NormNetError:  # nothing in it is a scan
+        return False
 
 
 def _of(value: Any) -> str:

@@ -6,6 +6,8 @@ import numpy as np
 
 SMALL_ML = 30.0  # smaller components are airways, bowel gas or noise
 SMALL_SHARE = 0.04  # of the largest component
+BAY_MM, DENSE_HU, BAY_SHARE = 12.0, -500.0, 0.02
+SMALL_SIDE = 0.5  # of the other lung
 
 
 def keep_lungs(mask: np.ndarray, spacing_mm: tuple[float, float, float]) -> np.ndarray:
@@ -76,12 +78,46 @@ def split_left_right(lungs: np.ndarray) -> np.ndarray:
     return np.where(lungs, np.where(np.arange(lungs.shape[2]) < middle, 1, 2), 0).astype(np.uint8)
 
 
-def left_out_ml(volume_hu: np.ndarray, lung_labels: np.ndarray, spacing_mm: tuple[float, float, float]) -> float:
-    """Millilitres of dense tissue in the bays of the lung masks: consolidation that was left out, or hilum.
+def left_out_share(volume_hu: np.ndarray, lung_mask: np.ndarray, spacing_mm: tuple[float, float, float]) -> float:
+    """Dense tissue in the bays of the lungs' outline, as a share of the lungs.
+
+    Bays are what a closing with a 12 mm disc in each slice adds. Healthy and well segmented sick lungs have 0.7 to
+    1.5 %, the hilum; lungs found by a threshold that leaves out consolidations have 2.5 % and more.
+
+    Args:
+        volume_hu: (z, y, x), z to head.
+        lung_mask: Same shape, bool, not empty.
+        spacing_mm: (z, y, x); about 3 mm is fine enough.
+    """
+    from scipy.ndimage import binary_closing
+
+    radius = [max(1, round(BAY_MM / spacing)) for spacing in spacing_mm[1:]]
+    rows, columns = (np.arange(-r, r + 1) / r for r in radius)
+    disc = (rows[:, None] ** 2 + columns[None, :] ** 2 <= 1)[None]
+    pads = ((0, 0), *((r, r) for r in radius))
+    closed = binary_closing(np.pad(lung_mask, pads), disc)[:, radius[0] : -radius[0], radius[1] : -radius[1]]
+    return float((closed & ~lung_mask & (volume_hu > DENSE_HU)).sum() / lung_mask.sum())
+
+
+def doubts(volume_hu: np.ndarray, lung_labels: np.ndarray, spacing_mm: tuple[float, float, float]) -> tuple[str, ...]:
+    """Why the lung mask may be wrong, one line each; empty if nothing is odd.
 
     Args:
         volume_hu: (z, y, x), z to head.
         lung_labels: Same shape, 1 right, 2 left.
         spacing_mm: (z, y, x).
     """
-    raise NotImplementedError
+    found = []
+    share = left_out_share(volume_hu, lung_labels > 0, spacing_mm)
+    if share > BAY_SHARE:
+        found.append(
+            f"dense tissue of {100 * share:.1f} % of the lungs lies in bays of the lung mask: "
+            "lung may have been left out; look at lungs.nii.gz"
+        )
+    right, left = (int((lung_labels == label).sum()) for label in (1, 2))
+    if min(right, left) < SMALL_SIDE * max(right, left):
+        found.append(
+            f"the {'left' if left < right else 'right'} lung is less than half the other: "
+            "a lung may have been left out; look at lungs.nii.gz"
+        )
+    return tuple(found)

@@ -63,7 +63,9 @@ def add_disease(image_hu: torch.Tensor, lung_mask: torch.Tensor, share: float, r
         result = _blend(result, alpha * here * inside, rng)
 
     whole = sick & (torch.rand(n, generator=rng) < 0.12)
-    dependent = torch.sigmoid((rows / height - _uniform((n, 1, 1), 0.35, 0.75, rng)) * 30 + 2 * smooth_noise(size, 24, rng))
+    dependent = torch.sigmoid(
+        (rows / height - _uniform((n, 1, 1), 0.35, 0.75, rng)) * 30 + 2 * smooth_noise(size, 24, rng)
+    )
     everywhere = torch.sigmoid(2 * smooth_noise(size, 32, rng) + 1)
     alpha = torch.where(torch.rand((n, 1, 1), generator=rng) < 0.6, dependent, everywhere)
     return _blend(result, alpha * whole[:, None, None].float() * inside, rng)

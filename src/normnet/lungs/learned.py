@@ -8,7 +8,7 @@ import numpy as np
 
 from normnet.config import LungsConfig
 from normnet.errors import ValueRangeError
-from normnet.lungs.anatomy import keep_lungs, split_left_right
+from normnet.lungs.anatomy import doubts, keep_lungs, split_left_right
 from normnet.preparation.orient import Orientation
 from normnet.preparation.resample import Grid, resample
 from normnet.scan import Scan
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 SLICES_AT_ONCE = 16
+COARSE_MM = 3.0
 
 
 def predict_lungs(
@@ -25,7 +26,7 @@ def predict_lungs(
     """Mean probability of lung of every voxel.
 
     Args:
-        volume_hu: (z, y, x) float32 at about ``slice_mm`` x ``pixel_mm`` x ``pixel_mm``, z to head, y to back, x to left.
+        volume_hu: (z, y, x) float32 on a grid of about ``slice_mm`` and ``pixel_mm``, turned to head, back, left.
         networks: One or more 2D U-Nets.
         config: Grey scale.
         device: Torch device.
@@ -49,9 +50,7 @@ def predict_lungs(
     return prob
 
 
-def segment_lungs(
-    scan: Scan, networks: list[torch.nn.Module], config: LungsConfig, device: str = "cpu"
-) -> np.ndarray:
+def segment_lungs(scan: Scan, networks: list[torch.nn.Module], config: LungsConfig, device: str = "cpu") -> np.ndarray:
     """Find both lungs, diseased parts included, without trachea and main bronchi.
 
     Args:
@@ -78,7 +77,9 @@ def segment_lungs(
     prob = predict_lungs(coarse_hu, networks, config, device)
     coarse = keep_lungs(prob > config.threshold, tuple(targets))
     if not coarse.any():
-        raise ValueRangeError("NN-VAL-020", "no lung found", scan.case_id, "is this a chest CT in HU? or give --lungs MASK")
+        raise ValueRangeError(
+            "NN-VAL-020", "no lung found", scan.case_id, "is this a chest CT in HU? or give --lungs MASK"
+        )
     side = split_left_right(coarse)
     # the mask's outline follows the probability, kept near the chosen components
     outline = np.where(_grow(coarse), prob, 0)
@@ -99,3 +100,18 @@ def _spread(side: np.ndarray) -> np.ndarray:
 
     nearest = distance_transform_edt(side == 0, return_distances=False, return_indices=True)
     return side[tuple(nearest)]
+
+
+def doubt_lungs(scan: Scan, lung_labels: np.ndarray) -> tuple[str, ...]:
+    """Look at a lung mask, learned or given, on a grid of about 3 mm; see ``anatomy.doubts``.
+
+    Args:
+        scan: As read.
+        lung_labels: The scan's shape, 1 right, 2 left.
+    """
+    orientation = Orientation.of(scan.geometry)
+    spacing = [scan.geometry.spacing_mm[axis] for axis in orientation.axes]
+    every = [max(1, round(COARSE_MM / own)) for own in spacing]
+    thin = tuple(slice(None, None, n) for n in every)
+    volume_hu, labels = (orientation.apply(array)[thin] for array in (scan.volume_hu, lung_labels))
+    return doubts(volume_hu, labels, tuple(n * own for n, own in zip(every, spacing, strict=True)))

@@ -73,7 +73,9 @@ def archive_slices(path: Path) -> list[LungSlice]:
         raise InputError("NN-DAT-003", "not an archive of slices", str(path), "see normnet.lungs.slices") from error
 
 
-def read_lung_slices(inputs: list[Path], config: LungsConfig, leave_out: frozenset[str] = frozenset()) -> list[LungSlice]:
+def read_lung_slices(
+    inputs: list[Path], config: LungsConfig, leave_out: frozenset[str] = frozenset()
+) -> list[LungSlice]:
     """All training slices of manifests (CSV, rows with a lung mask) and archives (``.npz``).
 
     Raises:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -126,16 +125,3 @@ def train_lungs(
         schedule.step()
         on_step(step, loss.item())
     return {key: value.detach().cpu() for key, value in network.state_dict().items()}
-
-
-class Stopwatch:
-    """Prints the loss every ``every`` steps; the command line replaces it by a progress bar."""
-
-    def __init__(self, every: int = 50):
-        self.every, self.losses, self.start = every, [], time.monotonic()
-
-    def __call__(self, step: int, loss: float) -> None:
-        self.losses.append(loss)
-        if step % self.every == 0:
-            recent = float(np.mean(self.losses[-self.every :]))
-            print(f"{step} loss {recent:.4f} {time.monotonic() - self.start:.0f} s", flush=True)

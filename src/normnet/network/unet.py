@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+START_GAIN, START_LOGIT = 4.0, -3.0
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -17,8 +19,9 @@ def build_unet(config: NetworkConfig) -> nn.Module:
     paper names. Every axis of its input must be a multiple of ``config.stride``.
     """
     from monai.networks.nets import UNet
+    from torch import nn
 
-    return UNet(
+    network = UNet(
         spatial_dims=config.spatial_dims,
         in_channels=1,
         out_channels=1,
@@ -27,3 +30,12 @@ def build_unet(config: NetworkConfig) -> nn.Module:
         num_res_units=config.n_res_units,
         norm=config.norm,
     )
+    if config.rare_start:
+        # MONAI normalises the last full-resolution map to unit variance; Adam then needs thousands of steps
+        # to make it steep enough for a target of a few per cent of the voxels.
+        last = network.model[-1]
+        if config.n_res_units > 0:
+            nn.init.constant_(last[0].adn.N.weight, START_GAIN)
+            last = last[1].conv.unit0
+        nn.init.constant_(last.conv.bias, START_LOGIT)
+    return network

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from normnet.config import NetworkConfig
-from normnet.errors import ConfigError, ModelError, OutputError
+from normnet.errors import ConfigError, ModelError
+from normnet.io.atomic import write_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -17,25 +17,6 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 FORMAT = 1
-
-
-def save_bytes(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: temporary name, fsync, rename.
-
-    Raises:
-        OutputError: If the disk is full or the folder cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OutputError("NN-OUT-001", f"cannot write ({error.strerror})", str(path), "free space or pick another folder")
 
 
 def save_model(
@@ -56,10 +37,10 @@ def save_model(
     for name, state in members.items():
         halves = {key: (v.half() if v.is_floating_point() else v).contiguous().cpu() for key, v in state.items()}
         data = save(halves)
-        save_bytes(folder / f"{name}.safetensors", data)
+        write_bytes(folder / f"{name}.safetensors", data)
         entries.append({"file": f"{name}.safetensors", "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)})
     manifest = {"format": FORMAT, "kind": kind, "network": network.model_dump(), "members": entries, **card}
-    save_bytes(folder / MANIFEST, (json.dumps(manifest, indent=2, sort_keys=True) + "\n").encode())
+    write_bytes(folder / MANIFEST, (json.dumps(manifest, indent=2, sort_keys=True) + "\n").encode())
 
 
 def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
@@ -72,9 +53,13 @@ def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise ModelError("NN-MOD-001", "no readable model manifest", str(path), "give a folder made by `normnet train`") from error
+        raise ModelError(
+            "NN-MOD-001", "no readable model manifest", str(path), "give a folder made by `normnet train`"
+        ) from error
     if not isinstance(manifest, dict) or manifest.get("kind") != kind or manifest.get("format") != FORMAT:
-        raise ModelError("NN-MOD-002", f"not a '{kind}' model of format {FORMAT}", str(path), "give another model folder")
+        raise ModelError(
+            "NN-MOD-002", f"not a '{kind}' model of format {FORMAT}", str(path), "give another model folder"
+        )
     return manifest
 
 
@@ -92,9 +77,13 @@ def load_members(folder: Path, kind: str) -> tuple[list[nn.Module], dict[str, An
     manifest = read_manifest(folder, kind)
     try:
         network = NetworkConfig(**manifest["network"])
-        entries = [(entry["file"], entry["sha256"]) for entry in manifest["members"]]
+        entries = [(str(entry["file"]), str(entry["sha256"])) for entry in manifest["members"]]
+        if not entries:
+            raise KeyError("members")
     except (KeyError, TypeError, ValueError, ConfigError) as error:
-        raise ModelError("NN-MOD-003", "incomplete model manifest", str(folder / MANIFEST), "train or copy it again") from error
+        raise ModelError(
+            "NN-MOD-003", "incomplete model manifest", str(folder / MANIFEST), "train or copy it again"
+        ) from error
     networks = []
     for name, sha256 in entries:
         path = folder / Path(name).name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from normnet.config import Config
-from normnet.network.weights import save_bytes
+from normnet.io.atomic import write_bytes
 from normnet.preparation.edges import find_erroneous_edges
 from normnet.preparation.prepare import prepare
 from normnet.preparation.resample import resample
@@ -53,7 +54,9 @@ def prepare_normal(scan: Scan, lung_labels: np.ndarray, config: Config, excluded
     prepared = prepare(scan, lung_labels, config.preparation, config.window)
     edge_mask = find_erroneous_edges(prepared.thorax, prepared.lung_mask, config.window.tau, config.preparation)
     turned = prepared.orientation.apply(scan.volume_hu)[prepared.box]
-    hu = resample(np.clip(turned, LOWEST_HU, LOWEST_HU + 255 * STEP_HU).astype(np.float32), prepared.grid, outside=LOWEST_HU)
+    hu = resample(
+        np.clip(turned, LOWEST_HU, LOWEST_HU + 255 * STEP_HU).astype(np.float32), prepared.grid, outside=LOWEST_HU
+    )
     codes = np.rint((hu - LOWEST_HU) / STEP_HU).astype(np.uint8)
 
     n_slices = scan.shape[prepared.orientation.axes[0]]
@@ -94,7 +97,7 @@ def save_case(path: Path, case: NormalCase, key: str) -> None:
         case_id=np.array(case.case_id),
         key=np.array(key),
     )
-    save_bytes(path, buffer.getvalue())
+    write_bytes(path, buffer.getvalue())
 
 
 def load_case(path: Path, key: str | None = None) -> NormalCase | None:
@@ -110,6 +113,8 @@ def load_case(path: Path, key: str | None = None) -> NormalCase | None:
                 return np.unpackbits(file[name], count=size).astype(bool).reshape(shape)
 
             codes = np.frombuffer(zlib.decompress(file["codes"].tobytes()), np.uint8).reshape(shape)
-            return NormalCase(str(file["case_id"]), codes, bits("lung_mask"), bits("edge_mask"), file["usable"].astype(bool))
-    except (OSError, ValueError, KeyError, zlib.error):
+            return NormalCase(
+                str(file["case_id"]), codes, bits("lung_mask"), bits("edge_mask"), file["usable"].astype(bool)
+            )
+    except (OSError, EOFError, ValueError, KeyError, RuntimeError, zlib.error, zipfile.BadZipFile):
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,10 +78,13 @@ def prepare(scan: Scan, lung_labels: np.ndarray, config: PreparationConfig, wind
     turned_hu, turned_lungs = orientation.apply(scan.volume_hu), orientation.apply(lung_labels) > 0
     spacing = tuple(scan.geometry.spacing_mm[axis] for axis in orientation.axes)
     box = bounding_box(turned_lungs, config.margin_vox)
-    shape = tuple(part.stop - part.start for part in box)
     step = tuple(target / own for target, own in zip(config.spacing_mm, spacing, strict=True))
-    size = tuple(int(np.floor((n - 1) / d + 1e-6)) + 1 for n, d in zip(shape, step, strict=True))
-    start = tuple(((n - 1) - (m - 1) * d) / 2 for n, m, d in zip(shape, size, step, strict=True))
+    # Anchored at the scan's first voxel, in whole strides: what the network sees does not depend on the box.
+    align = config.align_vox if config.pad_to is None else 1
+    first = [math.ceil(part.start / d - 1e-6) // align * align for part, d in zip(box, step, strict=True)]
+    last = [math.ceil((part.stop - 1) / d - 1e-6) for part, d in zip(box, step, strict=True)]
+    start = tuple(n * d - part.start for n, d, part in zip(first, step, box, strict=True))
+    size = tuple(b - a + 1 for a, b in zip(first, last, strict=True))
     if config.pad_to is not None:
         wanted = (size[0], *(max(n, m) for n, m in zip(size[1:], config.pad_to, strict=True)))
         start = tuple(s - ((m - n) // 2) * d for s, n, m, d in zip(start, size, wanted, step, strict=True))

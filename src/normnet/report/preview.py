@@ -6,6 +6,7 @@ axial slices run from head to foot, coronal ones from front to back.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -67,8 +68,9 @@ def draw_preview(scan: Scan, segmentation: Segmentation, model_name: str = "") -
         row, column = divmod(place, N_COLUMNS)
         sheet.paste(tile, (GAP_PX + column * (TILE_PX + GAP_PX), HEAD_PX + row * (axial_px + GAP_PX)))
     for place, y in enumerate(choose_slices(lungs, lesions, 1, N_CORONAL)):
-        cut = (box[0], y, box[2])
-        tile = _tile(hu[cut][::-1], lungs[cut][::-1], lesions[cut][::-1], coronal_size)
+        coronal = (box[0], y, box[2])
+        hu_plane, lung_plane, lesion_plane = (array[coronal][::-1] for array in (hu, lungs, lesions))
+        tile = _tile(hu_plane, lung_plane, lesion_plane, coronal_size)
         _annotate(tile, "coronal", f"y {geometry.origin_mm[1] + y * dy:.0f} mm", coronal_scale, bar=place == 0)
         sheet.paste(tile, (GAP_PX + place * (coronal_size[0] + GAP_PX), HEAD_PX + n_rows * (axial_px + GAP_PX)))
     _head(sheet, scan, segmentation, model_name)
@@ -100,7 +102,7 @@ def choose_slices(lungs: np.ndarray, lesions: np.ndarray, axis: int, n: int) -> 
     area[:first], area[last + 1 :] = 0, 0
     edges = np.linspace(first, last + 1, min(n, last - first + 1) + 1).round().astype(int)
     chosen = []
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+    for start, stop in pairwise(edges.tolist()):
         centre = (start + stop - 1) / 2
         nearness = 1 - 0.8 * np.abs(np.arange(start, stop) - centre) / (stop - start)  # neighbours look alike
         stretch = area[start:stop] * nearness
@@ -151,7 +153,14 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 
-def _write(draw: ImageDraw.ImageDraw, xy: tuple[float, float], text: str, size: int, anchor: str = "la", fill=TEXT) -> None:
+def _write(
+    draw: ImageDraw.ImageDraw,
+    xy: tuple[float, float],
+    text: str,
+    size: int,
+    anchor: str = "la",
+    fill: tuple[int, int, int] = TEXT,
+) -> None:
     draw.text(xy, text, font=_font(size), fill=fill, anchor=anchor, stroke_width=1, stroke_fill=(0, 0, 0))
 
 
@@ -166,8 +175,9 @@ def _annotate(tile: Image.Image, name: str, position: str, px_per_mm: float, bar
     if bar:
         length, y = BAR_MM * px_per_mm, height - 9
         for colour, wide in (((0, 0, 0), 5), (TEXT, 2)):
-            for line in ([(9, y), (9 + length, y)], [(9, y - 4), (9, y + 4)], [(9 + length, y - 4), (9 + length, y + 4)]):
-                draw.line(line, fill=colour, width=wide)
+            draw.line([(9, y), (9 + length, y)], fill=colour, width=wide)
+            for x in (9, 9 + length):
+                draw.line([(x, y - 4), (x, y + 4)], fill=colour, width=wide)
         _write(draw, (9 + length / 2, y - 6), f"{BAR_MM / 10:.0f} cm", 13, "mb")
 
 

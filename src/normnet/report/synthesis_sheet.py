@@ -19,8 +19,14 @@ WIDTH, MARGIN, GAP, CAPTION = 1840, 24, 12, 46  # pixels of the sheet
 PAPER, INK, FAINT = (255, 255, 255), (25, 28, 33), (105, 110, 118)
 NORMAL, LESION, CLIPPED = (64, 196, 128), (236, 64, 122), (120, 120, 128)
 BLOB_COLOURS = (
-    (236, 64, 122), (255, 167, 38), (66, 165, 245), (171, 71, 188),
-    (255, 238, 88), (38, 198, 218), (156, 204, 101), (255, 112, 67),
+    (236, 64, 122),
+    (255, 167, 38),
+    (66, 165, 245),
+    (171, 71, 188),
+    (255, 238, 88),
+    (38, 198, 218),
+    (156, 204, 101),
+    (255, 112, 67),
 )
 LARGEST_FIELD_VOX = 112  # blobs in wider boxes are not shown enlarged
 
@@ -62,7 +68,12 @@ def draw_sheet(case: NormalCase, config: Config, seed: int) -> Image.Image:
     z = blob.low[0] + int(inside.sum(dim=(1, 2)).argmax())
     target = target_normal(healthy, slab.lesion_mask, config.window.tau)
     field = _field(blob, lung_mask.shape)
-    images = {"H": healthy[z].numpy(), "A": slab.image[z].numpy(), "GT": target[z].numpy(), "G": slab.lesion_mask[z].numpy()}
+    images = {
+        "H": healthy[z].numpy(),
+        "A": slab.image[z].numpy(),
+        "GT": target[z].numpy(),
+        "G": slab.lesion_mask[z].numpy(),
+    }
 
     rows = [
         ("One lesion, step by step", _step_panels(blob, steps[shown], inside, z, field, images), 10),
@@ -150,7 +161,12 @@ def _on_slice(patch: np.ndarray, blob: Blob, plane: tuple[int, int], outside: fl
 
 
 def _step_panels(
-    blob: Blob, steps: TextureSteps, inside: torch.Tensor, z: int, field: tuple[slice, slice], images: dict[str, np.ndarray]
+    blob: Blob,
+    steps: TextureSteps,
+    inside: torch.Tensor,
+    z: int,
+    field: tuple[slice, slice],
+    images: dict[str, np.ndarray],
 ) -> list[Panel]:
     plane, inner = images["H"].shape, z - blob.low[0]
 
@@ -196,7 +212,13 @@ def _slice_panels(blobs: list[Blob], z: int, images: dict[str, np.ndarray], lung
 
 
 def _variants(
-    blob: Blob, inside: torch.Tensor, z: int, field: tuple[slice, slice], healthy: torch.Tensor, config: SynthesisConfig, seed: int
+    blob: Blob,
+    inside: torch.Tensor,
+    z: int,
+    field: tuple[slice, slice],
+    healthy: torch.Tensor,
+    config: SynthesisConfig,
+    seed: int,
 ) -> list[Panel]:
     """The lesion with sigma_a, sigma_b, a and mu0 at either end of its range."""
     width = config.a_gap * 1.05
@@ -215,7 +237,9 @@ def _variants(
     middle |= a_from((low_a + high_a - width) / 2) | fixed("mu0", sum(config.mu0) / 2)
     choices = []
     for word, end in (("small", 0), ("large", 1)):
-        choices.append((0, f"{word} sigma_a = {config.sigma_a_vox[end]:g}", fixed("sigma_a_vox", config.sigma_a_vox[end])))
+        choices.append(
+            (0, f"{word} sigma_a = {config.sigma_a_vox[end]:g}", fixed("sigma_a_vox", config.sigma_a_vox[end]))
+        )
         value = (config.sigma_b_fine_vox[0], config.sigma_b_coarse_vox[1])[end]
         choices.append((1, f"{word} sigma_b = {value:g}", sigma_b(value)))
         start = (low_a, high_a - width)[end]
@@ -252,7 +276,9 @@ def _compose(heading: str, rows: list[tuple[str, list[Panel], int]], spacing_mm:
             left = MARGIN + column * (width + GAP)
             draw.text((left, top + 36), panel.title, INK, text_font)
             draw.text((left, top + 58), panel.note, FAINT, note_font)
-            sheet.paste(Image.fromarray(panel.picture).resize((width, height), Image.Resampling.NEAREST), (left, picture_top))
+            sheet.paste(
+                Image.fromarray(panel.picture).resize((width, height), Image.Resampling.NEAREST), (left, picture_top)
+            )
             if len(panels) == 4:
                 draw.text((left + 8, picture_top + 6), "R", (200, 200, 205), row_font)
                 draw.text((left + width - 8, picture_top + 6), "L", (200, 200, 205), row_font, anchor="ra")
@@ -273,5 +299,11 @@ def _compose(heading: str, rows: list[tuple[str, list[Panel], int]], spacing_mm:
         draw.rectangle((x, y + 2, x + 16, y + 18), colour, outline=FAINT)
         draw.text((x + 24, y + 1), text, INK, note_font)
         x += 24 + int(draw.textlength(text, note_font)) + 28
-    draw.text((WIDTH - MARGIN, y + 1), "Seen from the feet: the patient's right is on the left, front on top.", FAINT, note_font, anchor="ra")
+    draw.text(
+        (WIDTH - MARGIN, y + 1),
+        "Seen from the feet: the patient's right is on the left, front on top.",
+        FAINT,
+        note_font,
+        anchor="ra",
+    )
     return sheet

@@ -69,11 +69,15 @@ def sample_ellipsoid(
     reach = math.ceil(axes.max().item() + 2 * strength)
     low = [max(0, c - reach) for c in centre]
     high = [min(n, c + reach + 1) for c, n in zip(centre, slab, strict=True)]
-    offsets = [torch.arange(a, b, device=device, dtype=torch.float32) - c for a, b, c in zip(low, high, centre, strict=True)]
+    offsets = [
+        torch.arange(a, b, device=device, dtype=torch.float32) - c for a, b, c in zip(low, high, centre, strict=True)
+    ]
     points = torch.stack(torch.meshgrid(*offsets, indexing="ij"))  # (3, d, h, w)
     if strength > 0:
         control = torch.randn((1, 3, *(config.elastic_cells,) * 3), generator=rng, device=device)
-        points = points + strength * interpolate(control, size=points.shape[1:], mode="trilinear", align_corners=True)[0]
+        points = (
+            points + strength * interpolate(control, size=points.shape[1:], mode="trilinear", align_corners=True)[0]
+        )
     if config.rotate:
         rotation, _ = torch.linalg.qr(torch.randn((3, 3), generator=rng, device=device))
         points = torch.einsum("ij,jdhw->idhw", rotation, points)
@@ -116,7 +120,9 @@ def merge(blobs: list[Blob]) -> list[Blob]:
         parts = [blob for blob, h in zip(blobs, group, strict=True) if h == g]
         low = [min(blob.low[k] for blob in parts) for k in range(3)]
         high = [max(blob.low[k] + blob.shape_mask.shape[k] for blob in parts) for k in range(3)]
-        union = torch.zeros([b - a for a, b in zip(low, high, strict=True)], dtype=torch.bool, device=parts[0].shape_mask.device)
+        union = torch.zeros(
+            [b - a for a, b in zip(low, high, strict=True)], dtype=torch.bool, device=parts[0].shape_mask.device
+        )
         for blob in parts:
             box = tuple(slice(a - b, a - b + n) for a, b, n in zip(blob.low, low, blob.shape_mask.shape, strict=True))
             union[box] |= blob.shape_mask
@@ -148,6 +154,7 @@ def sample_shapes(
         kinds.append(config.axes_large_vox)
     centres = sample_centres(lung_mask, len(kinds), rng)
     blobs = [
-        sample_ellipsoid(centre, axes, lung_mask.shape, config, rng) for centre, axes in zip(centres, kinds, strict=True)
+        sample_ellipsoid(centre, axes, lung_mask.shape, config, rng)
+        for centre, axes in zip(centres, kinds, strict=True)
     ]
     return merge(blobs)

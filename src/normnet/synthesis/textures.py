@@ -48,7 +48,7 @@ def gaussian_filter(image: torch.Tensor, sigma_vox: float) -> torch.Tensor:
     return y @ (image @ x.T)
 
 
-def sample_texture(shape: tuple[int, int, int], config: SynthesisConfig, rng: torch.Generator) -> TextureSteps:
+def sample_texture(shape: tuple[int, ...], config: SynthesisConfig, rng: torch.Generator) -> TextureSteps:
     """The texture of one blob's patch.
 
     Args:

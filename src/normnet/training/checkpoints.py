@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load, save
 
-from normnet.network.weights import save_bytes
+from normnet.io.atomic import write_bytes
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     for index, state in checkpoint.optimizer.items():
         tensors |= {f"optimizer.{index}.{name}": value.contiguous() for name, value in state.items()}
     data = save(tensors, metadata={"step": str(checkpoint.step), "losses": json.dumps(checkpoint.losses)})
-    save_bytes(folder / f"step-{checkpoint.step:06d}.ckpt", hashlib.sha256(data).digest() + data)
+    write_bytes(folder / f"step-{checkpoint.step:06d}.ckpt", hashlib.sha256(data).digest() + data)
     for old in sorted(folder.glob("step-*.ckpt"))[:-2]:
         old.unlink()
 

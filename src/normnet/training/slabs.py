@@ -50,7 +50,10 @@ class SlabSampler:
                     self.max_lung_vox = max(self.max_lung_vox, n_lung)
         if not self.places:
             raise InputError(
-                "NN-TRN-001", f"no {depth} usable slices with lung in a row", f"{len(cases)} normal CTs", "give more CTs"
+                "NN-TRN-001",
+                f"no {depth} usable slices with lung in a row",
+                f"{len(cases)} normal CTs",
+                "give more CTs",
             )
 
     def sample(self, rng: torch.Generator) -> TrainingPair:

@@ -58,7 +58,7 @@ def train_member(
     mixed = torch.device(device).type == "cuda"
     network.train()
     for step in range(done + 1, config.training.iterations + 1):
-        rng = torch.Generator(device).manual_seed((seed << 32) + step)
+        rng = torch.Generator(device).manual_seed(stream(seed, step))
         pairs = [sampler.sample(rng) for _ in range(config.training.batch)]
         image = torch.stack([pair.image for pair in pairs])[:, None].to(memory_format=torch.channels_last_3d)
         target = torch.stack([pair.target for pair in pairs])[:, None]  # (B, 1, D, H, W)
@@ -73,11 +73,18 @@ def train_member(
         losses.append(round(loss.item(), 6))
         on_step(step, losses[-1])
         stopping = stop()
-        if checkpoints and (stopping or step % config.training.checkpoint_every == 0 or step == config.training.iterations):
+        if checkpoints and (
+            stopping or step % config.training.checkpoint_every == 0 or step == config.training.iterations
+        ):
             save_checkpoint(checkpoints, _state(step, network, optimizer, losses))
         if stopping:
             break
     return _state(len(losses), network, optimizer, losses)
+
+
+def stream(seed: int, step: int) -> int:
+    """Seed of one iteration's generator; torch's CPU generator only looks at the lower 32 bits."""
+    return (seed * 1_000_003 + step) % 2**32
 
 
 def learning_rate(step: int, config: Config) -> float:
@@ -93,6 +100,9 @@ def _state(step: int, network: torch.nn.Module, optimizer: torch.optim.Optimizer
     return Checkpoint(
         step,
         {name: value.detach().cpu().clone() for name, value in network.state_dict().items()},
-        {index: {k: v.detach().cpu().clone() for k, v in state.items()} for index, state in optimizer.state_dict()["state"].items()},
+        {
+            index: {k: v.detach().cpu().clone() for k, v in state.items()}
+            for index, state in optimizer.state_dict()["state"].items()
+        },
         list(losses),
     )

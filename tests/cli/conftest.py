@@ -1,0 +1,78 @@
+"""A tiny untrained model, phantoms on disk, and the phantoms' own lungs in place of the learned ones."""
+
+import numpy as np
+import pytest
+
+SHAPE, SPACING_MM = (32, 64, 64), (5.0, 5.0, 5.0)
+
+
+def phantom_lungs(scan, networks, config, device="cpu"):
+    from tests.phantoms import thorax_phantom
+
+    lungs = thorax_phantom(scan.shape, scan.geometry.spacing_mm, vessels=False).lung_mask
+    left = np.arange(scan.shape[2]) >= scan.shape[2] // 2
+    return np.where(lungs, np.where(left, 2, 1), 0).astype(np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def phantom_lungs_everywhere(monkeypatch):
+    monkeypatch.setattr("normnet.pipeline.segment_lungs", phantom_lungs)
+    monkeypatch.setattr("normnet.lungs.learned.segment_lungs", phantom_lungs)
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory):
+    """Folders of an ensemble of two and of a lung network, with random weights."""
+    import torch
+
+    from normnet.config import Config, NetworkConfig, PreparationConfig
+    from normnet.network.unet import build_unet
+    from normnet.network.weights import save_model
+
+    torch.manual_seed(0)
+    root = tmp_path_factory.mktemp("models")
+    network = NetworkConfig(channels=(4, 8), n_res_units=1)
+    config = Config(network=network, preparation=PreparationConfig(spacing_mm=(5, 5, 5)))
+    members = {f"member-{n}": build_unet(network).state_dict() for n in (1, 2)}
+    save_model(root / "ensemble", members, "normnet", network, {"name": "tiny", "config": config.model_dump()})
+    flat = NetworkConfig(spatial_dims=2, channels=(4, 8), n_res_units=1)
+    save_model(root / "lungs", {"member-1": build_unet(flat).state_dict()}, "lungs", flat, {"name": "tiny lungs"})
+    return root / "ensemble", root / "lungs"
+
+
+@pytest.fixture
+def scans(tmp_path):
+    """A folder of two CTs and a lesion mask, and one DICOM series beside it."""
+    from normnet.io.images import write_image
+    from tests.phantoms import thorax_phantom, write_dicom, write_nifti
+
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    for n, name in enumerate("ab"):
+        phantom = thorax_phantom(SHAPE, SPACING_MM, seed=n)
+        write_nifti(phantom.scan, folder / f"{name}.nii.gz")
+    write_image(folder / "a_lesion.nii.gz", phantom.lesion_mask, phantom.scan.geometry)
+    write_image(tmp_path / "a_lungs.nii.gz", phantom.lung_mask, phantom.scan.geometry)
+    write_dicom(phantom.scan, tmp_path / "series")
+    return folder
+
+
+@pytest.fixture
+def segment(tiny_models, tmp_path):
+    """Run ``normnet segment`` with the tiny model into ``out``."""
+    from normnet.cli.main import main
+
+    def run(*arguments: object, out: str = "out") -> int:
+        options = (
+            "--model",
+            tiny_models[0],
+            "--lung-model",
+            tiny_models[1],
+            "--device",
+            "cpu",
+            "--out",
+            tmp_path / out,
+        )
+        return main([str(a) for a in ("segment", *arguments, *options)])
+
+    return run

@@ -1,0 +1,493 @@
+"""The commands, in-process: what they write, what they say, how they end."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import normnet
+from normnet.cli.main import main
+from normnet.errors import GeometryError
+from normnet.io.outputs import FILES, RESULT, locked
+from normnet.io.read import read_ct
+
+COMMANDS = ["segment", "prepare", "train", "train-lungs", "synthesize", "evaluate", "info"]
+
+
+def _result(folder):
+    return json.loads((folder / RESULT).read_text())
+
+
+def _bytes(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != RESULT}
+
+
+# --- the whole command line ---
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help(command, capsys):
+    assert main([*command.split(), "--help"]) == 0
+    assert "Usage: normnet" in capsys.readouterr().out
+
+
+def test_help_imports_nothing_heavy():
+    loaded = "import sys, normnet.cli.main as m; m.main(['segment', '--help']); print(*sys.modules, file=sys.stderr)"
+    modules = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True).stderr.split()
+    assert "normnet.cli.segment" in modules
+    assert not {"torch", "monai", "SimpleITK", "numpy", "scipy", "pydicom", "PIL"} & set(modules)
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == f"normnet {normnet.__version__}"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["nonsense"], ["segment"], ["segment", "x"], ["segment", "x", "--out", "y", "--nonsense"],
+     ["train", "x", "--out", "y", "--members", "0"], ["train", "x", "--out", "y", "--seed", "one"]],
+)  # fmt: skip
+def test_usage_errors(arguments, capsys):
+    assert main(arguments) == 2
+    assert re.fullmatch(r"NN-CLI-001: [^\n]+\n", capsys.readouterr().err)
+
+
+def test_a_bug_is_one_line(monkeypatch, capsys):
+    def broken(path, series=None):
+        raise ZeroDivisionError("division by zero in /home/someone/secret")
+
+    monkeypatch.setattr("normnet.io.read.read_ct", broken)
+    assert main(["info", "x"]) == 70
+    told = capsys.readouterr().err
+    assert re.fullmatch(r"NN-BUG-001: ZeroDivisionError in broken, line \d+; please report[^\n]+\n", told)
+    assert main(["info", "x", "--debug"]) == 70
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_out_of_memory_is_a_lack_of_resources(monkeypatch, capsys):
+    def greedy(path, series=None):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr("normnet.io.read.read_ct", greedy)
+    assert main(["info", "x"]) == 8
+    assert capsys.readouterr().err.startswith("NN-RES-004: not enough memory")
+
+
+def test_names_with_control_characters_are_shown_harmlessly(tmp_path, capsys):
+    (tmp_path / "a\x1b[31m\nb.nii.gz").write_bytes(b"")
+    assert main(["info", str(tmp_path / "a\x1b[31m\nb.nii.gz")]) == 3
+    told = capsys.readouterr().err
+    assert "\x1b" not in told
+    assert told.count("\n") == 1
+
+
+# --- segment ---
+
+
+def test_segment_a_batch(segment, scans, tmp_path, capsys):
+    assert segment(scans, tmp_path / "series") == 0
+    told = capsys.readouterr().out
+    for name in ("a", "b", "series"):
+        folder = tmp_path / "out" / name
+        assert {path.name for path in folder.iterdir()} == {*FILES, RESULT}
+        assert _result(folder)["status"] == "ok"
+        assert re.search(rf"^{name}: ok; lesions [\d.]+ ml, [\d.]+ % of the lung; [\d.]+ s$", told, re.MULTILINE)
+    assert "1 masks passed over" in told
+    assert "3 scans: 3 segmented, 0 done already, 0 failed" in told
+    assert next(iter(_result(tmp_path / "out/a")["seconds"])) == "reading"
+
+
+def test_rerun_does_only_what_is_missing(segment, scans, tmp_path, capsys, monkeypatch):
+    assert segment(scans) == 0
+    before = _bytes(tmp_path / "out/a"), _bytes(tmp_path / "out/b")
+    (tmp_path / "out/b/votes.nii.gz").write_bytes(b"damaged")
+    capsys.readouterr()
+    assert segment(scans) == 0
+    told = capsys.readouterr().out
+    assert "a: done already" in told
+    assert "b: ok" in told
+    assert (_bytes(tmp_path / "out/a"), _bytes(tmp_path / "out/b")) == before
+
+    def not_again(*_):
+        raise AssertionError("loaded though nothing is to be done")
+
+    monkeypatch.setattr("normnet.models.load_model", not_again)
+    assert segment(scans) == 0
+    assert "2 done already" in capsys.readouterr().out
+    monkeypatch.undo()
+
+
+def test_overwrite_and_other_settings_run_again(segment, scans, tmp_path, capsys):
+    scan = scans / "a.nii.gz"
+    settings = tmp_path / "mine.toml"
+    settings.write_text("[postprocessing]\ndilation_vox = 0\n")
+    assert segment(scan) == 0
+    for arguments in (("--overwrite",), ("--config", settings)):
+        capsys.readouterr()
+        assert segment(scan, *arguments) == 0
+        assert "a: ok" in capsys.readouterr().out
+
+
+def test_two_scans_of_one_name(segment, scans, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    (scans / "b.nii.gz").rename(other / "a.nii.gz")
+    assert segment(scans / "a.nii.gz", other / "a.nii.gz") == 0
+    assert segment(other / "a.nii.gz") == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir()) == ["a", "a_2"]
+
+
+def test_a_failed_scan_is_recorded_and_the_batch_goes_on(segment, scans, tmp_path, capsys):
+    (scans / "aa.nii.gz").write_bytes(b"")
+    assert segment(scans) == 9
+    caught = capsys.readouterr()
+    assert re.search(r"^aa: NN-FILE-002: [^\n]+$", caught.err, re.MULTILINE)
+    assert "2 segmented, 0 done already, 1 failed" in caught.out
+    assert _result(tmp_path / "out/aa")["error"]["exit_code"] == 3
+    assert _result(tmp_path / "out/b")["status"] == "ok"
+    assert segment(scans / "aa.nii.gz") == 3
+
+
+def test_no_lung_is_told(segment, scans, tmp_path, monkeypatch):
+    from normnet.errors import ValueRangeError
+
+    def no_lung(*_):
+        raise ValueRangeError("NN-VAL-020", "no lung found", "a")
+
+    monkeypatch.setattr("normnet.pipeline.segment_lungs", no_lung)
+    assert segment(scans / "a.nii.gz") == 5
+    assert _result(tmp_path / "out/a")["status"] == "no_lung"
+    assert not (tmp_path / "out/a/lesions.nii.gz").exists()
+
+
+@pytest.mark.parametrize("labels", [1, 2])
+def test_lungs_of_the_user(segment, scans, tmp_path, labels):
+    from normnet.io.images import write_image
+    from normnet.io.masks import read_labels
+    from tests.cli.conftest import phantom_lungs
+
+    scan = read_ct(scans / "a.nii.gz")
+    mask = tmp_path / "mine.nii.gz"
+    expected = phantom_lungs(scan, [], None)
+    if labels == 2:  # sides swapped on purpose: what is given is used
+        expected = np.where(expected > 0, 3 - expected, 0).astype(np.uint8)
+    write_image(mask, expected if labels == 2 else expected > 0, scan.geometry)
+    assert segment(scans / "a.nii.gz", "--lungs", mask) == 0
+    np.testing.assert_array_equal(read_labels(tmp_path / "out/a/lungs.nii.gz", scan), expected)
+
+
+def test_lungs_need_one_scan_of_their_grid(segment, scans, tmp_path, capsys):
+    assert segment(scans, "--lungs", tmp_path / "a_lungs.nii.gz") == 2
+    assert "NN-CLI-002" in capsys.readouterr().err
+    from normnet.io.images import write_image
+    from normnet.scan import Geometry
+
+    write_image(tmp_path / "small.nii.gz", np.ones((4, 4, 4), bool), Geometry())
+    assert segment(scans / "a.nii.gz", "--lungs", tmp_path / "small.nii.gz") == GeometryError.exit_code
+    write_image(tmp_path / "none.nii.gz", np.zeros((32, 64, 64), bool), read_ct(scans / "a.nii.gz").geometry)
+    assert segment(scans / "a.nii.gz", "--lungs", tmp_path / "none.nii.gz") == 5
+    assert "NN-VAL-021" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "error_id"),
+    [
+        (["nowhere.nii.gz"], 3, "NN-FILE-001"),
+        (["SCAN", "--config", "nowhere.toml"], 2, "NN-CFG-003"),
+        (["SCAN", "--device", "tpu"], 2, "NN-CFG-010"),
+        (["SCAN", "--device", "cuda:99"], 2, "NN-CFG-011"),
+        (["SCAN", "--model", "nowhere"], 6, "NN-MOD-001"),
+    ],
+)
+def test_wrong_options(scans, tiny_models, tmp_path, capsys, arguments, exit_code, error_id):
+    given = [str(scans / "a.nii.gz") if a == "SCAN" else a for a in arguments]
+    model = [] if "--model" in given else ["--model", str(tiny_models[0])]
+    assert (
+        main(["segment", *given, *model, "--lung-model", str(tiny_models[1]), "--out", str(tmp_path / "out")])
+        == exit_code
+    )
+    assert re.fullmatch(rf"{error_id}: [^\n]+\n", capsys.readouterr().err)
+    assert not list(tmp_path.glob(f"out/*/{RESULT}"))
+
+
+def test_unknown_setting_names_the_nearest(segment, scans, tmp_path, capsys):
+    (tmp_path / "mine.toml").write_text("[postprocessing]\ndilation = 2\n")
+    assert segment(scans / "a.nii.gz", "--config", tmp_path / "mine.toml") == 2
+    assert "dilation_vox" in capsys.readouterr().err
+
+
+def test_output_in_the_input_or_in_use(segment, scans, tmp_path, capsys):
+    assert segment(scans, out="scans") == 7
+    assert segment(tmp_path / "series", out="series/results") == 7
+    (tmp_path / "out").mkdir()
+    with locked(tmp_path / "out"):
+        assert segment(scans / "a.nii.gz") == 7
+    assert f"process {os.getpid()}" in capsys.readouterr().err
+
+
+def test_results_in_a_folder_of_scans_are_no_scans(segment, scans, capsys):
+    for told in ("2 segmented", "2 done already"):
+        assert segment(scans, out="scans/results") == 0
+        assert told in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_whole_results_only(segment, scans, tmp_path, monkeypatch, capsys, number, exit_code):
+    from normnet.report import preview
+
+    draw = preview.draw_preview
+    drawn = []
+
+    def stop_at_second(*arguments):
+        drawn.append(arguments)
+        if len(drawn) == 2:
+            os.kill(os.getpid(), number)
+        return draw(*arguments)
+
+    monkeypatch.setattr(preview, "draw_preview", stop_at_second)
+    handler = signal.getsignal(number)
+    assert segment(scans) == exit_code
+    assert signal.getsignal(number) is handler
+    assert capsys.readouterr().err.startswith("stopped by SIG")
+    assert _result(tmp_path / "out/a")["status"] == "ok"
+    assert list((tmp_path / "out/b").iterdir()) == []
+    assert segment(scans) == 0
+    assert "1 segmented, 1 done already" in capsys.readouterr().out
+
+
+def test_progress_on_a_terminal(segment, scans, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    assert segment(scans / "a.nii.gz") == 0
+    assert "a: " in capsys.readouterr().err
+
+
+# --- prepare, train ---
+
+SETTINGS = """
+[preparation]
+spacing_mm = [5, 5, 5]
+[network]
+channels = [4, 8]
+n_res_units = 1
+[training]
+slab_vox = [16, 32, 32]
+batch = 1
+iterations = 4
+members = 2
+checkpoint_every = 2
+"""
+
+
+@pytest.fixture
+def settings(tmp_path):
+    path = tmp_path / "settings.toml"
+    path.write_text(SETTINGS)
+    return path
+
+
+@pytest.fixture
+def run(tiny_models, settings):
+    def run(command, *arguments):
+        options = ("--config", settings, "--lung-model", tiny_models[1], "--device", "cpu")
+        return main([str(a) for a in (command, *arguments, *options)])
+
+    return run
+
+
+def test_prepare_from_a_list(run, scans, tmp_path, capsys):
+    from normnet.preparation.cache import load_case
+
+    (scans / "list.csv").write_text(
+        "case_id,file,split,suspect_slices\none,a.nii.gz,train,12;13\ntwo,b.nii.gz,train,\nthree,b.nii.gz,heldout,\n"
+    )
+    arguments = ("prepare", scans / "list.csv", "--out", tmp_path / "cache", "--leave-out", "two")
+    assert run(*arguments) == 0
+    assert [path.name for path in (tmp_path / "cache").glob("*.npz")] == ["one.npz"]
+    case = load_case(tmp_path / "cache/one.npz")
+    assert (~case.usable).sum() == 2
+    assert "one: prepared" in capsys.readouterr().out
+    assert run(*arguments) == 0
+    assert "one: up to date" in capsys.readouterr().out
+    (scans / "list.csv").write_text("case_id,file,split,suspect_slices\none,a.nii.gz,train,12\n")
+    assert run("prepare", scans / "list.csv", "--out", tmp_path / "cache") == 0
+    assert "one: prepared" in capsys.readouterr().out
+
+
+def test_prepare_tells_what_is_wrong(run, scans, tmp_path, capsys):
+    (scans / "broken.nii.gz").write_bytes(b"")
+    (scans / "a_lesion.nii.gz").unlink()
+    assert run("prepare", scans, "--out", tmp_path / "cache") == 9
+    caught = capsys.readouterr()
+    assert "broken: NN-FILE-002" in caught.err
+    assert "2 of 3 normal CTs ready" in caught.out
+    assert run("prepare", scans, "--out", tmp_path / "cache", "--leave-out", "nobody") == 3
+    (scans / "sub").mkdir()
+    (scans / "a.nii.gz").rename(scans / "sub/b.nii.gz")
+    assert run("prepare", scans, "--out", tmp_path / "cache") == 3
+    assert "two CTs are called 'b'" in capsys.readouterr().err
+
+
+def test_train_is_resumed_as_if_never_stopped(run, scans, tmp_path, monkeypatch, capsys):
+    from normnet.cli import train
+
+    (scans / "a_lesion.nii.gz").unlink()
+    assert run("train", scans, "--out", tmp_path / "straight") == 0
+    reporter = train.step_reporter
+
+    class Stopping:
+        def __init__(self, *arguments):
+            self.inner = reporter(*arguments)
+
+        def __enter__(self):
+            on_step = self.inner.__enter__()
+
+            def kill_at_third(member, step, loss):
+                on_step(member, step, loss)
+                if (member, step) == (2, 3):
+                    os.kill(os.getpid(), signal.SIGTERM)
+
+            return kill_at_third
+
+        def __exit__(self, *arguments):
+            return self.inner.__exit__(*arguments)
+
+    monkeypatch.setattr(train, "step_reporter", Stopping)
+    assert run("train", scans, "--out", tmp_path / "stopped") == 143
+    assert not (tmp_path / "stopped/manifest.json").exists()
+    monkeypatch.setattr(train, "step_reporter", reporter)
+    capsys.readouterr()
+    assert run("train", scans, "--out", tmp_path / "stopped") == 0
+    assert "a: up to date" in capsys.readouterr().out
+    for name in ("manifest.json", "member-1.safetensors", "member-2.safetensors"):
+        assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes(), name
+
+
+def test_train_from_a_cache_and_segment_with_it(run, scans, tmp_path, tiny_models, capsys):
+    (scans / "a_lesion.nii.gz").unlink()
+    assert run("prepare", scans, "--out", tmp_path / "cache") == 0
+    options = ("--out", tmp_path / "model", "--members", 1, "--iterations", 2, "--seed", 7, "--leave-out", "b")
+    assert run("train", tmp_path / "cache", *options) == 0
+    manifest = json.loads((tmp_path / "model/manifest.json").read_text())
+    assert manifest["training"]["cases"] == ["a"]
+    assert manifest["training"]["seeds"] == [7]
+    assert manifest["config"]["training"]["iterations"] == 2
+    assert run("train", tmp_path / "cache", *options[:4], "--iterations", 3, "--leave-out", "b") == 7
+    assert "NN-OUT-013" in capsys.readouterr().err
+    arguments = ["segment", scans / "b.nii.gz", "--model", tmp_path / "model", "--lung-model", tiny_models[1]]
+    assert main([str(a) for a in (*arguments, "--out", tmp_path / "found")]) == 0
+
+
+def test_train_refuses_a_damaged_cache(run, tmp_path, capsys):
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache/x.npz").write_bytes(b"PK")
+    assert run("train", tmp_path / "cache", "--out", tmp_path / "model") == 3
+    assert "NN-TRN-013" in capsys.readouterr().err
+
+
+def test_train_lungs(scans, tmp_path, monkeypatch, capsys):
+    import torch
+
+    from normnet.lungs import train as library
+    from normnet.models import load_members
+
+    calls = {}
+
+    def quick(slices, config, *, iterations, seed, on_step, start_from, device):
+        calls.update(n=len(slices), iterations=iterations, seed=seed)
+        on_step(1, 0.5)
+        torch.manual_seed(seed)
+        return library.build_unet(library.LUNG_NETWORK).state_dict()
+
+    monkeypatch.setattr(library, "train_lungs", quick)
+    (scans / "list.csv").write_text("case_id,file,lung_mask\none,a.nii.gz,../a_lungs.nii.gz\ntwo,b.nii.gz,\n")
+    arguments = ["train-lungs", str(scans / "list.csv"), "--out", str(tmp_path / "lungs"), "--iterations", "5"]
+    assert main([*arguments, "--seed", "3", "--device", "cpu"]) == 0
+    assert calls["n"] > 0
+    assert (calls["iterations"], calls["seed"]) == (5, 3)
+    networks, manifest = load_members(tmp_path / "lungs", "lungs")
+    assert len(networks) == 1
+    assert manifest["training"]["final_loss"] == 0.5
+    assert "lung model ready" in capsys.readouterr().out
+
+
+# --- evaluate, info, synthesize ---
+
+
+def test_evaluate_a_list_with_auc(segment, scans, tmp_path, capsys):
+    (scans / "list.csv").write_text("case_id,file,lesion_mask\na,a.nii.gz,a_lesion.nii.gz\n")
+    assert segment(scans) == 0
+    capsys.readouterr()
+    table = tmp_path / "scores.csv"
+    assert main(["evaluate", str(tmp_path / "out"), str(scans / "list.csv"), "--csv", str(table)]) == 0
+    caught = capsys.readouterr()
+    assert "AUC" in caught.out
+    assert "no partner for result b" in caught.err
+    header, case, mean, sd = table.read_text().splitlines()
+    assert header == "case,dsc,precision,sensitivity,auc,prediction_ml,reference_ml,in_mean"
+    assert case.startswith("a,0.")
+    assert mean.split(",")[1:5] == case.split(",")[1:5]
+    assert sd == "sd,,,,,,,"
+    assert main(["evaluate", str(tmp_path / "out"), str(tmp_path / "nowhere")]) == 3
+
+
+def test_info(scans, tmp_path, capsys):
+    assert main(["info"]) == 0
+    told = capsys.readouterr().out
+    assert f"normnet {normnet.__version__}" in told
+    assert "paper.toml" in told
+    assert main(["info", str(tmp_path / "series")]) == 0
+    told = capsys.readouterr().out
+    assert "voxels: 32 x 64 x 64" in told
+    assert "spacing: 5 x 5 x 5 mm" in told
+    assert "Secret" not in told
+
+
+def test_synthesize(scans, tiny_models, settings, tmp_path, monkeypatch, capsys):
+    import types
+
+    from PIL import Image
+
+    drawn = []
+
+    def draw_sheet(case, config, seed):
+        drawn.append((case.case_id, seed))
+        return Image.new("RGB", (8, 8))
+
+    monkeypatch.setitem(sys.modules, "normnet.report.synthesis_sheet", types.SimpleNamespace(draw_sheet=draw_sheet))
+    options = ["--lung-model", str(tiny_models[1]), "--config", str(settings), "--device", "cpu", "--seed", "5"]
+    scan = str(scans / "a.nii.gz")
+    assert main(["synthesize", scan, "--out", str(tmp_path / "sheet.png"), *options]) == 0
+    assert drawn == [("a", 5)]
+    assert Image.open(tmp_path / "sheet.png").size == (8, 8)
+    assert main(["synthesize", scan, "--out", str(tmp_path / "sheet.txt"), *options]) == 7
+    assert main(["synthesize", scan, "--out", str(tmp_path / "no/sheet.png"), *options]) == 7
+
+
+# --- Python ---
+
+
+def test_public_names_are_few_and_explained():
+    assert len(normnet.__all__) <= 15
+    for name in set(normnet.__all__) - {"__version__"}:
+        assert getattr(normnet, name).__module__.startswith("normnet.")
+        assert f"- ``{name}``: " in normnet.__doc__
+    assert set(dir(normnet)) == set(normnet.__all__)
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = normnet.nonsense
+
+
+def test_the_same_in_python(segment, scans, tiny_models, tmp_path):
+    assert segment(scans / "a.nii.gz") == 0
+    scan = normnet.read_ct(scans / "a.nii.gz")
+    model = normnet.load_model(*tiny_models)
+    found = normnet.segment(scan, model)
+    normnet.write_results(found, scan, tmp_path / "python", model)
+    assert _bytes(tmp_path / "python") == _bytes(tmp_path / "out/a")

@@ -1,0 +1,96 @@
+"""Slabs that cover a volume once, halos that hide their seams, and the vote."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from normnet.config import InferenceConfig, NetworkConfig
+from normnet.inference.voting import Votes, predict_normal, slab_starts
+from normnet.network.unet import build_unet
+
+
+@pytest.mark.parametrize(("kept", "halo"), [(48, 16), (8, 4), (5, 3), (1, 0), (16, 0)])
+def test_every_slice_is_kept_once_and_has_its_halo(kept, halo):
+    window = kept + 2 * halo
+    for depth in range(1, 5 * window + 2):
+        seen = np.zeros(depth, int)
+        windows = slab_starts(depth, kept, halo)
+        for first, keep in windows:
+            last = min(depth, first + window)
+            assert 0 <= first <= keep.start < keep.stop <= last
+            assert keep.start - first >= halo or first == 0
+            assert last - keep.stop >= halo or last == depth
+            assert last - first == min(depth, window)
+            seen[keep] += 1
+        assert (seen == 1).all()
+        assert len(windows) <= max(1, -(-(depth - 2 * halo) // kept))
+
+
+class Member(torch.nn.Module):
+    """The same logit everywhere."""
+
+    def __init__(self, logit: float):
+        super().__init__()
+        self.logit = logit
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return torch.full_like(image, self.logit)
+
+
+def test_probabilities_and_votes():
+    members = [Member(logit) for logit in (-2.0, 2.9, 3.0, 5.0)]  # 0.119, 0.948, 0.953, 0.993
+    steps = []
+    votes = predict_normal(
+        np.zeros((20, 9, 11), np.float32), members, 4, InferenceConfig(slab_vox=4, halo_vox=3),
+        on_slab=lambda done, total: steps.append((done, total)),
+    )  # fmt: skip
+    assert votes.n_members == 4
+    assert votes.n_normal.shape == votes.prob_normal.shape == (20, 9, 11)
+    assert (votes.n_normal == 2).all()
+    expected = np.mean([1 / (1 + np.exp(-m.logit)) for m in members])
+    assert votes.prob_normal.astype(float) == pytest.approx(expected, abs=2e-3)
+    assert steps == [(k + 1, len(steps)) for k in range(len(steps))]
+
+
+@pytest.mark.parametrize(("n_members", "needed"), [(1, 1), (2, 2), (3, 2), (4, 3), (5, 3)])
+def test_majority(n_members, needed):
+    n_normal = np.arange(n_members + 1, dtype=np.uint8)
+    votes = Votes(n_normal, n_normal.astype(np.float16), n_members)
+    assert votes.normal_mask(InferenceConfig()).tolist() == [n >= needed for n in range(n_members + 1)]
+    assert votes.normal_mask(InferenceConfig(min_votes=1)).tolist() == [False] + [True] * n_members
+
+
+@pytest.fixture(scope="module")
+def trained() -> torch.nn.Module:
+    """A small network with batch norm whose running statistics are not trivial."""
+    torch.manual_seed(3)
+    network = build_unet(NetworkConfig(channels=(4, 8), n_res_units=1))
+    network.train()
+    for _ in range(20):
+        network(torch.rand(2, 1, 8, 16, 16))
+    return network.eval()
+
+
+def test_slabs_equal_the_whole(trained):
+    """Receptive field below the halo: cutting along z changes nothing."""
+    thorax = np.random.default_rng(0).random((72, 21, 18)).astype(np.float32)
+    whole = predict_normal(thorax, [trained], 2, InferenceConfig(slab_vox=200, prob_normal=0.5))
+    slabs = predict_normal(thorax, [trained], 2, InferenceConfig(slab_vox=16, halo_vox=12, prob_normal=0.5))
+    assert len(slab_starts(72, 16, 12)) == 3
+    assert whole.prob_normal.std() > 0.01
+    np.testing.assert_allclose(slabs.prob_normal.astype(float), whole.prob_normal.astype(float), atol=0.01)
+    assert (slabs.n_normal != whole.n_normal).mean() < 0.01
+    seamed = predict_normal(thorax, [trained], 2, InferenceConfig(slab_vox=40, halo_vox=0, prob_normal=0.5))
+    assert np.abs(seamed.prob_normal.astype(float) - whole.prob_normal.astype(float)).max() > 0.01
+
+
+def test_cropping_in_the_plane_changes_nothing_inside(trained):
+    """With batch norm the result does not depend on how much empty space lies around the lungs."""
+    thorax = np.zeros((16, 48, 48), np.float32)
+    thorax[:, 16:32, 16:32] = np.random.default_rng(1).random((16, 16, 16))
+    config = InferenceConfig(prob_normal=0.5)
+    whole = predict_normal(thorax, [trained], 2, config).prob_normal[:, 16:32, 16:32]
+    crop = predict_normal(thorax[:, 4:44, 6:42], [trained], 2, config).prob_normal[:, 12:28, 10:26]
+    np.testing.assert_allclose(crop.astype(float), whole.astype(float), atol=0.01)

@@ -1,0 +1,122 @@
+"""Lungs as masks: which components stay, which side they are on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from normnet.lungs.anatomy import doubts, keep_lungs, left_out_share, split_left_right
+
+SPACING_MM = (5.0, 5.0, 5.0)  # 0.125 ml a voxel
+
+
+def boxes(*corners: tuple[slice, slice, slice], shape=(24, 40, 60)) -> np.ndarray:
+    mask = np.zeros(shape, bool)
+    for box in corners:
+        mask[box] = True
+    return mask
+
+
+RIGHT = (slice(2, 22), slice(8, 32), slice(5, 25))
+LEFT = (slice(2, 22), slice(8, 32), slice(35, 55))
+
+
+def test_small_components_go():
+    bowel = (slice(0, 4), slice(36, 40), slice(28, 32))  # 64 voxels, 8 ml
+    np.testing.assert_array_equal(keep_lungs(boxes(RIGHT, LEFT, bowel), SPACING_MM), boxes(RIGHT, LEFT))
+
+
+def test_a_lung_cut_in_two_stays_whole():
+    upper, lower = (slice(2, 15), *RIGHT[1:]), (slice(17, 22), *RIGHT[1:])
+    mask = boxes(upper, lower, LEFT)
+    np.testing.assert_array_equal(keep_lungs(mask, SPACING_MM), mask)
+
+
+def test_a_share_of_the_largest_is_needed():
+    """40 ml beside 1200 ml are too small, beside 600 ml they are not."""
+    piece = (slice(0, 4), slice(0, 4), slice(28, 48))
+    big = (slice(5, 24), slice(5, 40), slice(0, 16))
+    assert not keep_lungs(boxes(piece, big), SPACING_MM)[piece].any()
+    half = (slice(5, 14), slice(5, 40), slice(0, 16))
+    assert keep_lungs(boxes(piece, half), SPACING_MM)[piece].all()
+
+
+def test_holes_are_filled_slice_by_slice():
+    mask = boxes(RIGHT, LEFT)
+    mask[10, 15:20, 10:15] = False
+    np.testing.assert_array_equal(keep_lungs(mask, SPACING_MM), boxes(RIGHT, LEFT))
+
+
+def test_nothing_stays_nothing():
+    assert not keep_lungs(np.zeros((4, 5, 6), bool), SPACING_MM).any()
+
+
+def test_right_is_one_left_is_two():
+    """x runs to the patient's left."""
+    labels = split_left_right(boxes(RIGHT, LEFT))
+    assert labels.dtype == np.uint8
+    np.testing.assert_array_equal(labels == 1, boxes(RIGHT))
+    np.testing.assert_array_equal(labels == 2, boxes(LEFT))
+
+
+def test_touching_lungs_are_told_apart():
+    """A thin bridge at the anterior junction, off the middle of the image."""
+    bridge = (slice(10, 14), slice(8, 11), slice(25, 35))
+    mask = boxes(RIGHT, LEFT, bridge)
+    labels = split_left_right(mask)
+    np.testing.assert_array_equal(labels > 0, mask)
+    assert (labels[RIGHT] == 1).all()
+    assert (labels[LEFT] == 2).all()
+    assert {1, 2} == set(np.unique(labels[bridge]))
+
+
+def test_unequal_lungs():
+    """The left lung is small and the middle of the chest lies in the right one's half."""
+    small = (slice(2, 10), slice(8, 20), slice(45, 55))
+    labels = split_left_right(boxes(RIGHT, small))
+    np.testing.assert_array_equal(labels == 2, boxes(small))
+
+
+def test_one_lump_is_cut_in_the_middle():
+    lump = (slice(2, 22), slice(8, 32), slice(10, 50))
+    labels = split_left_right(boxes(lump))
+    assert (labels[2:22, 8:32, 10:29] == 1).all()
+    assert (labels[2:22, 8:32, 31:50] == 2).all()
+
+
+@pytest.fixture
+def chest() -> tuple[np.ndarray, np.ndarray]:
+    """Two lungs of 3 mm voxels in tissue, and their labels."""
+    lungs = boxes(
+        (slice(2, 22), slice(5, 35), slice(5, 25)), (slice(2, 22), slice(5, 35), slice(45, 65)), shape=(24, 40, 70)
+    )
+    return np.where(lungs, -850, 40).astype(np.int16), split_left_right(lungs)
+
+
+def test_whole_lungs_raise_no_doubt(chest):
+    volume_hu, labels = chest
+    assert left_out_share(volume_hu, labels > 0, (3.0, 3.0, 3.0)) == 0
+    assert doubts(volume_hu, labels, (3.0, 3.0, 3.0)) == ()
+
+
+def test_a_bay_of_dense_tissue_raises_doubt(chest):
+    """A consolidation 4 x 5 voxels wide at the wall of the right lung, left out in every slice."""
+    volume_hu, labels = chest
+    bay = (slice(2, 22), slice(15, 20), slice(5, 9))
+    labels[bay] = 0
+    n_bay, n_lung = 20 * 5 * 4, int((labels > 0).sum())
+    assert left_out_share(volume_hu, labels > 0, (3.0, 3.0, 3.0)) == 0  # air in the bay is no consolidation
+    volume_hu[bay] = 0
+    share = left_out_share(volume_hu, labels > 0, (3.0, 3.0, 3.0))
+    assert 0.5 * n_bay / n_lung < share <= n_bay / n_lung
+    volume_hu[2:22, 15:20, 5:17] = 0  # deeper
+    labels[2:22, 15:20, 5:17] = 0
+    assert "left out" in doubts(volume_hu, labels, (3.0, 3.0, 3.0))[0]
+
+
+def test_a_small_side_raises_doubt(chest):
+    volume_hu, labels = chest
+    labels[:, 15:, 45:] = 0
+    assert [text.split(" lung ")[0] for text in doubts(volume_hu, labels, (3.0, 3.0, 3.0))] == ["the left"]
+    swapped = np.where(labels > 0, 3 - labels, 0)
+    assert doubts(volume_hu, swapped, (3.0, 3.0, 3.0))[0].startswith("the right lung")

@@ -1,0 +1,137 @@
+"""Cached normal CTs: exact, stale when anything changed, never half read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from normnet.config import Config, PreparationConfig, WindowConfig
+from normnet.preparation.cache import LOWEST_HU, STEP_HU, NormalCase, cache_key, load_case, prepare_normal, save_case
+from normnet.preparation.prepare import prepare
+from normnet.scan import Geometry, Scan
+from tests.phantoms import reorient
+
+CONFIG = Config()
+
+
+@pytest.fixture(scope="module")
+def scan() -> Scan:
+    rng = np.random.default_rng(0)
+    volume = rng.integers(-1000, 400, (12, 40, 44)).astype(np.int16)
+    return Scan(volume, Geometry((2.0, 0.8, 0.8)), "case")
+
+
+@pytest.fixture(scope="module")
+def lungs(scan) -> np.ndarray:
+    labels = np.zeros(scan.shape, np.uint8)
+    labels[1:11, 8:32, 8:20] = 1
+    labels[1:11, 8:32, 24:36] = 2
+    return labels
+
+
+@pytest.fixture
+def case(scan, lungs) -> NormalCase:
+    return prepare_normal(scan, lungs, CONFIG)
+
+
+def assert_same(first: NormalCase, second: NormalCase) -> None:
+    assert first.case_id == second.case_id
+    for name in ("codes", "lung_mask", "edge_mask", "usable"):
+        np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
+
+
+def test_codes_are_hu(scan, lungs, case):
+    """Seen through the window, the cached case is the prepared thorax to within half a step."""
+    prepared = prepare(scan, lungs, CONFIG.preparation, WindowConfig(low_hu=-1024, high_hu=506))
+    hu = prepared.thorax * 1530 - 1024
+    inside = case.lung_mask
+    np.testing.assert_array_equal(inside, prepared.lung_mask)
+    assert np.abs(case.codes[inside] * float(STEP_HU) + LOWEST_HU - hu[inside]).max() <= STEP_HU / 2 + 0.01
+    assert case.codes[~inside].any()  # the tissue around the lungs is kept
+    assert case.usable.all()
+    assert case.edge_mask.dtype == bool
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_excluded_slices_follow_the_file(scan, lungs, flip):
+    """Slice 3 of the file, wherever the head is."""
+    flips = (flip, False, False)
+    stored = reorient(scan, (0, 1, 2), flips)
+    labels = reorient(replace(scan, volume_hu=lungs), (0, 1, 2), flips).volume_hu
+    usable = prepare_normal(stored, labels, CONFIG, {3}).usable
+    # 12 slices of 2 mm on a grid of 1 mm; seen from the feet, slice 3 is at 6 mm, or at 16 mm in a flipped file
+    at_mm = 16 if flip else 6
+    bad = np.flatnonzero(~usable)
+    assert len(usable) == 23
+    assert at_mm in bad
+    assert np.abs(bad - at_mm).max() <= 1
+
+
+def test_round_trip(tmp_path, case):
+    save_case(tmp_path / "a" / "case.npz", case, "key")
+    assert_same(load_case(tmp_path / "a" / "case.npz"), case)
+    assert_same(load_case(tmp_path / "a" / "case.npz", "key"), case)
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["case.npz"]
+
+
+def test_stale_or_missing_is_none(tmp_path, case):
+    save_case(tmp_path / "case.npz", case, "key")
+    assert load_case(tmp_path / "case.npz", "other key") is None
+    assert load_case(tmp_path / "nothing.npz") is None
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
+def test_truncated_is_none(tmp_path, case, share):
+    path = tmp_path / "case.npz"
+    save_case(path, case, "key")
+    data = path.read_bytes()
+    path.write_bytes(data[: int(share * len(data))])
+    assert load_case(path) is None
+
+
+def test_altered_is_none_or_unharmed(tmp_path, case):
+    """One byte flipped anywhere: the archive's own fields may not matter, the contents never come back wrong."""
+    path = tmp_path / "case.npz"
+    save_case(path, case, "key")
+    data = path.read_bytes()
+    n_none = 0
+    for at in [*range(0, len(data), len(data) // 40), *range(len(data) - 700, len(data), 13)]:
+        path.write_bytes(data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :])
+        loaded = load_case(path)
+        if loaded is None:
+            n_none += 1
+        else:
+            assert_same(loaded, case)
+    assert n_none > 40
+
+
+def test_foreign_content_is_none(tmp_path):
+    path = tmp_path / "case.npz"
+    path.write_bytes(b"not a zip file at all")
+    assert load_case(path) is None
+    np.savez(path, something=np.zeros(3))
+    assert load_case(path) is None
+
+
+def test_key_changes_with_everything_that_matters(scan, lungs):
+    key = cache_key(scan, lungs, CONFIG, {1, 2})
+    assert key == cache_key(replace(scan, volume_hu=scan.volume_hu.copy()), lungs, CONFIG, {2, 1})
+    voxel = scan.volume_hu.copy()
+    voxel[0, 0, 0] += 1
+    other_lungs = np.where(lungs == 2, 1, lungs)
+    moved = replace(scan, geometry=replace(scan.geometry, spacing_mm=(2.0, 0.8, 0.81)))
+    finer = CONFIG.model_copy(update={"preparation": PreparationConfig(edge_vox=1)})
+    wider = CONFIG.model_copy(update={"window": WindowConfig(high_hu=200)})
+    trained_otherwise = CONFIG.model_copy(update={"training": CONFIG.training.model_copy(update={"batch": 2})})
+    keys = [
+        cache_key(replace(scan, volume_hu=voxel), lungs, CONFIG, {1, 2}),
+        cache_key(scan, other_lungs, CONFIG, {1, 2}),
+        cache_key(moved, lungs, CONFIG, {1, 2}),
+        cache_key(scan, lungs, finer, {1, 2}),
+        cache_key(scan, lungs, wider, {1, 2}),
+        cache_key(scan, lungs, CONFIG, {1}),
+    ]
+    assert len({key, *keys}) == 7
+    assert key == cache_key(scan, lungs, trained_otherwise, {1, 2})

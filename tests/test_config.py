@@ -1,0 +1,153 @@
+"""The paper's numbers, typed out here once more, and what happens to settings that do not exist."""
+
+from __future__ import annotations
+
+import pytest
+
+from normnet.config import Config, load_config, parse_config
+from normnet.errors import ConfigError
+
+PAPER = {
+    # Sec. III-A
+    ("window", "low_hu"): -800,
+    ("window", "high_hu"): 100,
+    ("window", "bright_hu"): -500,
+    # Sec. IV-B: 0.8 x 0.8 x 1 mm, 512 x 512
+    ("preparation", "spacing_mm"): (1, 0.8, 0.8),
+    ("preparation", "pad_to"): (512, 512),
+    # Sec. III-C1
+    ("synthesis", "n_small"): (5, 10),
+    ("synthesis", "n_medium"): (5, 10),
+    ("synthesis", "prob_large"): 0.2,
+    ("synthesis", "axes_small_vox"): (3, 10),
+    ("synthesis", "axes_medium_vox"): (10, 32),
+    ("synthesis", "axes_large_vox"): (32, 64),
+    ("synthesis", "rotate"): True,
+    # Eqs. 4, 6, 7, 8
+    ("synthesis", "sigma_b_fine_vox"): (0.8, 2),
+    ("synthesis", "sigma_b_coarse_vox"): (2, 5),
+    ("synthesis", "prob_fine"): 0.7,
+    ("synthesis", "mu0"): (0.4, 0.8),
+    ("synthesis", "mean_above"): 0.2,
+    ("synthesis", "sigma_a_vox"): (3, 15),
+    ("synthesis", "a_limits"): (0, 0.3),
+    ("synthesis", "a_gap"): 0.15,
+    # Sec. IV-B3; the network is that of MONAI's spleen tutorial
+    ("network", "spatial_dims"): 3,
+    ("network", "channels"): (16, 32, 64, 128, 256),
+    ("network", "n_res_units"): 2,
+    ("network", "norm"): "batch",
+    ("training", "slab_vox"): (32, 512, 512),
+    ("training", "batch"): 8,
+    ("training", "iterations"): 2000,
+    ("training", "learning_rate"): 3e-4,
+    ("training", "schedule"): "constant",
+    ("training", "members"): 5,
+    # "no more augmentation is needed"
+    ("training", "flip"): False,
+    ("training", "prob_thick"): 0,
+    ("training", "prob_noise"): 0,
+    ("training", "prob_shift"): 0,
+    ("inference", "prob_normal"): 0.95,
+    ("inference", "min_votes"): 3,
+    ("postprocessing", "k_d"): 9,
+    ("postprocessing", "k_f"): 7,
+    ("postprocessing", "t_d"): 0.2,
+    ("postprocessing", "t_f"): 0.15,
+    ("postprocessing", "normalised"): False,
+}
+
+
+@pytest.mark.parametrize(("section", "key"), PAPER)
+def test_paper(section, key):
+    assert getattr(getattr(load_config("paper"), section), key) == PAPER[section, key]
+
+
+def test_tau_is_a_third():
+    assert load_config("paper").window.tau == pytest.approx(0.3333, abs=1e-4)
+
+
+def test_names():
+    assert load_config() == load_config("default") == load_config(None)
+    assert load_config("paper") != load_config()
+
+
+def test_default_keeps_the_papers_generator():
+    default, paper = load_config(), load_config("paper")
+    assert default.synthesis == paper.synthesis
+    assert default.window == paper.window
+
+
+@pytest.mark.parametrize(
+    ("text", "unknown", "nearest"),
+    [
+        ("[postprocessing]\nkd = 9", "postprocessing.kd", "postprocessing.k_d"),
+        ("[trainin]\nbatch = 2", "trainin", "training"),
+        ("[training]\nlearningrate = 1", "training.learningrate", "training.learning_rate"),
+        ("bright_hu = 3", "bright_hu", "window.bright_hu"),
+    ],
+)
+def test_unknown_key_names_the_nearest(tmp_path, text, unknown, nearest):
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert caught.value.code == "NN-CFG-001"
+    assert f"'{unknown}'" in str(caught.value)
+    assert f"did you mean '{nearest}'?" in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("[training]\nbatch = 'many'", "training.batch"),
+        ("[training]\nbatch = 2.5", "training.batch"),
+        ("[training]\nslab_vox = [32, 512]", "training.slab_vox"),
+        ("[training]\nschedule = 'linear'", "training.schedule"),
+        ("[synthesis]\nmu0 = 0.4", "synthesis.mu0"),
+        ("[network]\nspatial_dims = 4", "network.spatial_dims"),
+        ("[postprocessing]\nt_d = [0.2]", "postprocessing.t_d"),
+        ("training = 3", "training"),
+    ],
+)
+def test_wrong_types_are_named(tmp_path, text, key):
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert caught.value.code == "NN-CFG-002"
+    assert f"'{key}" in str(caught.value)
+    assert caught.value.exit_code == 2
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "code"), [(None, "NN-CFG-003"), (b"[training", "NN-CFG-004"), (b"\xff\xfe", "NN-CFG-004")]
+)
+def test_files_that_are_no_config(tmp_path, content, code):
+    path = tmp_path / "mine.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert caught.value.code == code
+
+
+def test_single_keys_override_the_default(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text("[training]\nmembers = 1\n")
+    config = load_config(path)
+    assert config.training.members == 1
+    assert config.model_copy(update={"training": load_config().training}) == load_config()
+
+
+def test_a_manifest_gives_the_config_back():
+    config = load_config()
+    assert parse_config(config.model_dump(mode="json"), "manifest") == config
+
+
+def test_settings_never_change():
+    config = Config()
+    with pytest.raises(ValueError, match="frozen"):
+        config.training.batch = 3

@@ -1,0 +1,125 @@
+"""Eq. 10 on examples small enough to count by hand."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+
+from normnet.config import PostprocessingConfig
+from normnet.postprocessing import dilate, mean_filter, postprocess
+
+TAU = 1 / 3
+SMALL = PostprocessingConfig(k_d=3, k_f=3, t_d=0.2, t_f=0.15, dilation_vox=0)
+NO_VOTES = np.zeros((9, 9, 9), bool)
+
+
+@pytest.fixture
+def cube() -> tuple[np.ndarray, np.ndarray]:
+    """Lung of 0.1 everywhere (9, 9, 9) with 27 voxels of 0.6 in the middle."""
+    thorax = np.full((9, 9, 9), 0.1, np.float32)
+    thorax[3:6, 3:6, 3:6] = 0.6
+    return thorax, np.ones((9, 9, 9), bool)
+
+
+def offsets_where(rule) -> np.ndarray:
+    """(9, 9, 9) mask of the voxels whose sorted absolute offsets from the middle fulfil the rule."""
+    mask = np.zeros((9, 9, 9), bool)
+    for z, y, x in product(range(-4, 5), repeat=3):
+        mask[4 + z, 4 + y, 4 + x] = rule(sorted(map(abs, (z, y, x)), reverse=True))
+    return mask
+
+
+def overlap(offsets: list[int]) -> int:
+    """Voxels that a 3-cube at these offsets shares with the middle one."""
+    return int(np.prod([max(0, 3 - d) for d in offsets]))
+
+
+def test_steps_of_fig_4(cube):
+    """Seeds: overlap / 27 > 0.2, six voxels or more. Cap: 0.1 + 0.5 * overlap / 27 > 0.15, three or more."""
+    thorax, lung_mask = cube
+    steps = postprocess(thorax, lung_mask, NO_VOTES, TAU, SMALL)
+    np.testing.assert_array_equal(steps.anomaly, thorax == np.float32(0.6))
+    seeds = offsets_where(lambda d: d <= [2, 1, 0] or d == [1, 1, 1])
+    assert seeds.sum() == 27 + 6 + 24
+    np.testing.assert_array_equal(steps.seeds, seeds)
+    np.testing.assert_array_equal(steps.remainder, thorax)
+    cap = offsets_where(lambda d: overlap(d) >= 3)
+    assert cap.sum() == 27 + 6 + 24 + 24 + 12
+    np.testing.assert_array_equal(steps.cap, cap)
+    np.testing.assert_array_equal(steps.lesions, seeds)
+
+
+def test_growth_is_capped(cube):
+    """Every voxel of the cap is next to a seed, so one step grows to it and no step beyond."""
+    thorax, lung_mask = cube
+    for steps_vox in (1, 4):
+        config = SMALL.model_copy(update={"dilation_vox": steps_vox})
+        assert postprocess(thorax, lung_mask, NO_VOTES, TAU, config).lesions.sum() == 93
+
+
+def test_voted_normal_is_gone_from_both_images(cube):
+    thorax, lung_mask = cube
+    steps = postprocess(thorax, lung_mask, thorax > 0.5, TAU, SMALL)
+    assert not steps.anomaly.any()
+    assert steps.remainder.max() == np.float32(0.1)
+    assert not steps.lesions.any()
+
+
+def test_dark_voxels_are_no_seeds(cube):
+    """Just below the threshold: no anomaly, though bright enough for the cap."""
+    thorax, lung_mask = cube
+    thorax[thorax > 0.5] = TAU - 1e-4
+    steps = postprocess(thorax, lung_mask, NO_VOTES, TAU, SMALL)
+    assert not steps.anomaly.any()
+    assert steps.cap.any()
+    assert not steps.lesions.any()
+    thorax[thorax > 0.3] = np.float32(TAU) + 1e-6
+    assert postprocess(thorax, lung_mask, NO_VOTES, TAU, SMALL).anomaly.sum() == 27
+
+
+def test_lesions_stay_in_the_lung(cube):
+    thorax, lung_mask = cube
+    lung_mask[:, :, 5:] = False
+    config = SMALL.model_copy(update={"dilation_vox": 3})
+    steps = postprocess(thorax * lung_mask, lung_mask, NO_VOTES, TAU, config)
+    assert steps.lesions.any()
+    assert not (steps.lesions & ~lung_mask).any()
+
+
+@pytest.mark.parametrize(("dimensions", "reach"), [(2, (1, 3, 3)), (3, (3, 3, 3))])
+def test_mean_filter_in_two_and_three_dimensions(dimensions, reach):
+    image = np.zeros((5, 5, 5), np.float32)
+    image[2, 2, 2] = 1
+    config = PostprocessingConfig(dimensions=dimensions)
+    mean = mean_filter(image, 3, np.ones_like(image, bool), config)
+    assert tuple(np.ptp(np.argwhere(mean > 1e-6), axis=0) + 1) == reach
+    assert mean[2, 2, 2] == pytest.approx(1 / np.prod(reach))
+    assert mean.sum() == pytest.approx(1)
+
+
+def test_zeros_count_beyond_the_lung_unless_normalised():
+    """All lung voxels are 0.6 and half of the cube around a border voxel is outside: 9 + 9 of 27 voxels."""
+    lung_mask = np.zeros((5, 5, 8), bool)
+    lung_mask[:, :, :4] = True
+    image = np.where(lung_mask, np.float32(0.6), np.float32(0))
+    plain = mean_filter(image, 3, lung_mask, PostprocessingConfig())
+    assert plain[2, 2, 3] == pytest.approx(0.6 * 18 / 27)
+    assert plain[2, 2, 0] == pytest.approx(0.6 * 18 / 27)  # nor does the array go on beyond its border
+    normalised = mean_filter(image, 3, lung_mask, PostprocessingConfig(normalised=True))
+    assert normalised[lung_mask] == pytest.approx(0.6)
+
+
+def test_dilation_goes_over_faces():
+    mask = np.zeros((7, 7, 7), bool)
+    mask[3, 3, 3] = True
+    assert dilate(mask, 0).sum() == 1
+    assert dilate(mask, 1).sum() == 7
+    assert dilate(mask, 2).sum() == 25
+
+
+def test_nothing_there():
+    empty = np.zeros((4, 4, 4), bool)
+    steps = postprocess(np.zeros((4, 4, 4), np.float32), empty, empty, TAU, PostprocessingConfig())
+    assert not steps.lesions.any()

@@ -1,0 +1,139 @@
+"""The loop: same seed same bytes, stopped and resumed as if it had not been, damaged checkpoints passed over."""
+
+from __future__ import annotations
+
+import warnings
+from itertools import pairwise
+
+import pytest
+import torch
+from safetensors.torch import save
+
+from normnet.config import Config, NetworkConfig, SynthesisConfig, TrainingConfig
+from normnet.training.checkpoints import Checkpoint, load_newest, save_checkpoint
+from normnet.training.slabs import SlabSampler
+from normnet.training.train import learning_rate, train_member
+from tests.training.test_slabs import make_case
+
+CONFIG = Config(
+    network=NetworkConfig(channels=(4, 8), n_res_units=1),
+    synthesis=SynthesisConfig(axes_medium_vox=(4, 8), axes_large_vox=(8, 12)),
+    training=TrainingConfig(
+        slab_vox=(16, 32, 32),
+        batch=2,
+        iterations=6,
+        checkpoint_every=2,
+        learning_rate=1e-2,
+        schedule="cosine",
+        flip=True,
+    ),
+)
+
+
+def train(folder=None, seed=0, stop_after=None, config=CONFIG) -> Checkpoint:
+    seen = []
+    return train_member(
+        [make_case(shape=(20, 40, 40))],
+        config,
+        seed=seed,
+        checkpoints=folder,
+        on_step=lambda step, loss: seen.append(step),
+        stop=lambda: len(seen) == stop_after,
+    )
+
+
+def bytes_of(state: Checkpoint) -> bytes:
+    tensors = state.network | {f"{i}.{k}": v for i, part in state.optimizer.items() for k, v in part.items()}
+    return (
+        save({name: tensor.contiguous() for name, tensor in tensors.items()})
+        + repr((state.step, state.losses)).encode()
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(one_thread) -> Checkpoint:
+    return train()
+
+
+def test_same_seed_same_bytes(uninterrupted):
+    assert uninterrupted.step == len(uninterrupted.losses) == 6
+    assert bytes_of(train()) == bytes_of(uninterrupted)
+    assert bytes_of(train(seed=1)) != bytes_of(uninterrupted)
+
+
+def test_members_see_different_slabs(monkeypatch):
+    """torch's CPU generator takes the lower 32 bits of a seed only."""
+    seen: dict[int, list[torch.Tensor]] = {0: [], 1: [], 2**20: []}
+    sample = SlabSampler.sample
+    for seed, images in seen.items():
+
+        def record(self, rng, images=images):
+            images.append(sample(self, rng).image)
+            return sample(self, rng)
+
+        monkeypatch.setattr(SlabSampler, "sample", record)
+        train(seed=seed, stop_after=2)
+    every = [image for images in seen.values() for image in images]
+    assert len(every) == 3 * 2 * CONFIG.training.batch
+    assert not any(torch.equal(one, other) for k, one in enumerate(every) for other in every[:k])
+
+
+@pytest.mark.parametrize("stop_after", [3, 5])
+def test_resumed_equals_uninterrupted(tmp_path, uninterrupted, stop_after):
+    early = train(tmp_path, stop_after=stop_after)
+    assert early.step == load_newest(tmp_path).step == stop_after
+    resumed = train(tmp_path)
+    assert bytes_of(resumed) == bytes_of(uninterrupted)
+
+
+def test_what_is_done_is_done(tmp_path, uninterrupted):
+    train(tmp_path)
+    assert bytes_of(train(tmp_path)) == bytes_of(uninterrupted)
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["step-000004.ckpt", "step-000006.ckpt"]
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:-100], lambda data: data[:20], lambda data: b"", lambda data: data[:-1] + b"\xaa"]
+)
+def test_damaged_newest_falls_back(tmp_path, uninterrupted, damage):
+    train(tmp_path, stop_after=4)
+    newest = tmp_path / "step-000004.ckpt"
+    newest.write_bytes(damage(newest.read_bytes()))
+    with pytest.warns(UserWarning, match="step-000004.ckpt is damaged"):
+        resumed = train(tmp_path)
+    assert bytes_of(resumed) == bytes_of(uninterrupted)
+
+
+def test_checkpoint_round_trip(tmp_path, uninterrupted):
+    save_checkpoint(tmp_path, uninterrupted)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert bytes_of(load_newest(tmp_path)) == bytes_of(uninterrupted)
+    assert load_newest(tmp_path / "nothing") is None
+
+
+def test_it_learns(tmp_path):
+    """Thirty steps on one easy case bring the loss down."""
+    easy = CONFIG.model_copy(
+        update={"training": CONFIG.training.model_copy(update={"iterations": 30, "schedule": "constant"})}
+    )
+    losses = train(config=easy).losses
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+
+
+def test_learning_rates():
+    constant = Config(training=TrainingConfig(learning_rate=3e-4, schedule="constant"))
+    assert {learning_rate(step, constant) for step in (1, 1000, 2000)} == {3e-4}
+    cosine = Config(training=TrainingConfig(learning_rate=1e-3, schedule="cosine", iterations=1000))
+    rates = [learning_rate(step, cosine) for step in range(1, 1001)]
+    assert rates[0] < rates[49] > rates[-1]
+    assert all(a > b for a, b in pairwise(rates[50:]))
+    assert rates[-1] == pytest.approx(2e-5)
