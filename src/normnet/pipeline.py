@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from normnet.config import Config
+from normnet.errors import GeometryError, ValueRangeError
 from normnet.inference.voting import predict_normal
 from normnet.lungs.learned import doubt_lungs, segment_lungs
 from normnet.models import Model
@@ -62,12 +63,19 @@ def segment(
         on_progress: Called with (stage, steps done, steps in all).
 
     Raises:
-        ValueRangeError: If no lung is found.
+        ValueRangeError: If no lung is found, or the given mask is empty.
+        GeometryError: If the given mask has another shape.
     """
     config = config or model.config
     clock = _Clock(on_progress)
     if lung_labels is None:
         lung_labels = segment_lungs(scan, model.lung_networks, config.lungs, device)
+    elif lung_labels.shape != scan.shape:
+        raise GeometryError(
+            "NN-GEO-031", f"lung mask {lung_labels.shape}, scan {scan.shape}", scan.case_id, "use one grid"
+        )
+    elif not lung_labels.any():
+        raise ValueRangeError("NN-VAL-021", "the lung mask is empty", scan.case_id, "give the mask of this scan")
     warnings = scan.warnings + doubt_lungs(scan, lung_labels)
     clock.lap("lungs")
     prepared = prepare(scan, lung_labels, config.preparation, config.window)
@@ -81,7 +89,6 @@ def segment(
         lambda done, total: on_progress("inference", done, total),
     )
     clock.lap("inference")
-    bright = prepared.thorax >= config.window.tau
     steps = postprocess(
         prepared.thorax,
         prepared.lung_mask,
@@ -91,8 +98,10 @@ def segment(
     )
     clock.lap("postprocessing")
     lesion_mask = prepared.restore_mask(steps.lesions) & (lung_labels > 0)
-    anomaly = prepared.restore(np.where(bright, 1 - votes.prob_normal.astype(np.float32), 0))
-    n_votes = prepared.restore(np.where(bright, votes.n_normal, 0).astype(np.uint8), nearest=True)
+    bright = (lung_labels > 0) & (scan.volume_hu >= config.window.bright_hu)
+    prob_normal = prepared.restore(votes.prob_normal.astype(np.float32))
+    anomaly = np.where(bright, 1 - prob_normal, np.float32(0))
+    n_votes = np.where(bright, prepared.restore(votes.n_normal, nearest=True), np.uint8(0))
     volumes = quantify(lesion_mask, lung_labels, scan.geometry.voxel_ml)
     clock.lap("restoring")
     return Segmentation(lesion_mask, lung_labels, anomaly, n_votes, volumes, warnings, clock.seconds)
@@ -102,7 +111,8 @@ class _Clock:
     """Seconds of each stage."""
 
     def __init__(self, on_progress: Callable[[str, int, int], None]):
-        self.on_progress, self.seconds, self.last = on_progress, {}, time.perf_counter()
+        self.on_progress, self.last = on_progress, time.perf_counter()
+        self.seconds: dict[str, float] = {}
 
     def lap(self, stage: str) -> None:
         now = time.perf_counter()

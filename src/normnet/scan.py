@@ -9,7 +9,7 @@ import numpy as np
 # Patient axes: L, P, S are +x, +y, +z of DICOM; in (z, y, x) order.
 _IDENTITY = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 
-Triple = tuple[float, float, float]
+Triple = tuple[float, ...]  # always three, z y x
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Geometry:
 
     spacing_mm: Triple = (1.0, 1.0, 1.0)
     origin_mm: Triple = (0.0, 0.0, 0.0)
-    direction: tuple[Triple, Triple, Triple] = _IDENTITY
+    direction: tuple[Triple, ...] = _IDENTITY
 
     @property
     def affine(self) -> np.ndarray:
@@ -39,7 +39,7 @@ class Geometry:
         """Volume of one voxel in millilitres."""
         return float(np.prod(self.spacing_mm)) / 1000.0
 
-    def moved_to(self, index_zyx: tuple[float, float, float]) -> Geometry:
+    def moved_to(self, index_zyx: Triple) -> Geometry:
         """The same axes with the origin at the given (possibly fractional) voxel index."""
         origin = self.affine @ np.array([*index_zyx, 1.0])
         return replace(self, origin_mm=tuple(float(v) for v in origin[:3]))

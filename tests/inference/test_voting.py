@@ -7,25 +7,21 @@ import pytest
 import torch
 
 from normnet.config import InferenceConfig, NetworkConfig
-from normnet.inference.voting import Votes, predict_normal, slab_starts
+from normnet.inference.voting import Votes, predict_normal, slab_windows
 from normnet.network.unet import build_unet
 
 
 @pytest.mark.parametrize(("kept", "halo"), [(48, 16), (8, 4), (5, 3), (1, 0), (16, 0)])
 def test_every_slice_is_kept_once_and_has_its_halo(kept, halo):
-    window = kept + 2 * halo
-    for depth in range(1, 5 * window + 2):
-        seen = np.zeros(depth, int)
-        windows = slab_starts(depth, kept, halo)
-        for first, keep in windows:
-            last = min(depth, first + window)
-            assert 0 <= first <= keep.start < keep.stop <= last
-            assert keep.start - first >= halo or first == 0
-            assert last - keep.stop >= halo or last == depth
-            assert last - first == min(depth, window)
-            seen[keep] += 1
-        assert (seen == 1).all()
-        assert len(windows) <= max(1, -(-(depth - 2 * halo) // kept))
+    for depth in range(1, 5 * (kept + 2 * halo) + 2):
+        times = np.zeros(depth, int)
+        for seen, keep in slab_windows(depth, kept, halo):
+            assert 0 <= seen.start <= keep.start < keep.stop <= seen.stop <= depth
+            assert keep.start - seen.start == halo or seen.start == 0
+            assert seen.stop - keep.stop == halo or seen.stop == depth
+            assert seen.start % kept == (kept - halo % kept) % kept or seen.start == 0  # always the same phase
+            times[keep] += 1
+        assert (times == 1).all()
 
 
 class Member(torch.nn.Module):
@@ -78,7 +74,7 @@ def test_slabs_equal_the_whole(trained):
     thorax = np.random.default_rng(0).random((72, 21, 18)).astype(np.float32)
     whole = predict_normal(thorax, [trained], 2, InferenceConfig(slab_vox=200, prob_normal=0.5))
     slabs = predict_normal(thorax, [trained], 2, InferenceConfig(slab_vox=16, halo_vox=12, prob_normal=0.5))
-    assert len(slab_starts(72, 16, 12)) == 3
+    assert len(slab_windows(72, 16, 12)) == 5
     assert whole.prob_normal.std() > 0.01
     np.testing.assert_allclose(slabs.prob_normal.astype(float), whole.prob_normal.astype(float), atol=0.01)
     assert (slabs.n_normal != whole.n_normal).mean() < 0.01

@@ -14,6 +14,11 @@ def train_lungs(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Model folder.")],
     iterations: Annotated[int, typer.Option(min=1, help="Steps.")] = 3000,
+    learning_rate: Annotated[float, typer.Option(help="Peak; falls to zero along a cosine.")] = 1.5e-3,
+    sick_share: Annotated[float, typer.Option(min=0, max=1, help="Part of the crops with synthetic disease.")] = 0.75,
+    archive_to_hu: Annotated[
+        tuple[float, float] | None, typer.Option(help="Slope and intercept to HU, where an .npz's own are wrong.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Weights, crops and synthetic disease follow from it.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     start_from: Annotated[Path | None, typer.Option(help="Lung model to go on from.")] = None,
@@ -37,7 +42,7 @@ def train_lungs(
     check_output(out, inputs)
     with locked(out), progress_bar() as bar:
         bar("reading slices", 0, 1)
-        slices = read_lung_slices(inputs, settings.lungs, frozenset(leave_out or []))
+        slices = read_lung_slices(inputs, settings.lungs, frozenset(leave_out or []), archive_to_hu)
         say(f"{len(slices)} slices, {iterations} iterations on {torch_device}")
         recent: list[float] = []
 
@@ -53,6 +58,8 @@ def train_lungs(
             slices,
             settings.lungs,
             iterations=iterations,
+            learning_rate=learning_rate,
+            sick_share=sick_share,
             seed=seed,
             device=torch_device,
             start_from=start,
@@ -65,6 +72,8 @@ def train_lungs(
                 "n_slices": len(slices),
                 "left_out": leave_out or [],
                 "iterations": iterations,
+                "learning_rate": learning_rate,
+                "sick_share": sick_share,
                 "seed": seed,
                 "final_loss": round(sum(recent) / len(recent), 4),
             },

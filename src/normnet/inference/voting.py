@@ -34,18 +34,17 @@ class Votes:
         return self.n_normal >= needed
 
 
-def slab_starts(depth: int, kept: int, halo: int) -> list[tuple[int, slice]]:
-    """Windows of ``kept + 2 * halo`` slices that cover the volume.
+def slab_windows(depth: int, kept: int, halo: int) -> list[tuple[slice, slice]]:
+    """Overlapping windows along z.
 
     Returns:
-        For each window its first slice (the last window is moved inward) and the slices to keep from it.
+        For each window the slices the network sees, and those of them whose result is kept; the kept ones cover the
+        volume once.
     """
-    window = kept + 2 * halo
-    if depth <= window:
-        return [(0, slice(0, depth))]
-    starts = [*range(0, depth - window, kept), depth - window]
-    seams = [0, *(first + halo for first in starts[1:]), depth]
-    return [(first, slice(a, b)) for first, a, b in zip(starts, seams[:-1], seams[1:], strict=True)]
+    return [
+        (slice(max(0, first - halo), min(depth, first + kept + halo)), slice(first, min(depth, first + kept)))
+        for first in range(0, depth, kept)
+    ]
 
 
 def predict_normal(
@@ -71,17 +70,17 @@ def predict_normal(
     depth, height, width = thorax.shape
     n_normal = np.zeros(thorax.shape, np.uint8)
     prob_normal = np.zeros(thorax.shape, np.float16)
-    networks = [network.to(device, memory_format=torch.channels_last_3d) for network in networks]
-    windows = slab_starts(depth, config.slab_vox, config.halo_vox)
-    length = min(depth, config.slab_vox + 2 * config.halo_vox)
-    pads = (0, -width % stride, 0, -height % stride, 0, -length % stride)
+    networks = [network.to(device) for network in networks]
+    windows = slab_windows(depth, config.slab_vox, config.halo_vox)
     with torch.inference_mode(), torch.autocast(torch.device(device).type, torch.bfloat16):
-        for done, (first, keep) in enumerate(windows):
-            slab = torch.from_numpy(thorax[first : first + length])
-            slab = torch.nn.functional.pad(slab, pads)[None, None].to(device, memory_format=torch.channels_last_3d)
-            inner = slice(keep.start - first, keep.stop - first)
-            probs = [torch.sigmoid(network(slab)[0, 0, inner, :height, :width].float()) for network in networks]
-            n_normal[keep] = sum((prob > config.prob_normal).to(torch.uint8) for prob in probs).cpu().numpy()
-            prob_normal[keep] = (sum(probs) / len(probs)).half().cpu().numpy()
+        for done, (seen, keep) in enumerate(windows):
+            pads = (0, -width % stride, 0, -height % stride, 0, -(seen.stop - seen.start) % stride)
+            slab = torch.nn.functional.pad(torch.from_numpy(thorax[seen]), pads)[None, None]
+            slab = slab.to(device, memory_format=torch.channels_last_3d)  # (1, 1, D, H, W)
+            inner = slice(keep.start - seen.start, keep.stop - seen.start)
+            logits = [network(slab)[0, 0, inner, :height, :width] for network in networks]
+            probs = torch.sigmoid(torch.stack(logits).float())  # (members, D, H, W)
+            n_normal[keep] = (probs > config.prob_normal).sum(0).to(torch.uint8).cpu().numpy()
+            prob_normal[keep] = probs.mean(0).half().cpu().numpy()
             on_slab(done + 1, len(windows))
     return Votes(n_normal, prob_normal, len(networks))

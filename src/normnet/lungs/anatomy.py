@@ -10,7 +10,7 @@ BAY_MM, DENSE_HU, BAY_SHARE = 12.0, -500.0, 0.02
 SMALL_SIDE = 0.5  # of the other lung
 
 
-def keep_lungs(mask: np.ndarray, spacing_mm: tuple[float, float, float]) -> np.ndarray:
+def keep_lungs(mask: np.ndarray, spacing_mm: tuple[float, ...]) -> np.ndarray:
     """The components that are lung, with the holes of every slice filled.
 
     A lung cut in two by a consolidation keeps both parts if the smaller is not tiny.
@@ -78,7 +78,7 @@ def split_left_right(lungs: np.ndarray) -> np.ndarray:
     return np.where(lungs, np.where(np.arange(lungs.shape[2]) < middle, 1, 2), 0).astype(np.uint8)
 
 
-def left_out_share(volume_hu: np.ndarray, lung_mask: np.ndarray, spacing_mm: tuple[float, float, float]) -> float:
+def left_out_share(volume_hu: np.ndarray, lung_mask: np.ndarray, spacing_mm: tuple[float, ...]) -> float:
     """Dense tissue in the bays of the lungs' outline, as a share of the lungs.
 
     Bays are what a closing with a 12 mm disc in each slice adds. Healthy and well segmented sick lungs have 0.7 to
@@ -99,7 +99,7 @@ def left_out_share(volume_hu: np.ndarray, lung_mask: np.ndarray, spacing_mm: tup
     return float((closed & ~lung_mask & (volume_hu > DENSE_HU)).sum() / lung_mask.sum())
 
 
-def doubts(volume_hu: np.ndarray, lung_labels: np.ndarray, spacing_mm: tuple[float, float, float]) -> tuple[str, ...]:
+def doubts(volume_hu: np.ndarray, lung_labels: np.ndarray, spacing_mm: tuple[float, ...]) -> tuple[str, ...]:
     """Why the lung mask may be wrong, one line each; empty if nothing is odd.
 
     Args:

@@ -12,7 +12,7 @@ from torch.nn.functional import interpolate, max_pool2d
 N_ELLIPSES = 6
 
 
-def smooth_noise(shape: tuple[int, int, int], cell: int, rng: torch.Generator) -> torch.Tensor:
+def smooth_noise(shape: tuple[int, ...], cell: int, rng: torch.Generator) -> torch.Tensor:
     """(B, H, W) noise of zero mean and about unit range, smooth over ``cell`` pixels."""
     n, height, width = shape
     coarse = torch.randn((n, 1, height // cell + 2, width // cell + 2), generator=rng)

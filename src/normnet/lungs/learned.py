@@ -39,13 +39,13 @@ def predict_lungs(
     depth, height, width = volume_hu.shape
     pads = (0, -width % 16, 0, -height % 16)
     prob = np.zeros(volume_hu.shape, np.float32)
-    networks = [network.to(device, memory_format=torch.channels_last) for network in networks]
+    networks = [network.to(device) for network in networks]
     with torch.inference_mode(), torch.autocast(torch.device(device).type, torch.bfloat16):
         for start in range(0, depth, SLICES_AT_ONCE):
             chunk = torch.from_numpy(volume_hu[start : start + SLICES_AT_ONCE])
             chunk = ((chunk - config.low_hu) / (config.high_hu - config.low_hu)).clamp(0, 1)[:, None]
             chunk = torch.nn.functional.pad(chunk, pads).to(device, memory_format=torch.channels_last)
-            mean = sum(torch.sigmoid(network(chunk).float()) for network in networks) / len(networks)
+            mean = torch.stack([torch.sigmoid(network(chunk).float()) for network in networks]).mean(0)
             prob[start : start + SLICES_AT_ONCE] = mean[:, 0, :height, :width].cpu().numpy()
     return prob
 

@@ -52,18 +52,22 @@ def volume_slices(
     return slices
 
 
-def archive_slices(path: Path) -> list[LungSlice]:
+def archive_slices(path: Path, to_hu: tuple[float, float] | None = None) -> list[LungSlice]:
     """Single slices from an ``.npz``.
 
     ``images`` (N, H, W) uint8 with ``slope`` and ``inter`` to HU, ``masks`` (N, H, W / 8) bits or (N, H, W), and,
     optional, ``pixel_mm`` (1.4 without it).
+
+    Args:
+        path: The archive.
+        to_hu: Slope and intercept to use instead of the archive's own, where those do not give HU.
 
     Raises:
         InputError: If it cannot be read as that.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            slope, inter = float(file["slope"]), float(file["inter"])
+            slope, inter = to_hu or (float(file["slope"]), float(file["inter"]))
             images = np.rint(file["images"].astype(np.float32) * slope + inter).clip(-1024, 3071).astype(np.int16)
             masks = file["masks"]
             masks = masks.astype(bool) if masks.shape == images.shape else np.unpackbits(masks, axis=-1).astype(bool)
@@ -74,9 +78,18 @@ def archive_slices(path: Path) -> list[LungSlice]:
 
 
 def read_lung_slices(
-    inputs: list[Path], config: LungsConfig, leave_out: frozenset[str] = frozenset()
+    inputs: list[Path],
+    config: LungsConfig,
+    leave_out: frozenset[str] = frozenset(),
+    archive_to_hu: tuple[float, float] | None = None,
 ) -> list[LungSlice]:
-    """All training slices of manifests (CSV, rows with a lung mask) and archives (``.npz``).
+    """All training slices of manifests and archives.
+
+    Args:
+        inputs: CSV manifests, of which the rows with a lung mask and with split ``train`` or none count, and ``.npz``.
+        config: Pixel size.
+        leave_out: Names of cases to leave out.
+        archive_to_hu: See ``archive_slices``.
 
     Raises:
         InputError: If an input is neither, or nothing with a lung mask is found.
@@ -84,10 +97,10 @@ def read_lung_slices(
     slices = []
     for path in inputs:
         if path.suffix == ".npz":
-            slices += archive_slices(path)
+            slices += archive_slices(path, archive_to_hu)
         elif path.suffix == ".csv":
             for case in read_manifest(path):
-                if case.lung_mask is None or case.lung_mask.suffix == ".npz" or case.case_id in leave_out:
+                if case.lung_mask is None or case.split not in ("", "train") or case.case_id in leave_out:
                     continue
                 scan = read_ct(case.image)
                 slices += volume_slices(scan, read_mask(case.lung_mask, scan), config, case.excluded_slices)

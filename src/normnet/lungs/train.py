@@ -106,7 +106,7 @@ def train_lungs(
     """
     torch.manual_seed(seed)
     rng = torch.Generator().manual_seed(seed)
-    network = build_unet(LUNG_NETWORK).to(device, memory_format=torch.channels_last)
+    network = build_unet(LUNG_NETWORK).to(device)
     if start_from is not None:
         network.load_state_dict(start_from)
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=1e-4)

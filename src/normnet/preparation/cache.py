@@ -7,6 +7,7 @@ import io
 import json
 import zipfile
 import zlib
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +43,7 @@ class NormalCase:
     usable: np.ndarray
 
 
-def prepare_normal(scan: Scan, lung_labels: np.ndarray, config: Config, excluded: set[int] = frozenset()) -> NormalCase:
+def prepare_normal(scan: Scan, lung_labels: np.ndarray, config: Config, excluded: Set[int] = frozenset()) -> NormalCase:
     """Bring a healthy CT to the training grid and mark its erroneous edges.
 
     Args:
@@ -69,7 +70,7 @@ def prepare_normal(scan: Scan, lung_labels: np.ndarray, config: Config, excluded
     return NormalCase(scan.case_id, codes, prepared.lung_mask, edge_mask, usable)
 
 
-def cache_key(scan: Scan, lung_labels: np.ndarray, config: Config, excluded: set[int]) -> str:
+def cache_key(scan: Scan, lung_labels: np.ndarray, config: Config, excluded: Set[int]) -> str:
     """Changes whenever the input, the settings of preparation or this module's version do."""
     settings = [CACHE_VERSION, config.preparation.model_dump(), config.window.model_dump(), sorted(excluded)]
     digest = hashlib.sha256(json.dumps(settings).encode())

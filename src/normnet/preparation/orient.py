@@ -19,8 +19,8 @@ class Orientation:
         flips: Whether z, y, x are reversed after the permutation.
     """
 
-    axes: tuple[int, int, int]
-    flips: tuple[bool, bool, bool]
+    axes: tuple[int, ...]
+    flips: tuple[bool, ...]
 
     @classmethod
     def of(cls, geometry: Geometry) -> Orientation:

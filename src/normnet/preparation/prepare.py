@@ -31,7 +31,7 @@ class Prepared:
     lung_mask: np.ndarray
     spacing_mm: tuple[float, float, float]
     orientation: Orientation
-    box: tuple[slice, slice, slice]
+    box: tuple[slice, ...]
     grid: Grid
     scan_shape: tuple[int, int, int]
 
@@ -56,7 +56,7 @@ class Prepared:
         return self.restore(mask.astype(np.uint8) * np.uint8(200)) >= 100
 
 
-def bounding_box(mask: np.ndarray, margin: int) -> tuple[slice, slice, slice]:
+def bounding_box(mask: np.ndarray, margin: int) -> tuple[slice, ...]:
     """Smallest box around the true voxels, widened by ``margin`` and clipped by the array."""
     box = []
     for axis in range(3):

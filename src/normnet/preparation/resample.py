@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-Triple = tuple[float, float, float]
+from normnet.scan import Triple
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class Grid:
 
     start: Triple
     step: Triple
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
 
-    def inverse(self, shape: tuple[int, int, int]) -> Grid:
+    def inverse(self, shape: tuple[int, ...]) -> Grid:
         """The parent's grid of the given shape, seen from this one."""
         return Grid(
             tuple(-s / d for s, d in zip(self.start, self.step, strict=True)),

@@ -112,7 +112,7 @@ def choose_slices(lungs: np.ndarray, lesions: np.ndarray, axis: int, n: int) -> 
     return chosen
 
 
-def _box(lungs: np.ndarray, spacing_mm: tuple[float, float, float]) -> tuple[slice, slice, slice]:
+def _box(lungs: np.ndarray, spacing_mm: tuple[float, ...]) -> tuple[slice, slice, slice]:
     """The lungs' box with a margin; the whole array without lungs."""
     parts = []
     for axis, spacing in enumerate(spacing_mm):

@@ -20,11 +20,11 @@ class Blob:
         shape_mask: (d, h, w) bool.
     """
 
-    low: tuple[int, int, int]
+    low: tuple[int, ...]
     shape_mask: torch.Tensor
 
     @property
-    def box(self) -> tuple[slice, slice, slice]:
+    def box(self) -> tuple[slice, ...]:
         """Where the mask lies in the slab."""
         return tuple(slice(a, a + n) for a, n in zip(self.low, self.shape_mask.shape, strict=True))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def train_ensemble(
             seed=config.training.seed + member - 1,
             device=device,
             checkpoints=out / "checkpoints" / f"member-{member}",
-            on_step=lambda step, loss, member=member: on_step(member, step, loss),
+            on_step=partial(on_step, member),
             stop=stop,
         )
         if state.step < config.training.iterations:

@@ -45,7 +45,7 @@ def train_member(
     """
     sampler = SlabSampler(cases, config)
     torch.manual_seed(seed)
-    network = build_unet(config.network).to(device, memory_format=torch.channels_last_3d)
+    network = build_unet(config.network).to(device)
     optimizer = torch.optim.Adam(network.parameters(), lr=config.training.learning_rate)
     done, losses = 0, []
     resumed = load_newest(checkpoints) if checkpoints else None

@@ -1,0 +1,80 @@
+"""Accuracy on every CT of a list, beside two trivial rivals; prints the tables of docs/results.md.
+
+    python benchmarks/accuracy.py $NORMNET_DATA/cases.csv --split dev --split heldout
+
+For cases with a lesion mask: DSC, precision and sensitivity of normnet, of (a) HU >= -500 inside the same lungs and of
+(b) the same after the paper's mean filters and growth; AUC of bright voxels (Table II); how good the lungs are.
+For cases without: the share of the lung that is marked.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+import normnet
+from normnet.datasets.manifest import Case, read_manifest
+from normnet.evaluation.metrics import compute_bright_auc, compute_overlap
+from normnet.io.masks import read_mask
+from normnet.postprocessing import postprocess
+from normnet.preparation.prepare import prepare
+
+
+def rivals(scan: normnet.Scan, lung_labels: np.ndarray, config: normnet.Config) -> dict[str, np.ndarray]:
+    """The two trivial masks on the scan's grid."""
+    prepared = prepare(scan, lung_labels, config.preparation, config.window)
+    nothing = np.zeros_like(prepared.lung_mask)
+    steps = postprocess(prepared.thorax, prepared.lung_mask, nothing, config.window.tau, config.postprocessing)
+    return {
+        "threshold": (scan.volume_hu >= config.window.bright_hu) & (lung_labels > 0),
+        "threshold + filters": prepared.restore_mask(steps.lesions) & (lung_labels > 0),
+    }
+
+
+def measure(case: Case, model: normnet.Model, reference_lungs: bool) -> None:
+    """Print the rows of one case."""
+    scan = normnet.read_ct(case.image)
+    given = read_mask(case.lung_mask, scan) if case.lung_mask else None
+    labels = given.astype(np.uint8) if reference_lungs and given is not None else None
+    found = normnet.segment(scan, model, lung_labels=labels)
+    lungs = found.lung_labels > 0
+    if case.lesion_mask is None:
+        print(
+            f"| {case.case_id} | marked | {100 * found.lesion_mask.sum() / lungs.sum():.2f} % of the lung |", flush=True
+        )
+        return
+    reference = read_mask(case.lesion_mask, scan)
+    masks = {"normnet": found.lesion_mask, **rivals(scan, found.lung_labels, model.config)}
+    for name, mask in masks.items():
+        overlap = compute_overlap(mask, reference)
+        print(f"| {case.case_id} | {name} | {overlap.dsc:.3f} | {overlap.precision:.3f} | {overlap.sensitivity:.3f} |")
+    bright = lungs & (scan.volume_hu >= model.config.window.bright_hu)
+    auc = compute_bright_auc(1 - found.prob_anomaly, reference, bright)
+    print(f"| {case.case_id} | AUC of bright voxels | {auc:.3f} |", flush=True)
+    if given is not None and not reference_lungs:
+        drawn = given.any(axis=(1, 2))[:, None, None]  # some lung masks are drawn on lesion slices only
+        overlap = compute_overlap(lungs & drawn, given)
+        inside = (reference & lungs).sum() / reference.sum()
+        print(f"| {case.case_id} | lungs | Dice {overlap.dsc:.4f} | lesion inside {inside:.4f} |", flush=True)
+
+
+def main() -> None:
+    """Read the options and measure every case."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("manifest", type=Path)
+    parser.add_argument("--split", action="append", help="repeatable; all where not given")
+    parser.add_argument("--case", action="append", help="repeatable; all where not given")
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--reference-lungs", action="store_true", help="use the lung masks of the list")
+    options = parser.parse_args()
+    model = normnet.load_model(options.model)
+    for case in read_manifest(options.manifest):
+        wanted = not options.split or case.split in options.split
+        if wanted and (not options.case or case.case_id in options.case) and case.image.suffix != ".npz":
+            measure(case, model, options.reference_lungs)
+
+
+if __name__ == "__main__":
+    main()
