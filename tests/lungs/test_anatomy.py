@@ -41,7 +41,7 @@ def test_a_share_of_the_largest_is_needed():
     assert keep_lungs(boxes(piece, half), SPACING_MM)[piece].all()
 
 
-def test_holes_are_filled_slice_by_slice():
+def test_enclosed_holes_are_filled():
     mask = boxes(RIGHT, LEFT)
     mask[10, 15:20, 10:15] = False
     np.testing.assert_array_equal(keep_lungs(mask, SPACING_MM), boxes(RIGHT, LEFT))

@@ -11,7 +11,7 @@ SMALL_SIDE = 0.5  # of the other lung
 
 
 def keep_lungs(mask: np.ndarray, spacing_mm: tuple[float, ...]) -> np.ndarray:
-    """The components that are lung, with the holes of every slice filled.
+    """The components that are lung, with the holes filled that lung encloses on all sides.
 
     A lung cut in two by a consolidation keeps both parts if the smaller is not tiny.
 
@@ -30,11 +30,7 @@ def keep_lungs(mask: np.ndarray, spacing_mm: tuple[float, ...]) -> np.ndarray:
     kept = (ml >= SMALL_ML) & (ml >= SMALL_SHARE * ml.max())
     largest = np.argsort(ml)[::-1][:4]
     chosen = [label for label in largest if kept[label]]
-    lungs = np.isin(labels, chosen)
-    for plane in lungs:
-        if plane.any():
-            plane[:] = binary_fill_holes(plane)
-    return lungs
+    return binary_fill_holes(np.isin(labels, chosen))
 
 
 def split_left_right(lungs: np.ndarray) -> np.ndarray:
@@ -70,6 +66,8 @@ def split_left_right(lungs: np.ndarray) -> np.ndarray:
             sides[label] = 1 if centres[label][2] < middle else 2
         if not straddles and {1, 2} <= set(sides.tolist()):
             seeds = sides[labels]
+            if np.array_equal(seeds > 0, lungs):
+                return seeds
             nearest = distance_transform_edt(seeds == 0, return_distances=False, return_indices=True)
             return np.where(lungs, seeds[tuple(nearest)], 0).astype(np.uint8)
         core = binary_erosion(core)

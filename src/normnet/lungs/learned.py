@@ -81,10 +81,10 @@ def segment_lungs(scan: Scan, networks: list[torch.nn.Module], config: LungsConf
             "NN-VAL-020", "no lung found", scan.case_id, "is this a chest CT in HU? or give --lungs MASK"
         )
     side = split_left_right(coarse)
-    # the mask's outline follows the probability, kept near the chosen components
-    outline = np.where(_grow(coarse), prob, 0)
+    # the mask's outline follows the probability, near the chosen components alone; filled holes stay filled
+    outline = np.where(coarse & (prob <= config.threshold), 1, np.where(_grow(coarse), prob, 0))
     fine = resample((outline * 200).astype(np.uint8), grid.inverse(turned.shape)) > config.threshold * 200
-    fine_side = resample(_spread(side), grid.inverse(turned.shape), nearest=True, outside=1)
+    fine_side = resample(_spread(side), grid.inverse(turned.shape), nearest=True)
     return np.ascontiguousarray(orientation.undo(np.where(fine, fine_side, 0).astype(np.uint8)))
 
 
@@ -95,11 +95,10 @@ def _grow(mask: np.ndarray) -> np.ndarray:
 
 
 def _spread(side: np.ndarray) -> np.ndarray:
-    """Give every voxel the label of the nearest lung voxel."""
-    from scipy.ndimage import distance_transform_edt
+    """Labels two voxels beyond the lungs too, where the fine outline may reach."""
+    from scipy.ndimage import maximum_filter
 
-    nearest = distance_transform_edt(side == 0, return_distances=False, return_indices=True)
-    return side[tuple(nearest)]
+    return np.where(side > 0, side, maximum_filter(side, 5))
 
 
 def doubt_lungs(scan: Scan, lung_labels: np.ndarray) -> tuple[str, ...]:
