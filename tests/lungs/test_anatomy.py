@@ -95,7 +95,7 @@ def chest() -> tuple[np.ndarray, np.ndarray]:
 
 def test_whole_lungs_raise_no_doubt(chest):
     volume_hu, labels = chest
-    assert left_out_share(volume_hu, labels > 0, (3.0, 3.0, 3.0)) == 0
+    assert left_out_share(volume_hu, labels, (3.0, 3.0, 3.0)) == 0
     assert doubts(volume_hu, labels, (3.0, 3.0, 3.0)) == ()
 
 
@@ -105,9 +105,9 @@ def test_a_bay_of_dense_tissue_raises_doubt(chest):
     bay = (slice(2, 22), slice(15, 20), slice(5, 9))
     labels[bay] = 0
     n_bay, n_lung = 20 * 5 * 4, int((labels > 0).sum())
-    assert left_out_share(volume_hu, labels > 0, (3.0, 3.0, 3.0)) == 0  # air in the bay is no consolidation
+    assert left_out_share(volume_hu, labels, (3.0, 3.0, 3.0)) == 0  # air in the bay is no consolidation
     volume_hu[bay] = 0
-    share = left_out_share(volume_hu, labels > 0, (3.0, 3.0, 3.0))
+    share = left_out_share(volume_hu, labels, (3.0, 3.0, 3.0))
     assert 0.5 * n_bay / n_lung < share <= n_bay / n_lung
     volume_hu[2:22, 15:20, 5:17] = 0  # deeper
     labels[2:22, 15:20, 5:17] = 0

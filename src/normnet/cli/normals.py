@@ -72,8 +72,9 @@ def without_slices(cases: list[Case], ranges: list[str]) -> list[Case]:
     for text in ranges:
         name, _, span = text.rpartition(":")
         first, _, last = span.partition("-")
-        if name not in names or not first.isdigit() or not last.isdigit():
-            raise ConfigError("NN-CFG-010", f"'{text}' is not CASE:FIRST-LAST of a given case", "--exclude", "mend it")
+        numbers = first.isdecimal() and last.isdecimal() and int(first) <= int(last)
+        if name not in names or not numbers:
+            raise ConfigError("NN-CFG-013", f"'{text}' is not CASE:FIRST-LAST of a given case", "--exclude", "mend it")
         more.setdefault(name, set()).update(range(int(first), int(last) + 1))
     return [replace(case, excluded_slices=case.excluded_slices | more.get(case.case_id, set())) for case in cases]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +57,7 @@ def volume_slices(
 def archive_slices(path: Path, to_hu: tuple[float, float] | None = None) -> list[LungSlice]:
     """Single slices from an ``.npz``.
 
-    ``images`` (N, H, W) uint8 with ``slope`` and ``inter`` to HU, ``masks`` (N, H, W / 8) bits or (N, H, W), and,
+    ``images`` (N, H, W) uint8 with ``slope`` and ``inter`` to HU, ``masks`` (N, H, ⌈W / 8⌉) bits or (N, H, W), and,
     optional, ``pixel_mm`` (1.4 without it).
 
     Args:
@@ -69,11 +71,14 @@ def archive_slices(path: Path, to_hu: tuple[float, float] | None = None) -> list
         with np.load(path, allow_pickle=False) as file:
             slope, inter = to_hu or (float(file["slope"]), float(file["inter"]))
             images = np.rint(file["images"].astype(np.float32) * slope + inter).clip(-1024, 3071).astype(np.int16)
-            masks = file["masks"]
-            masks = masks.astype(bool) if masks.shape == images.shape else np.unpackbits(masks, axis=-1).astype(bool)
+            masks, width = file["masks"], images.shape[-1]
+            if masks.shape == (*images.shape[:-1], -(-width // 8)):
+                masks = np.unpackbits(masks, axis=-1, count=width)
+            if masks.shape != images.shape:
+                raise ValueError(f"masks of {masks.shape} on images of {images.shape}")
             pixel_mm = float(file["pixel_mm"]) if "pixel_mm" in file else 1.4
-            return [LungSlice(image, mask, pixel_mm) for image, mask in zip(images, masks, strict=True)]
-    except (OSError, ValueError, KeyError) as error:
+            return [LungSlice(image, mask, pixel_mm) for image, mask in zip(images, masks.astype(bool), strict=True)]
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zlib.error, zipfile.BadZipFile) as error:
         raise InputError("NN-DAT-003", "not an archive of slices", str(path), "see normnet.lungs.slices") from error
 
 

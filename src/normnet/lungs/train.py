@@ -110,7 +110,8 @@ def train_lungs(
     if start_from is not None:
         network.load_state_dict(start_from)
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=iterations, pct_start=0.05)
+    rise = 0.05 + 1e-9  # of exactly one step torch would divide by its length less one
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=iterations, pct_start=rise)
     network.train()
     for step in range(1, iterations + 1):
         image, target = sample_batch(slices, batch, config, sick_share, rng)

@@ -1,0 +1,86 @@
+"""Synthetic disease: inside the lungs alone, denser, and the same from the same generator."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from normnet.lungs.disease import add_disease, smooth_noise
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def chests() -> tuple[torch.Tensor, torch.Tensor]:
+    """Forty slices with two lungs and a vessel in each: HU and mask."""
+    mask = torch.zeros(40, 96, 112, dtype=torch.bool)
+    mask[:, 20:80, 14:50] = mask[:, 20:80, 62:98] = True
+    image = torch.where(mask, -850.0, 40.0) + 15 * torch.randn(mask.shape, generator=rng(9))
+    image[:, 48:52, 20:44] = image[:, 48:52, 70:94] = 60.0
+    return image, mask
+
+
+def test_outside_the_lungs_nothing_changes(chests):
+    image, mask = chests
+    before = image.clone()
+    sick = add_disease(image, mask, 1.0, rng())
+    assert sick.shape == image.shape
+    assert sick.dtype == torch.float32
+    assert torch.equal(image, before)
+    assert torch.equal(sick[~mask], image[~mask])
+    assert torch.isfinite(sick).all()
+
+
+def test_sick_lungs_are_denser(chests):
+    image, mask = chests
+    sick = add_disease(image, mask, 1.0, rng())
+    n_lung = mask.sum((1, 2))
+    gain = ((sick - image) * mask).sum((1, 2)) / n_lung
+    assert (gain > 0).all()
+    assert (gain > 100).sum() > 10
+    consolidated = ((sick > -200) & (image < -500)).sum((1, 2)) / n_lung
+    assert consolidated.max() > 0.4
+    assert sick[mask].max() < 600
+
+
+def test_share_of_the_slices(chests):
+    image, mask = chests
+    assert torch.equal(add_disease(image, mask, 0.0, rng()), image)
+    changed = (add_disease(image, mask, 0.5, rng()) != image).any(dim=2).any(dim=1).sum()
+    assert 10 < changed < 30
+
+
+def test_ground_glass_keeps_vessels_and_consolidation_hides_them(chests):
+    """Column by column of a horizontal vessel, beside what lies just above it."""
+    image, mask = chests
+    sick = add_disease(image, mask, 1.0, rng())
+    columns = torch.cat([torch.arange(20, 44), torch.arange(70, 94)])
+    vessel, above = sick[:, 48:52, columns].mean(1), sick[:, 43:47, columns].mean(1)
+    glass, solid = (above > -650) & (above < -400), above > -100
+    assert glass.sum() > 100
+    assert solid.sum() > 50
+    assert vessel[glass].median() > 55
+    assert vessel[solid].median() < 45  # of 60
+
+
+def test_same_generator_same_bytes(chests):
+    image, mask = chests
+    first, second, other = (add_disease(image, mask, 0.7, rng(seed)) for seed in (3, 3, 4))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+
+
+def test_no_lung_at_all(chests):
+    image, mask = chests
+    assert torch.equal(add_disease(image, torch.zeros_like(mask), 1.0, rng()), image)
+
+
+def test_smooth_noise_is_smooth_and_centred():
+    fine, coarse = (smooth_noise((16, 96, 80), cell, rng()) for cell in (2, 16))
+    assert fine.shape == coarse.shape == (16, 96, 80)
+    assert abs(fine.mean()) < 0.05
+    assert abs(coarse.mean()) < 0.2
+    steps = [noise.diff(dim=2).std() / noise.std() for noise in (fine, coarse)]
+    assert steps[1] < 0.3 * steps[0]

@@ -1,0 +1,192 @@
+"""The way of the data on phantoms: what comes out with random weights, and what the shipped ones find."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from normnet.config import Config, NetworkConfig, PreparationConfig
+from normnet.models import Model
+from normnet.network.unet import build_unet
+from normnet.pipeline import Segmentation, segment
+from normnet.quantification import quantify
+from tests.phantoms import Phantom, reorient, thorax_phantom
+
+STAGES = ["lungs", "preparation", "inference", "postprocessing", "restoring"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def sides_of(phantom: Phantom) -> np.ndarray:
+    """The true lungs, 1 right, 2 left."""
+    left = np.arange(phantom.scan.shape[2]) >= phantom.scan.shape[2] / 2
+    return np.where(phantom.lung_mask, np.where(left, 2, 1), 0).astype(np.uint8)
+
+
+def arrays_of(found: Segmentation) -> list[np.ndarray]:
+    return [found.lesion_mask, found.lung_labels, found.prob_anomaly, found.n_votes_normal]
+
+
+# --- random weights ---
+
+
+@pytest.fixture(scope="module")
+def tiny_model() -> Model:
+    """Three members that do not agree."""
+    network = NetworkConfig(channels=(4, 8), n_res_units=1)
+    members = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        member = build_unet(network)
+        with torch.no_grad():  # steep enough to pass 0.95 here and there
+            for weight in member.parameters():
+                weight *= 4
+        members.append(member.eval())
+    config = Config(network=network, preparation=PreparationConfig(spacing_mm=(4.0, 3.0, 3.0)))
+    return Model(members, [], config, {}, {})
+
+
+@pytest.fixture(scope="module")
+def phantom() -> Phantom:
+    return thorax_phantom((32, 72, 80), (5.0, 4.4, 4.0))
+
+
+@pytest.fixture(scope="module")
+def found(phantom, tiny_model) -> Segmentation:
+    return segment(phantom.scan, tiny_model, lung_labels=sides_of(phantom))
+
+
+def test_shapes_types_and_ranges(phantom, found):
+    lungs = sides_of(phantom) > 0
+    assert all(array.shape == phantom.scan.shape for array in arrays_of(found))
+    assert [array.dtype for array in arrays_of(found)] == [bool, np.uint8, np.float32, np.uint8]
+    np.testing.assert_array_equal(found.lung_labels, sides_of(phantom))
+    assert found.lesion_mask.any()
+    assert not found.lesion_mask[~lungs].any()
+    assert 0 <= found.prob_anomaly.min() < 0.5 < found.prob_anomaly.max() <= 1
+    assert set(np.unique(found.n_votes_normal)) == {0, 1, 2, 3}
+    for array in (found.prob_anomaly, found.n_votes_normal):
+        assert not array[~lungs].any()
+        assert array[phantom.lesion_mask].mean() > 10 * array[lungs & ~phantom.lesion_mask].mean()  # bright voxels only
+
+
+def test_volumes_follow_from_the_masks(phantom, found):
+    assert found.volumes == quantify(found.lesion_mask, found.lung_labels, phantom.scan.geometry.voxel_ml)
+    assert found.volumes["both"]["lung_ml"] == pytest.approx(phantom.lung_ml, rel=0.02)
+    assert found.volumes["right"]["lung_ml"] == pytest.approx(phantom.lung_ml / 2, rel=0.02)
+    n_lesion = found.lesion_mask.sum()
+    assert found.volumes["both"]["lesion_ml"] == pytest.approx(n_lesion * 5.0 * 4.4 * 4.0 / 1000, rel=1e-3)
+
+
+def test_stages_are_timed_and_told(phantom, tiny_model):
+    told: list[tuple[str, int, int]] = []
+    found = segment(
+        phantom.scan, tiny_model, lung_labels=sides_of(phantom), on_progress=lambda *step: told.append(step)
+    )
+    assert list(found.seconds) == STAGES
+    assert all(seconds >= 0 for seconds in found.seconds.values())
+    assert list(dict.fromkeys(stage for stage, _, _ in told)) == STAGES
+    slabs = [(done, total) for stage, done, total in told if stage == "inference"][:-1]
+    assert slabs == [(n + 1, len(slabs)) for n in range(len(slabs))]
+
+
+def test_settings_of_the_user_count(phantom, tiny_model, found):
+    """With no vote needed everything is normal; with all of them less is than by the majority."""
+    volumes = []
+    for min_votes in (0, 3):
+        inference = tiny_model.config.inference.model_copy(update={"min_votes": min_votes})
+        config = tiny_model.config.model_copy(update={"inference": inference})
+        volumes.append(segment(phantom.scan, tiny_model, config, lung_labels=sides_of(phantom)).lesion_mask.sum())
+    assert 0 == volumes[0] < found.lesion_mask.sum() < volumes[1]
+
+
+def test_warnings_of_the_reader_and_about_the_lungs(phantom, tiny_model):
+    labels = sides_of(phantom)
+    labels[labels == 2] = 0
+    scan = replace(phantom.scan, warnings=("slices were uneven",))
+    warnings = segment(scan, tiny_model, lung_labels=labels).warnings
+    assert warnings[0] == "slices were uneven"
+    assert warnings[1].startswith("the left lung")
+    assert len(warnings) == 2
+
+
+def test_the_scan_stays_as_it_is(phantom, tiny_model):
+    volume, labels = phantom.scan.volume_hu.copy(), sides_of(phantom)
+    before = volume.copy(), labels.copy()
+    volume.flags.writeable = labels.flags.writeable = False
+    segment(replace(phantom.scan, volume_hu=volume), tiny_model, lung_labels=labels)
+    np.testing.assert_array_equal(volume, before[0])
+    np.testing.assert_array_equal(labels, before[1])
+
+
+# --- the shipped weights ---
+
+SHAPE, SPACING_MM = (64, 152, 160), (2.5, 2.1, 2.0)
+# Right: ground glass of -500 HU; left: a consolidation. The mean filters of Eq. 10 reach 3 to 4 voxels of 0.8 to 1 mm,
+# so a ball may come out 2.5 mm thicker or thinner.
+LESIONS_MM, TOLERANCE_MM = {"right": 16.0, "left": 12.0}, 2.5
+
+
+@pytest.fixture(scope="module")
+def sick() -> Phantom:
+    return thorax_phantom(SHAPE, SPACING_MM)
+
+
+@pytest.fixture(scope="module")
+def found_sick(sick, shipped_model) -> Segmentation:
+    return segment(sick.scan, shipped_model)
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_lesions_of_known_millilitres_are_found(sick, found_sick, shipped_model, given):
+    found = segment(sick.scan, shipped_model, lung_labels=sides_of(sick)) if given else found_sick
+    stretch = float(np.prod(np.array(SHAPE) * SPACING_MM / (160, 320, 320)))  # of the phantom's volume by its field
+    for side, radius_mm in LESIONS_MM.items():
+        found_mm = (found.volumes[side]["lesion_ml"] * 1000 / stretch / (4 / 3 * np.pi)) ** (1 / 3)
+        assert found_mm == pytest.approx(radius_mm, abs=TOLERANCE_MM)
+    hit = (found.lesion_mask & sick.lesion_mask).sum()
+    assert hit / sick.lesion_mask.sum() > 0.9
+    assert hit / found.lesion_mask.sum() > 0.65
+    assert found.warnings == ()
+
+
+def test_anomaly_and_votes_tell_lesions_from_vessels(sick, found_sick):
+    bright = (sick.scan.volume_hu >= -500) & (found_sick.lung_labels > 0)
+    lesion, vessel = bright & sick.lesion_mask, bright & ~sick.lesion_mask
+    assert found_sick.prob_anomaly[lesion].mean() > 0.8
+    assert found_sick.prob_anomaly[vessel].mean() < 0.4
+    assert found_sick.n_votes_normal[lesion].mean() < 0.2 * found_sick.n_votes_normal[vessel].mean()
+
+
+def test_healthy_lungs_stay_clean(shipped_model):
+    """Vessels, airways and the wall of a phantom without lesions are no lesions."""
+    healthy = thorax_phantom(SHAPE, SPACING_MM, lesions=False)
+    found = segment(healthy.scan, shipped_model)
+    bright = (healthy.scan.volume_hu >= -500) & (found.lung_labels > 0)
+    assert bright.sum() * healthy.scan.geometry.voxel_ml > 20
+    assert found.volumes["both"]["lesion_percent"] < 0.2
+
+
+def test_same_input_same_bytes(sick, found_sick, shipped_model):
+    again = segment(replace(sick.scan, volume_hu=sick.scan.volume_hu.copy()), shipped_model)
+    for first, second in zip(arrays_of(found_sick), arrays_of(again), strict=True):
+        assert first.tobytes() == second.tobytes()
+    assert again.volumes == found_sick.volumes
+
+
+@pytest.mark.parametrize(("order", "flips"), [((0, 1, 2), (True, False, True)), ((2, 0, 1), (False, True, False))])
+def test_any_storage_gives_the_same_masks(sick, found_sick, shipped_model, order, flips):
+    found = segment(reorient(sick.scan, order, flips), shipped_model)
+    for expected, array in zip(arrays_of(found_sick), arrays_of(found), strict=True):
+        stored = reorient(replace(sick.scan, volume_hu=expected), order, flips).volume_hu
+        np.testing.assert_array_equal(array, stored)
+    assert found.volumes == found_sick.volumes

@@ -1,0 +1,150 @@
+"""The documents keep their word: every command runs, the Python block runs, every link leads somewhere."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import normnet
+from normnet.cli.main import app, main
+from normnet.config import Config, NetworkConfig, load_config
+from normnet.errors import NormNetError
+from normnet.io.images import write_image
+from normnet.io.outputs import FILES, RESULT
+from tests.phantoms import thorax_phantom, write_dicom, write_nifti
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = sorted(path.relative_to(ROOT).as_posix() for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")))
+
+
+def commands_of(text: str) -> list[str]:
+    """``normnet …`` lines of indented blocks, and those between backticks."""
+    lines = re.findall(r"^    (normnet .+)$", text, re.MULTILINE)
+    return lines + [" ".join(part.split()) for part in re.findall(r"`(normnet [a-z-]+ [^`…]+)`", text)]
+
+
+def words_of(command: str) -> list[str]:
+    return shlex.split(command, comments=True)[1:]
+
+
+def test_the_readme_has_commands():
+    shown = {words_of(command)[0] for command in commands_of(README)}
+    assert shown == {"segment", "synthesize", "prepare", "train", "train-lungs", "evaluate"}
+    assert len(commands_of(README)) >= 10
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_commands_parse(document):
+    from typer.main import get_command
+
+    known = get_command(app).commands
+    for command in commands_of((ROOT / document).read_text(encoding="utf-8")):
+        name, *arguments = words_of(command)
+        assert name in known, command
+        context = known[name].make_context(name, [a for a in arguments if a != "--help"])
+        assert context.params, command
+
+
+def test_make_targets_exist():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for document in DOCUMENTS:
+        text = (ROOT / document).read_text(encoding="utf-8")
+        assert set(re.findall(r"^    make ([a-z]+)", text, re.MULTILINE)) <= targets
+    assert {"demo", "test"} <= targets
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_lead_somewhere(document):
+    path = ROOT / document
+    text = path.read_text(encoding="utf-8")
+    links = {link for link in re.findall(r"\]\(([^)#\s]+)\)", text) if "://" not in link}
+    assert [link for link in links if not (path.parent / link).exists()] == []
+    assert re.findall(r"@[A-Z_]{3,}@", text) == []  # numbers still to be filled in
+
+
+def test_files_of_a_result_are_all_explained():
+    table = README[README.index("## Segment") : README.index("## The same in Python")]
+    assert set(re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)) == {*FILES, RESULT}
+
+
+def test_exit_codes_are_those_of_the_errors():
+    line = re.search(r"Exit codes: ([^.]+)\.", README)
+    assert line is not None
+    told = {int(number) for number in re.findall(r"\d+", line[1])}
+    kinds = set(NormNetError.__subclasses__())
+    kinds |= {below for kind in kinds for below in kind.__subclasses__()}
+    assert told == {0, 9} | {kind.exit_code for kind in kinds}
+
+
+# --- run as they stand ---
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Path:
+    """A folder with phantoms under the names that the README uses."""
+    monkeypatch.chdir(tmp_path)
+    phantom = thorax_phantom((40, 80, 88), (3.0, 3.0, 3.0))
+    healthy = thorax_phantom((40, 80, 88), (3.0, 3.0, 3.0), lesions=False, seed=1)
+    for name in ("ct.nii.gz", "other.mha", "folder_of_scans/one.nii.gz", "folder_of_scans/two.nii.gz"):
+        Path(name).parent.mkdir(exist_ok=True)
+        write_nifti(phantom.scan, Path(name))
+    write_dicom(phantom.scan, Path("dicom_folder"))
+    write_nifti(healthy.scan, Path("normal.nii.gz"))
+    write_image(Path("lung.nii.gz"), healthy.lung_mask, healthy.scan.geometry)
+    Path("cases.csv").write_text("case_id,folder,file,lung_mask,suspect_slices\nn,.,normal.nii.gz,lung.nii.gz,3;4\n")
+    Path("references").mkdir()
+    write_image(Path("references/ct_lesion.nii.gz"), phantom.lesion_mask, phantom.scan.geometry)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (4, 64, 64), dtype=np.uint8)
+    np.savez_compressed("slices.npz", images=images, masks=images > 128, slope=6.0, inter=-1024.0)
+    return tmp_path
+
+
+def small(source: str | Path | None = None) -> Config:
+    """The settings of that name with a network and a training that take a moment."""
+    settings = load_config(source)
+    training = {"slab_vox": (16, 32, 32), "batch": 1, "iterations": 2, "members": 1}
+    return settings.model_copy(
+        update={
+            "network": NetworkConfig(channels=(4, 8), n_res_units=0),
+            "preparation": settings.preparation.model_copy(update={"spacing_mm": (3.0, 3.0, 3.0), "pad_to": None}),
+            "training": settings.training.model_copy(update=training),
+        }
+    )
+
+
+def test_every_command_of_the_readme_runs(place, monkeypatch, capsys):
+    """One after the other in one folder, as a reader would."""
+    monkeypatch.setattr("normnet.config.load_config", small)
+    for command in commands_of(README):
+        arguments = words_of(command)
+        if arguments[0] == "train-lungs":
+            arguments += ["--iterations", "1"]
+        assert main(arguments) == 0, f"{command}: {capsys.readouterr().err}"
+    assert main(["info"]) == main(["info", "ct.nii.gz"]) == 0
+    for name in ("ct", "dicom_folder", "other", "one", "two"):
+        assert {path.name for path in Path("results", name).iterdir()} == {*FILES, RESULT}
+    for name in ("sheet.png", "cache/n.npz", "my_model/manifest.json", "lungs/manifest.json"):
+        assert Path(name).is_file()
+    score = Path("table.csv").read_text().splitlines()[1].split(",")
+    assert score[0] == "ct"
+    assert 0 < float(score[1]) <= 1
+
+
+def test_the_python_of_the_readme_runs(place):
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(blocks) == 1
+    names: dict[str, object] = {}
+    exec(compile(blocks[0], "README.md", "exec"), names)
+    found, scan = names["found"], names["scan"]
+    assert isinstance(scan, normnet.Scan)
+    for attribute in re.findall(r"found\.(\w+)", blocks[0]):
+        assert getattr(found, attribute) is not None
+    assert found.lesion_mask.shape == scan.shape
+    assert found.volumes["both"]["lesion_ml"] > 5
+    assert {path.name for path in Path("results/ct").iterdir()} == {*FILES, RESULT}

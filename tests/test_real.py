@@ -1,0 +1,83 @@
+"""The shipped weights on real CTs; needs ``NORMNET_DATA``, a folder with ``cases.csv`` and the CTs it names."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from normnet.cli.main import main
+from normnet.datasets.manifest import Case, read_manifest
+from normnet.evaluation.metrics import compute_overlap
+from normnet.io.images import read_stored
+from normnet.io.masks import read_mask
+from normnet.io.outputs import RESULT
+from normnet.io.read import read_ct
+from normnet.pipeline import segment
+
+DATA = os.environ.get("NORMNET_DATA", "")
+pytestmark = [
+    pytest.mark.data,
+    pytest.mark.skipif(not DATA, reason="NORMNET_DATA names no folder of real CTs"),
+]
+BRIGHT_HU = -500
+
+
+@pytest.fixture(scope="module")
+def cases() -> dict[str, Case]:
+    return {case.case_id: case for case in read_manifest(Path(DATA) / "cases.csv")}
+
+
+def test_better_than_a_threshold(cases, shipped_model):
+    """Slices of 6 mm, about 16 per cent of the lung diseased; the rival has the same lungs."""
+    case = cases["radiopaedia_1"]
+    scan = read_ct(case.image)
+    found = segment(scan, shipped_model)
+    reference = read_mask(case.lesion_mask, scan)
+    rival = compute_overlap((scan.volume_hu >= BRIGHT_HU) & (found.lung_labels > 0), reference)
+    ours = compute_overlap(found.lesion_mask, reference)
+    assert ours.dsc > 0.65
+    assert ours.dsc > rival.dsc + 0.15
+    assert ours.precision > rival.precision
+    lungs = read_mask(case.lung_mask, scan)
+    assert compute_overlap(found.lung_labels > 0, lungs).dsc > 0.93
+    assert (found.lung_labels > 0)[reference].mean() > 0.9
+
+
+def test_a_normal_ct_stays_clean(cases, shipped_model):
+    scan = read_ct(cases["covidctmd_normal002"].image)
+    found = segment(scan, shipped_model)
+    assert 3000 < found.volumes["both"]["lung_ml"] < 7000
+    assert found.volumes["both"]["lesion_percent"] < 1
+
+
+def test_compressed_dicom_through_the_command_line(cases, tmp_path, capsys):
+    """Masks on the very grid of the input; a coarse grid of the network keeps it short."""
+    folder = cases["covidctmd_p001"].image
+    settings = tmp_path / "coarse.toml"
+    settings.write_text("[preparation]\nspacing_mm = [2.0, 1.6, 1.6]\n")
+    arguments = ["segment", str(folder), "--out", str(tmp_path / "out"), "--config", str(settings), "--device", "cpu"]
+    assert main(arguments) == 0
+    assert f"{folder.name}: ok; lesions" in capsys.readouterr().out
+    scan, result = read_ct(folder), tmp_path / "out" / folder.name
+    assert scan.shape == (148, 512, 512)
+    masks = {}
+    for name in ("lesions", "lungs", "anomaly", "votes"):
+        stored = read_stored(result / f"{name}.nii.gz")
+        assert stored.voxels.shape == scan.shape
+        np.testing.assert_allclose(stored.geometry.affine, scan.geometry.affine, atol=1e-3)
+        masks[name] = stored.voxels
+    told = json.loads((result / RESULT).read_text())
+    assert told["status"] == "ok"
+    assert told["scan"]["shape_zyx"] == [148, 512, 512]
+    assert 3000 < told["volumes"]["both"]["lung_ml"] < 7000
+    assert not masks["lesions"][masks["lungs"] == 0].any()
+    assert masks["lesions"].sum() * scan.geometry.voxel_ml == pytest.approx(
+        told["volumes"]["both"]["lesion_ml"], abs=0.01
+    )
+    assert told["volumes"]["both"]["lesion_ml"] > 10
+    lung_hu = np.median(scan.volume_hu[masks["lungs"] > 0])
+    assert -950 < lung_hu < -700
