@@ -80,7 +80,7 @@ def left_out_share(volume_hu: np.ndarray, lung_labels: np.ndarray, spacing_mm: t
     """Dense tissue in the bays and holes of each lung's outline, as a share of the lungs.
 
     They are what a closing with a 12 mm disc and filling the holes of each slice add to one lung. Healthy and well
-    segmented sick lungs have 0.5 to 1.9 %, the hilum; lungs found by a threshold, without consolidations, 3.5 % and more.
+    segmented sick lungs have 0.5 to 1.9 %, the hilum; sick lungs found by a threshold 3.5 % and more.
 
     Args:
         volume_hu: (z, y, x), z to head.
