@@ -20,9 +20,10 @@ def quantify(lesion_mask: np.ndarray, lung_labels: np.ndarray, voxel_ml: float) 
     Returns:
         ``{"both" | "right" | "left": {"lung_ml", "lesion_ml", "lesion_percent"}}``; the share is None without lung.
     """
-    lungs = np.bincount(lung_labels.ravel(), minlength=3)[:3] * voxel_ml
-    lesions = np.bincount(lung_labels[lesion_mask], minlength=3)[:3] * voxel_ml
-    lungs[0], lesions[0] = lungs[1:].sum(), lesions[1:].sum()
+    inside = lung_labels[lesion_mask]
+    lungs = [np.count_nonzero(lung_labels == label) * voxel_ml for label in (1, 2)]
+    lesions = [np.count_nonzero(inside == label) * voxel_ml for label in (1, 2)]
+    lungs, lesions = [sum(lungs), *lungs], [sum(lesions), *lesions]
 
     def row(label: int) -> dict[str, float | None]:
         share = round(100 * float(lesions[label] / lungs[label]), 3) if lungs[label] else None

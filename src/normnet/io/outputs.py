@@ -31,6 +31,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,10 +100,15 @@ def write_results(
         "votes.nii.gz": (segmentation.n_votes_normal, 1.0),
     }
     try:
-        for name, (array, slope) in images.items():
-            write_image(folder / name, array.astype(np.uint8, copy=False), scan.geometry, slope)
-        picture = io.BytesIO()
-        draw_preview(scan, segmentation, model_label(model)).save(picture, "PNG", optimize=False)
+        with ThreadPoolExecutor(len(images)) as pool:  # zlib works outside the interpreter lock
+            written = [
+                pool.submit(write_image, folder / name, array.astype(np.uint8, copy=False), scan.geometry, slope)
+                for name, (array, slope) in images.items()
+            ]
+            picture = io.BytesIO()
+            draw_preview(scan, segmentation, model_label(model)).save(picture, "PNG", optimize=False)
+            for image in written:
+                image.result()
         with replacing(folder / "preview.png") as handle:
             handle.write(picture.getvalue())
         seconds = {**segmentation.seconds, "writing": round(time.perf_counter() - start, 3)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +11,7 @@ from normnet.config import LungsConfig
 from normnet.errors import ValueRangeError
 from normnet.lungs.anatomy import doubts, keep_lungs, split_left_right
 from normnet.preparation.orient import Orientation
+from normnet.preparation.prepare import bounding_box
 from normnet.preparation.resample import Grid, resample
 from normnet.scan import Scan
 
@@ -83,9 +85,19 @@ def segment_lungs(scan: Scan, networks: list[torch.nn.Module], config: LungsConf
     side = split_left_right(coarse)
     # the mask's outline follows the probability, near the chosen components alone; filled holes stay filled
     outline = np.where(coarse & (prob <= config.threshold), 1, np.where(_grow(coarse), prob, 0))
-    fine = resample((outline * 200).astype(np.uint8), grid.inverse(turned.shape)) > config.threshold * 200
-    fine_side = resample(_spread(side), grid.inverse(turned.shape), nearest=True)
-    return np.ascontiguousarray(orientation.undo(np.where(fine, fine_side, 0).astype(np.uint8)))
+    box = [  # of the lungs, in the turned scan
+        slice(max(0, int(s + d * part.start)), min(n, math.ceil(s + d * part.stop)))
+        for part, s, d, n in zip(bounding_box(coarse, 2), start, step, turned.shape, strict=True)
+    ]
+    inner = Grid(
+        tuple((part.start - s) / d for part, s, d in zip(box, start, step, strict=True)),
+        tuple(1 / d for d in step),
+        tuple(part.stop - part.start for part in box),
+    )
+    fine = resample((outline * 200).astype(np.uint8), inner) > config.threshold * 200
+    labels = np.zeros(scan.shape, np.uint8)
+    orientation.apply(labels)[*box] = np.where(fine, resample(_spread(side), inner, nearest=True), 0)
+    return labels
 
 
 def _grow(mask: np.ndarray) -> np.ndarray:

@@ -35,6 +35,25 @@ class Prepared:
     grid: Grid
     scan_shape: tuple[int, int, int]
 
+    def cut(self, array: np.ndarray) -> np.ndarray:
+        """The lungs' box of an array on the scan's grid, turned; a view."""
+        return self.orientation.apply(array)[self.box]
+
+    def embed(self, part: np.ndarray) -> np.ndarray:
+        """The scan's shape and axis order, ``part`` in the lungs' box, 0 elsewhere; undoes ``cut``."""
+        whole = np.zeros(self.scan_shape, dtype=part.dtype)
+        self.cut(whole)[:] = part
+        return whole
+
+    def regrid(self, array: np.ndarray, nearest: bool = False) -> np.ndarray:
+        """From the prepared grid to the scan's spacing, in the lungs' box.
+
+        Args:
+            array: (z, y, x) on the prepared grid, any numeric type.
+            nearest: For whole numbers that must not be averaged.
+        """
+        return resample(array, self.grid.inverse(tuple(part.stop - part.start for part in self.box)), nearest)
+
     def restore(self, array: np.ndarray, nearest: bool = False) -> np.ndarray:
         """Bring a result back to the scan's own grid.
 
@@ -45,15 +64,11 @@ class Prepared:
         Returns:
             The scan's shape and axis order; 0 outside the lungs' box.
         """
-        box_shape = tuple(part.stop - part.start for part in self.box)
-        turned_shape = tuple(self.scan_shape[axis] for axis in self.orientation.axes)
-        whole = np.zeros(turned_shape, dtype=array.dtype)
-        whole[self.box] = resample(array, self.grid.inverse(box_shape), nearest)
-        return np.ascontiguousarray(self.orientation.undo(whole))
+        return self.embed(self.regrid(array, nearest))
 
     def restore_mask(self, mask: np.ndarray) -> np.ndarray:
         """A bool mask on the scan's grid: where its linear interpolation reaches one half."""
-        return self.restore(mask.astype(np.uint8) * np.uint8(200)) >= 100
+        return self.embed(self.regrid(mask.astype(np.uint8) * np.uint8(200)) >= 100)
 
 
 def bounding_box(mask: np.ndarray, margin: int) -> tuple[slice, ...]:
