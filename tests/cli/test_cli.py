@@ -400,7 +400,7 @@ def test_train_lungs(scans, tmp_path, monkeypatch, capsys):
 
     calls = {}
 
-    def quick(slices, config, *, iterations, seed, on_step, start_from, device):
+    def quick(slices, config, *, iterations, learning_rate, sick_share, seed, on_step, start_from, device):
         calls.update(n=len(slices), iterations=iterations, seed=seed)
         on_step(1, 0.5)
         torch.manual_seed(seed)

@@ -31,7 +31,7 @@ def replace_member(folder, state: dict[str, torch.Tensor]) -> None:
     """Put other weights into the first member and make the manifest agree."""
     import hashlib
 
-    data = save(state)
+    data = save({key: value.contiguous() for key, value in state.items()})
     (folder / "member-0.safetensors").write_bytes(data)
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["members"][0]["sha256"] = hashlib.sha256(data).hexdigest()
