@@ -121,8 +121,7 @@ class TrainingConfig(Section):
 class InferenceConfig(Section):
     """Slabs over the lungs and the vote (Sec. IV-B3)."""
 
-    slab_vox: int = 96  # slices kept a slab
-    halo_vox: int = 16  # slices of context on each side
+    slab_vox: int = 32  # slices a window sees, as in training; windows lie half a slab apart
     prob_normal: float = 0.95
     min_votes: int | None = None  # None: more than half of the members
 

@@ -48,7 +48,10 @@ def load_model(folder: str | Path | None = None, lungs: str | Path | None = None
     Raises:
         ModelError: If files are missing, altered or do not fit.
     """
+    from normnet.inference.quicken import quicken
+
     folder = Path(folder) if folder else shipped("normnet")
     networks, manifest = load_members(folder, "normnet")
+    networks = [quicken(network) for network in networks]
     lung_networks, lung_manifest = load_members(Path(lungs) if lungs else shipped("lungs"), "lungs")
     return Model(networks, lung_networks, parse_config(manifest["config"], str(folder)), manifest, lung_manifest)

@@ -11,15 +11,16 @@ from normnet.inference.voting import Votes, predict_normal, slab_windows
 from normnet.network.unet import build_unet
 
 
-@pytest.mark.parametrize(("kept", "halo"), [(48, 16), (8, 4), (5, 3), (1, 0), (16, 0)])
-def test_every_slice_is_kept_once_and_has_its_halo(kept, halo):
-    for depth in range(1, 5 * (kept + 2 * halo) + 2):
+@pytest.mark.parametrize("slab", [4, 16, 32])
+def test_every_slice_is_kept_once_from_the_middle_of_a_window(slab):
+    for depth in range(1, 5 * slab + 2):
         times = np.zeros(depth, int)
-        for seen, keep in slab_windows(depth, kept, halo):
-            assert 0 <= seen.start <= keep.start < keep.stop <= seen.stop <= depth
-            assert keep.start - seen.start == halo or seen.start == 0
-            assert seen.stop - keep.stop == halo or seen.stop == depth
-            assert seen.start % kept == (kept - halo % kept) % kept or seen.start == 0  # always the same phase
+        for seen, keep in slab_windows(depth, slab):
+            assert seen.start % (slab // 2) == 0
+            assert seen.stop - seen.start == slab
+            assert seen.start <= keep.start < keep.stop <= min(depth, seen.stop)
+            assert keep.start - seen.start >= slab // 4 or seen.start == 0
+            assert seen.stop - keep.stop >= slab // 4 or keep.stop == depth
             times[keep] += 1
         assert (times == 1).all()
 
@@ -39,7 +40,7 @@ def test_probabilities_and_votes():
     members = [Member(logit) for logit in (-2.0, 2.9, 3.0, 5.0)]  # 0.119, 0.948, 0.953, 0.993
     steps = []
     votes = predict_normal(
-        np.zeros((20, 9, 11), np.float32), members, 4, InferenceConfig(slab_vox=4, halo_vox=3),
+        np.zeros((20, 9, 11), np.float32), members, 4, InferenceConfig(slab_vox=4),
         on_slab=lambda done, total: steps.append((done, total)),
     )  # fmt: skip
     assert votes.n_members == 4
@@ -70,16 +71,16 @@ def trained() -> torch.nn.Module:
 
 
 def test_slabs_equal_the_whole(trained):
-    """Receptive field below the halo: cutting along z changes nothing."""
+    """Receptive field below a quarter of the window: cutting along z changes nothing."""
     thorax = np.random.default_rng(0).random((72, 21, 18)).astype(np.float32)
-    whole = predict_normal(thorax, [trained], 2, InferenceConfig(slab_vox=200, prob_normal=0.5))
-    slabs = predict_normal(thorax, [trained], 2, InferenceConfig(slab_vox=16, halo_vox=12, prob_normal=0.5))
-    assert len(slab_windows(72, 16, 12)) == 5
+    whole = predict_normal(thorax, [trained], 2, InferenceConfig(slab_vox=72 * 4, prob_normal=0.5))
+    slabs = predict_normal(thorax, [trained], 2, InferenceConfig(slab_vox=48, prob_normal=0.5))
+    assert len(slab_windows(72, 48)) == 3
     assert whole.prob_normal.std() > 0.01
     np.testing.assert_allclose(slabs.prob_normal.astype(float), whole.prob_normal.astype(float), atol=0.01)
     assert (slabs.n_normal != whole.n_normal).mean() < 0.01
-    seamed = predict_normal(thorax, [trained], 2, InferenceConfig(slab_vox=40, halo_vox=0, prob_normal=0.5))
-    assert np.abs(seamed.prob_normal.astype(float) - whole.prob_normal.astype(float)).max() > 0.01
+    narrow = predict_normal(thorax, [trained], 2, InferenceConfig(slab_vox=4, prob_normal=0.5))
+    assert np.abs(narrow.prob_normal.astype(float) - whole.prob_normal.astype(float)).max() > 0.01
 
 
 def test_cropping_in_the_plane_changes_nothing_inside(trained):

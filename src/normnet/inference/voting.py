@@ -34,17 +34,17 @@ class Votes:
         return self.n_normal >= needed
 
 
-def slab_windows(depth: int, kept: int, halo: int) -> list[tuple[slice, slice]]:
-    """Overlapping windows along z.
+def slab_windows(depth: int, slab: int) -> list[tuple[slice, slice]]:
+    """Windows of ``slab`` slices, half a slab apart, along z.
 
     Returns:
-        For each window the slices the network sees, and those of them whose result is kept; the kept ones cover the
-        volume once.
+        For each window the slices it sees (the last may reach beyond the volume) and the slices whose result is taken
+        from it: its middle half, at the ends of the volume more. They cover the volume once.
     """
-    return [
-        (slice(max(0, first - halo), min(depth, first + kept + halo)), slice(first, min(depth, first + kept)))
-        for first in range(0, depth, kept)
-    ]
+    step, edge = max(1, slab // 2), slab // 4
+    firsts = [0, *range(step, max(step, depth - slab + edge + step), step)]
+    cuts = [0, *(first + edge for first in firsts[1:]), depth]
+    return [(slice(first, first + slab), slice(a, b)) for first, a, b in zip(firsts, cuts[:-1], cuts[1:], strict=True)]
 
 
 def predict_normal(
@@ -71,10 +71,11 @@ def predict_normal(
     n_normal = np.zeros(thorax.shape, np.uint8)
     prob_normal = np.zeros(thorax.shape, np.float16)
     networks = [network.to(device) for network in networks]
-    windows = slab_windows(depth, config.slab_vox, config.halo_vox)
+    windows = slab_windows(depth, config.slab_vox)
     with torch.inference_mode(), torch.autocast(torch.device(device).type, torch.bfloat16):
         for done, (seen, keep) in enumerate(windows):
-            pads = (0, -width % stride, 0, -height % stride, 0, -(seen.stop - seen.start) % stride)
+            missing = max(0, seen.stop - depth)
+            pads = (0, -width % stride, 0, -height % stride, 0, missing + -config.slab_vox % stride)
             slab = torch.nn.functional.pad(torch.from_numpy(thorax[seen]), pads)[None, None]
             slab = slab.to(device, memory_format=torch.channels_last_3d)  # (1, 1, D, H, W)
             inner = slice(keep.start - seen.start, keep.stop - seen.start)

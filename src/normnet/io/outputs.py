@@ -96,7 +96,7 @@ def write_results(
     images: dict[str, tuple[np.ndarray, float]] = {
         "lesions.nii.gz": (segmentation.lesion_mask, 1.0),
         "lungs.nii.gz": (segmentation.lung_labels, 1.0),
-        "anomaly.nii.gz": (np.rint(segmentation.prob_anomaly * np.float32(255)).astype(np.uint8), 1 / 255),
+        "anomaly.nii.gz": (_as_codes(segmentation.prob_anomaly), 1 / 255),
         "votes.nii.gz": (segmentation.n_votes_normal, 1.0),
     }
     try:
@@ -132,6 +132,15 @@ def write_results(
         with suppress(OSError):
             clear_results(folder)
         raise
+
+
+def _as_codes(prob: np.ndarray) -> np.ndarray:
+    """0 to 1 as 0 to 255, uint8; slice by slice, to spare memory."""
+    codes = np.zeros(prob.shape, np.uint8)
+    for plane, code in zip(prob, codes, strict=True):
+        if plane.any():
+            code[:] = np.rint(plane * np.float32(255))
+    return codes
 
 
 def write_failure(
