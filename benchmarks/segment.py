@@ -91,12 +91,15 @@ def run_rival(ct: Path, out: Path, model_folder: Path | None, lungs: Path, laps:
         ThresholdIntensityd,
     )
 
-    from normnet import load_model
+    from normnet.config import parse_config
+    from normnet.models import shipped
+    from normnet.network.weights import load_members
     from normnet.postprocessing import postprocess
 
     laps.lap("imports")
-    model = load_model(model_folder)
-    window, config = model.config.window, model.config
+    networks, manifest = load_members(model_folder or shipped("normnet"), "normnet")  # as MONAI made them
+    config = parse_config(manifest["config"], "manifest")
+    window = config.window
     laps.lap("model")
     keys = ["image", "lungs"]
     prepare = Compose(
@@ -118,7 +121,7 @@ def run_rival(ct: Path, out: Path, model_folder: Path | None, lungs: Path, laps:
     inferer = SlidingWindowInferer((512, 512, 32), sw_batch_size=1, overlap=0.5, mode="gaussian")
     n_normal = torch.zeros(data["image"].shape[1:], dtype=torch.uint8)
     with torch.inference_mode():
-        for network in model.networks:  # trained on (z, y, x), MONAI holds (x, y, z)
+        for network in networks:  # trained on (z, y, x), MONAI holds (x, y, z)
             logits = inferer(
                 torch.as_tensor(data["image"])[None],
                 lambda part, network=network: network(part.transpose(2, 4)).transpose(2, 4),
@@ -127,7 +130,7 @@ def run_rival(ct: Path, out: Path, model_folder: Path | None, lungs: Path, laps:
     laps.lap("inference")
 
     thorax, lung_mask = (data[key][0].numpy().T for key in keys)  # (z, y, x)
-    needed = config.inference.min_votes or len(model.networks) // 2 + 1
+    needed = config.inference.min_votes or len(networks) // 2 + 1
     n_votes = n_normal.numpy().T
     steps = postprocess(thorax, lung_mask >= 0.5, n_votes >= needed, window.tau, config.postprocessing)
     laps.lap("postprocessing")

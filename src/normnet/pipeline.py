@@ -102,7 +102,7 @@ def segment(
     anomaly = prepared.embed(np.where(bright, 1 - prob_normal, np.float32(0)))
     n_votes = prepared.embed(np.where(bright, prepared.regrid(votes.n_normal, nearest=True), np.uint8(0)))
     lesion_mask = prepared.restore_mask(steps.lesions) & (lung_labels > 0)
-    volumes = quantify(lesion_mask, lung_labels, scan.geometry.voxel_ml)
+    volumes = quantify(prepared.cut(lesion_mask), prepared.cut(lung_labels), scan.geometry.voxel_ml)
     clock.lap("restoring")
     return Segmentation(lesion_mask, lung_labels, anomaly, n_votes, volumes, warnings, clock.seconds)
 
