@@ -21,8 +21,8 @@ def quantify(lesion_mask: np.ndarray, lung_labels: np.ndarray, voxel_ml: float) 
         ``{"both" | "right" | "left": {"lung_ml", "lesion_ml", "lesion_percent"}}``; the share is None without lung.
     """
     inside = lung_labels[lesion_mask]
-    lungs = [np.count_nonzero(lung_labels == label) * voxel_ml for label in (1, 2)]
-    lesions = [np.count_nonzero(inside == label) * voxel_ml for label in (1, 2)]
+    lungs = [float(np.count_nonzero(lung_labels == label)) * voxel_ml for label in (1, 2)]
+    lesions = [float(np.count_nonzero(inside == label)) * voxel_ml for label in (1, 2)]
     lungs, lesions = [sum(lungs), *lungs], [sum(lesions), *lesions]
 
     def row(label: int) -> dict[str, float | None]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import nn
 
@@ -21,12 +23,14 @@ def quicken(network: nn.Module) -> nn.Module:
     On CPUs a transposed convolution to one channel at full resolution is a third of the time of the whole network.
     Networks that end otherwise are returned as they are.
     """
-    last = getattr(network.model[-1], "conv", None)
+    layers = cast(nn.Sequential, network.model)
+    last = getattr(layers[-1], "conv", None)
     if (
         not isinstance(last, nn.ConvTranspose3d)
         or last.out_channels != 1
         or last.kernel_size != (3, 3, 3)
         or last.stride != (2, 2, 2)
+        or last.bias is None
     ):
         return network
     # Along one axis out[2i] = w[1] x[i] and out[2i + 1] = w[2] x[i] + w[0] x[i + 1].
@@ -38,7 +42,7 @@ def quicken(network: nn.Module) -> nn.Module:
             for (px, tx), kx in taps.items():
                 weight[pz, py, px, :, tz, ty, tx] = last.weight.detach()[:, 0, kz, ky, kx]
     phases = nn.Conv3d(n_in, 8, 2)
-    phases.weight.data = weight.flatten(0, 2).contiguous(memory_format=torch.channels_last_3d)
-    phases.bias.data = last.bias.detach().expand(8).clone()
-    network.model[-1] = nn.Sequential(nn.ConstantPad3d((0, 1, 0, 1, 0, 1), 0.0), phases, _Interleave())
+    phases.weight = nn.Parameter(weight.flatten(0, 2).contiguous(memory_format=torch.channels_last_3d))
+    phases.bias = nn.Parameter(last.bias.detach().expand(8).clone())
+    layers[-1] = nn.Sequential(nn.ConstantPad3d((0, 1, 0, 1, 0, 1), 0.0), phases, _Interleave())
     return network.eval()
