@@ -1,10 +1,8 @@
-"""Normal CTs on the network's grid, ready to cut slabs from: one ``.npz`` a case, rebuilt when anything changed."""
+"""Normal CTs on the network's grid, ready to cut slabs from: one ``.npz`` a case, its key tells when it is stale."""
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 import zipfile
 import zlib
 from collections.abc import Set
@@ -68,16 +66,6 @@ def prepare_normal(scan: Scan, lung_labels: np.ndarray, config: Config, excluded
     at = np.rint(prepared.grid.start[0] + prepared.grid.step[0] * np.arange(codes.shape[0])).astype(int)
     usable = ~bad[at.clip(0, len(bad) - 1)]
     return NormalCase(scan.case_id, codes, prepared.lung_mask, edge_mask, usable)
-
-
-def cache_key(scan: Scan, lung_labels: np.ndarray, config: Config, excluded: Set[int]) -> str:
-    """Changes whenever the input, the settings of preparation or this module's version do."""
-    settings = [CACHE_VERSION, config.preparation.model_dump(), config.window.model_dump(), sorted(excluded)]
-    digest = hashlib.sha256(json.dumps(settings).encode())
-    digest.update(np.ascontiguousarray(scan.volume_hu).data)
-    digest.update(np.ascontiguousarray(lung_labels).data)
-    digest.update(repr(scan.geometry).encode())
-    return digest.hexdigest()
 
 
 def save_case(path: Path, case: NormalCase, key: str) -> None:
