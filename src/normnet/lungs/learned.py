@@ -22,6 +22,11 @@ SLICES_AT_ONCE = 16
 COARSE_MM = 3.0
 
 
+def scale_hu(image_hu: torch.Tensor, config: LungsConfig) -> torch.Tensor:
+    """HU to [0, 1] as the lung network sees it."""
+    return ((image_hu - config.low_hu) / (config.high_hu - config.low_hu)).clamp(0, 1)
+
+
 def predict_lungs(
     volume_hu: np.ndarray, networks: list[torch.nn.Module], config: LungsConfig, device: str = "cpu"
 ) -> np.ndarray:
@@ -45,7 +50,7 @@ def predict_lungs(
     with torch.inference_mode(), torch.autocast(torch.device(device).type, torch.bfloat16):
         for start in range(0, depth, SLICES_AT_ONCE):
             chunk = torch.from_numpy(volume_hu[start : start + SLICES_AT_ONCE])
-            chunk = ((chunk - config.low_hu) / (config.high_hu - config.low_hu)).clamp(0, 1)[:, None]
+            chunk = scale_hu(chunk, config)[:, None]
             chunk = torch.nn.functional.pad(chunk, pads).to(device, memory_format=torch.channels_last)
             mean = torch.stack([torch.sigmoid(network(chunk).float()) for network in networks]).mean(0)
             prob[start : start + SLICES_AT_ONCE] = mean[:, 0, :height, :width].cpu().numpy()

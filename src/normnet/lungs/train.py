@@ -12,6 +12,7 @@ from torch.nn.functional import affine_grid, grid_sample, interpolate
 
 from normnet.config import LungsConfig, NetworkConfig
 from normnet.lungs.disease import add_disease, smooth_noise
+from normnet.lungs.learned import scale_hu
 from normnet.network.losses import dice_cross_entropy
 from normnet.network.unet import build_unet
 
@@ -26,11 +27,6 @@ class LungSlice:
     image_hu: np.ndarray  # (H, W) int16
     lung_mask: np.ndarray  # (H, W) bool
     pixel_mm: float
-
-
-def scale_hu(image_hu: torch.Tensor, config: LungsConfig) -> torch.Tensor:
-    """HU to [0, 1] as the lung network sees it."""
-    return ((image_hu - config.low_hu) / (config.high_hu - config.low_hu)).clamp(0, 1)
 
 
 def sample_batch(

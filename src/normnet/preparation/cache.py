@@ -52,7 +52,7 @@ def prepare_normal(scan: Scan, lung_labels: np.ndarray, config: Config, excluded
     """
     prepared = prepare(scan, lung_labels, config.preparation, config.window)
     edge_mask = find_erroneous_edges(prepared.thorax, prepared.lung_mask, config.window.tau, config.preparation)
-    turned = prepared.orientation.apply(scan.volume_hu)[prepared.box]
+    turned = prepared.cut(scan.volume_hu)
     hu = resample(
         np.clip(turned, LOWEST_HU, LOWEST_HU + 255 * STEP_HU).astype(np.float32), prepared.grid, outside=LOWEST_HU
     )
