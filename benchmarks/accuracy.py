@@ -26,7 +26,8 @@ def rivals(scan: normnet.Scan, lung_labels: np.ndarray, config: normnet.Config) 
     """The two trivial masks on the scan's grid."""
     prepared = prepare(scan, lung_labels, config.preparation, config.window)
     nothing = np.zeros_like(prepared.lung_mask)
-    steps = postprocess(prepared.thorax, prepared.lung_mask, nothing, config.window.tau, config.postprocessing)
+    paper = config.postprocessing.model_copy(update={"grow_vox": 0})
+    steps = postprocess(prepared.thorax, prepared.volume_hu, prepared.lung_mask, nothing, config.window.tau, paper)
     return {
         "threshold": (scan.volume_hu >= config.window.bright_hu) & (lung_labels > 0),
         "threshold + filters": prepared.restore_mask(steps.lesions) & (lung_labels > 0),

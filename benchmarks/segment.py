@@ -79,6 +79,7 @@ def run_rival(ct: Path, out: Path, model_folder: Path | None, lungs: Path, laps:
     from monai.inferers import SlidingWindowInferer
     from monai.transforms import (
         Compose,
+        CopyItemsd,
         EnsureChannelFirstd,
         Invertd,
         LoadImaged,
@@ -106,13 +107,14 @@ def run_rival(ct: Path, out: Path, model_folder: Path | None, lungs: Path, laps:
         [
             LoadImaged(keys),
             EnsureChannelFirstd(keys),
+            CopyItemsd("image", names="hu"),
             ScaleIntensityRanged("image", window.low_hu, window.high_hu, 0.0, 1.0, clip=True),
             ThresholdIntensityd("lungs", 0.5, above=False, cval=1.0),  # right and left alike
-            Orientationd(keys, "LPS", labels=None),
-            Spacingd(keys, config.preparation.spacing_mm[::-1], mode="bilinear"),
+            Orientationd([*keys, "hu"], "LPS", labels=None),
+            Spacingd([*keys, "hu"], config.preparation.spacing_mm[::-1], mode="bilinear"),
             ThresholdIntensityd("lungs", 0.5, above=True),
             MaskIntensityd("image", mask_key="lungs"),
-            SpatialPadd(keys, (512, 512, 32), method="end"),
+            SpatialPadd([*keys, "hu"], (512, 512, 32), method="end"),
         ]
     )
     data = prepare({"image": str(ct), "lungs": str(lungs)})
@@ -129,10 +131,10 @@ def run_rival(ct: Path, out: Path, model_folder: Path | None, lungs: Path, laps:
             n_normal += torch.sigmoid(logits[0, 0]) > config.inference.prob_normal
     laps.lap("inference")
 
-    thorax, lung_mask = (data[key][0].numpy().T for key in keys)  # (z, y, x)
+    thorax, lung_mask, hu = (data[key][0].numpy().T for key in [*keys, "hu"])  # (z, y, x)
     needed = config.inference.min_votes or len(networks) // 2 + 1
     n_votes = n_normal.numpy().T
-    steps = postprocess(thorax, lung_mask >= 0.5, n_votes >= needed, window.tau, config.postprocessing)
+    steps = postprocess(thorax, hu, lung_mask >= 0.5, n_votes >= needed, window.tau, config.postprocessing)
     laps.lap("postprocessing")
 
     lesions = torch.from_numpy(steps.lesions.T.astype("float32"))[None]

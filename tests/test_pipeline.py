@@ -131,9 +131,9 @@ def test_the_scan_stays_as_it_is(phantom, tiny_model):
 # --- the shipped weights ---
 
 SHAPE, SPACING_MM = (64, 152, 160), (2.5, 2.1, 2.0)
-# Right: ground glass of -500 HU; left: a consolidation. The mean filters of Eq. 10 reach 3 to 4 voxels of 0.8 to 1 mm,
-# so a ball may come out 2.5 mm thicker or thinner.
-LESIONS_MM, TOLERANCE_MM = {"right": 16.0, "left": 12.0}, 2.5
+# Right: ground glass of -500 HU; left: a consolidation. The mean filters of Eq. 10 reach 3 to 4 voxels of 0.8 to 1 mm
+# and the growth takes in the half-filled voxels around, so a ball may come out 3.5 mm thicker or thinner.
+LESIONS_MM, TOLERANCE_MM = {"right": 16.0, "left": 12.0}, 3.5
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,17 @@ import numpy as np
 import pytest
 
 from normnet.config import PostprocessingConfig
-from normnet.postprocessing import dilate, mean_filter, postprocess
+from normnet.postprocessing import LesionSteps, dilate, mean_filter, parenchyma_density
+from normnet.postprocessing import postprocess as postprocess_hu
 
 TAU = 1 / 3
 SMALL = PostprocessingConfig(k_d=3, k_f=3, t_d=0.2, t_f=0.15, dilation_vox=0)
 NO_VOTES = np.zeros((9, 9, 9), bool)
+
+
+def postprocess(thorax, lung_mask, normal_mask, tau, config) -> LesionSteps:
+    """HU follow from the windowed thorax."""
+    return postprocess_hu(thorax, thorax * 900 - 800, lung_mask, normal_mask, tau, config)
 
 
 @pytest.fixture
@@ -123,3 +129,58 @@ def test_nothing_there():
     empty = np.zeros((4, 4, 4), bool)
     steps = postprocess(np.zeros((4, 4, 4), np.float32), empty, empty, TAU, PostprocessingConfig())
     assert not steps.lesions.any()
+
+
+# --- growth by density ---
+
+GROWING = SMALL.model_copy(update={"grow_vox": 3, "grow_sigma_vox": 0.7, "grow_hu": -750.0})
+
+
+def chest(halo_hu: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Thorax, HU and lung (21, 21, 21): air of -870, a bright core 5 wide in a halo 13 wide."""
+    hu = np.full((21, 21, 21), -870, np.float32)
+    hu[4:17, 4:17, 4:17] = halo_hu
+    hu[8:13, 8:13, 8:13] = -300
+    return ((hu + 800) / 900).clip(0, 1), hu, np.ones(hu.shape, bool)
+
+
+def test_lesions_grow_into_pale_tissue_step_by_step():
+    """The halo lies far below the bright threshold; two steps more reach two voxels farther, and never the air."""
+    thorax, hu, lung_mask = chest(-680)
+    none = np.zeros(hu.shape, bool)
+    short, far = (
+        postprocess_hu(thorax, hu, lung_mask, none, TAU, GROWING.model_copy(update={"grow_vox": n})) for n in (1, 3)
+    )
+    assert np.array_equal(short.core, far.core)
+    assert not (short.core & (hu == -680))[:6].any()
+    assert short.core.sum() < short.lesions.sum() < far.lesions.sum()
+    assert not (far.lesions & (hu == -870)).any()
+    whole = postprocess_hu(thorax, hu, lung_mask, none, TAU, GROWING.model_copy(update={"grow_vox": 20})).lesions
+    assert np.array_equal(whole | far.core, whole)
+    assert whole[hu == -680].mean() > 0.8
+
+
+def test_no_growth_into_healthy_parenchyma_nor_where_it_is_off():
+    none = np.zeros((21, 21, 21), bool)
+    for halo, config in ((-870, GROWING), (-680, SMALL)):
+        thorax, hu, lung_mask = chest(halo)
+        steps = postprocess_hu(thorax, hu, lung_mask, none, TAU, config)
+        beyond = steps.lesions & ~steps.core
+        assert steps.core.any()
+        assert beyond.sum() < 0.2 * steps.core.sum()
+
+
+def test_without_a_core_nothing_grows():
+    thorax, hu, lung_mask = chest(-680)
+    assert not postprocess_hu(thorax, hu, lung_mask, thorax >= TAU, TAU, GROWING).lesions.any()
+
+
+def test_density_leaves_out_vessels_and_the_border_of_the_lung():
+    """Voted normal and outermost voxels do not count, and nothing outside the lungs does."""
+    hu = np.full((9, 9, 15), -850, np.float32)
+    hu[:, 4, :] = 40  # a vessel
+    lung_mask = np.zeros(hu.shape, bool)
+    lung_mask[:, :, 2:13] = True
+    hu[:, :, :3] = hu[:, :, 12:] = 200  # wall, and the rim of the mask on it
+    density = parenchyma_density(hu, lung_mask, lung_mask & (hu > 0) & (np.arange(15) % 14 > 2), 1.0)
+    assert density[3:6, 1:8, 4:11] == pytest.approx(-850, abs=0.1)

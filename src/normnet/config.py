@@ -42,6 +42,7 @@ class NetworkConfig(Section):
     """Shape of a U-Net."""
 
     spatial_dims: Literal[2, 3] = 3
+    in_channels: int = 1
     channels: tuple[int, ...] = (16, 32, 64, 128, 256)
     n_res_units: int = 2
     norm: Literal["batch", "instance"] = "batch"
@@ -58,6 +59,7 @@ class LungsConfig(Section):
 
     pixel_mm: float = 1.5
     slice_mm: float = 2.0  # thinner scans are looked at this far apart
+    neighbour_mm: float = 6.0  # the slices below and above that are seen with each
     low_hu: float = -1024.0
     high_hu: float = 600.0
     threshold: float = 0.5
@@ -127,7 +129,7 @@ class InferenceConfig(Section):
 
 
 class PostprocessingConfig(Section):
-    """Mean filters, thresholds and growth (Sec. III-D, Eq. 10)."""
+    """Mean filters, thresholds and growth (Sec. III-D, Eq. 10); growth by density is ours."""
 
     k_d: int = 9
     k_f: int = 7
@@ -136,6 +138,9 @@ class PostprocessingConfig(Section):
     dilation_vox: int = 4  # not published; capped by I_g
     dimensions: Literal[2, 3] = 3  # of the mean filters
     normalised: bool = False  # means over lung voxels only
+    grow_vox: int = 0  # steps that Eq. 10's mask then grows into parenchyma denser than grow_hu; 0: the paper
+    grow_hu: float = -760.0
+    grow_sigma_vox: float = 2.0  # the density is smoothed with this Gaussian
 
 
 class Config(Section):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from normnet.config import Config, parse_config
+from normnet.errors import ModelError
 from normnet.network.weights import load_members
 
 if TYPE_CHECKING:
@@ -53,5 +54,10 @@ def load_model(folder: str | Path | None = None, lungs: str | Path | None = None
     folder = Path(folder) if folder else shipped("normnet")
     networks, manifest = load_members(folder, "normnet")
     networks = [quicken(network) for network in networks]
-    lung_networks, lung_manifest = load_members(Path(lungs) if lungs else shipped("lungs"), "lungs")
+    lung_folder = Path(lungs) if lungs else shipped("lungs")
+    lung_networks, lung_manifest = load_members(lung_folder, "lungs")
+    if lung_manifest["network"].get("in_channels") != 3:
+        raise ModelError(
+            "NN-MOD-008", "lung model of an older kind, it sees one slice only", str(lung_folder), "train it again"
+        )
     return Model(networks, lung_networks, parse_config(manifest["config"], str(folder)), manifest, lung_manifest)

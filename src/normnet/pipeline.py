@@ -91,6 +91,7 @@ def segment(
     clock.lap("inference")
     steps = postprocess(
         prepared.thorax,
+        prepared.volume_hu,
         prepared.lung_mask,
         votes.normal_mask(config.inference),
         config.window.tau,

@@ -1,4 +1,4 @@
-"""From the vote to the lesion mask: mean filters, thresholds, capped growth (Sec. III-D, Eq. 10)."""
+"""From the vote to the lesion mask: mean filters, thresholds, capped growth (Sec. III-D, Eq. 10), growth by density."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import numpy as np
 
 from normnet.config import PostprocessingConfig
 
+AIR_HU = np.float32(-1000)
+
 
 class LesionSteps(NamedTuple):
     """The images of Fig. 4, each (z, y, x) on the prepared grid."""
@@ -16,7 +18,8 @@ class LesionSteps(NamedTuple):
     seeds: np.ndarray  # (e) bool: its mean over k_d exceeds t_d
     remainder: np.ndarray  # (f) float32: windowed lung less what was voted normal
     cap: np.ndarray  # (g) bool: its mean over k_f exceeds t_f
-    lesions: np.ndarray  # I_final, Eq. 10
+    core: np.ndarray  # I_final, Eq. 10
+    lesions: np.ndarray  # the same, grown into dense parenchyma; equal where the growth is switched off
 
 
 def mean_filter(image: np.ndarray, size: int, lung_mask: np.ndarray, config: PostprocessingConfig) -> np.ndarray:
@@ -37,20 +40,53 @@ def mean_filter(image: np.ndarray, size: int, lung_mask: np.ndarray, config: Pos
     return mean
 
 
-def dilate(mask: np.ndarray, radius_vox: int) -> np.ndarray:
-    """Binary dilation by ``radius_vox`` steps to the six face neighbours."""
+def dilate(mask: np.ndarray, radius_vox: int, within: np.ndarray | None = None) -> np.ndarray:
+    """Binary dilation by ``radius_vox`` steps to the six face neighbours, each step inside ``within``."""
     from scipy.ndimage import binary_dilation
 
-    return binary_dilation(mask, iterations=radius_vox) if radius_vox > 0 else mask
+    return binary_dilation(mask, iterations=radius_vox, mask=within) if radius_vox > 0 else mask
+
+
+def parenchyma_density(
+    volume_hu: np.ndarray, lung_mask: np.ndarray, left_out: np.ndarray, sigma_vox: float
+) -> np.ndarray:
+    """Smoothed HU of what remains of the lungs once normal bright tissue and what is known as lesion are taken out.
+
+    A normalised Gaussian: only voxels of the lungs count, without their outermost layer and ``left_out``.
+
+    Args:
+        volume_hu: (z, y, x) float32.
+        lung_mask: Same shape, bool.
+        left_out: Same shape, bool, voted normal or lesion already: neither may bleed into its surroundings.
+        sigma_vox: Standard deviation, cut at three of them.
+
+    Returns:
+        Float32 HU; meaningless outside the lungs.
+    """
+    from scipy.ndimage import binary_erosion, gaussian_filter
+
+    counted = binary_erosion(lung_mask) & ~left_out
+    weight = gaussian_filter(counted.astype(np.float32), sigma_vox, truncate=3)
+    total = gaussian_filter(np.where(counted, volume_hu - AIR_HU, np.float32(0)), sigma_vox, truncate=3)
+    return total / np.maximum(weight, 0.01) + AIR_HU
 
 
 def postprocess(
-    thorax: np.ndarray, lung_mask: np.ndarray, normal_mask: np.ndarray, tau: float, config: PostprocessingConfig
+    thorax: np.ndarray,
+    volume_hu: np.ndarray,
+    lung_mask: np.ndarray,
+    normal_mask: np.ndarray,
+    tau: float,
+    config: PostprocessingConfig,
 ) -> LesionSteps:
-    """Eq. 10 with all its intermediate images.
+    """Eq. 10 with all its intermediate images, then growth into what the window does not call bright.
+
+    Pale ground glass lies below the bright threshold. Around lesions that the vote found, parenchyma that is
+    denser than ``grow_hu``, vessels, airways and those lesions left out, belongs to them: up to ``grow_vox`` steps.
 
     Args:
         thorax: (z, y, x) float32 in [0, 1], 0 outside the lungs.
+        volume_hu: Same shape, float32.
         lung_mask: Same shape, bool.
         normal_mask: Same shape, bool, the ensemble's vote.
         tau: Bright threshold.
@@ -60,5 +96,10 @@ def postprocess(
     seeds = mean_filter(anomaly.astype(np.float32), config.k_d, lung_mask, config) > config.t_d
     remainder = np.where(normal_mask, np.float32(0), thorax)
     cap = (mean_filter(remainder, config.k_f, lung_mask, config) > config.t_f) & lung_mask
-    lesions = dilate(seeds, config.dilation_vox) & cap
-    return LesionSteps(anomaly, seeds, remainder, cap, lesions)
+    core = dilate(seeds, config.dilation_vox) & cap
+    lesions = core
+    if config.grow_vox > 0 and core.any():
+        density_hu = parenchyma_density(volume_hu, lung_mask, normal_mask | core, config.grow_sigma_vox)
+        dense = (density_hu > config.grow_hu) & lung_mask
+        lesions = core | dilate(core, config.grow_vox, within=dense)
+    return LesionSteps(anomaly, seeds, remainder, cap, core, lesions)

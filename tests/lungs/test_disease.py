@@ -5,20 +5,26 @@ from __future__ import annotations
 import pytest
 import torch
 
-from normnet.lungs.disease import add_disease, smooth_noise
+from normnet.lungs.disease import add_disease as add_disease_at
+from normnet.lungs.disease import smooth_noise
 
 
 def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def add_disease(image, mask, share, generator, apart_px: float = 4.0) -> torch.Tensor:
+    heights = apart_px * torch.tensor([-1.0, 0.0, 1.0]).expand(len(image), 3)
+    return add_disease_at(image, mask, heights, share, generator)
+
+
 @pytest.fixture(scope="module")
 def chests() -> tuple[torch.Tensor, torch.Tensor]:
-    """Forty slices with two lungs and a vessel in each: HU and mask."""
-    mask = torch.zeros(40, 96, 112, dtype=torch.bool)
-    mask[:, 20:80, 14:50] = mask[:, 20:80, 62:98] = True
+    """Forty stacks of three slices with two lungs and a vessel in each: HU and mask."""
+    mask = torch.zeros(40, 3, 96, 112, dtype=torch.bool)
+    mask[..., 20:80, 14:50] = mask[..., 20:80, 62:98] = True
     image = torch.where(mask, -850.0, 40.0) + 15 * torch.randn(mask.shape, generator=rng(9))
-    image[:, 48:52, 20:44] = image[:, 48:52, 70:94] = 60.0
+    image[..., 48:52, 20:44] = image[..., 48:52, 70:94] = 60.0
     return image, mask
 
 
@@ -36,11 +42,11 @@ def test_outside_the_lungs_nothing_changes(chests):
 def test_sick_lungs_are_denser(chests):
     image, mask = chests
     sick = add_disease(image, mask, 1.0, rng())
-    n_lung = mask.sum((1, 2))
-    gain = ((sick - image) * mask).sum((1, 2)) / n_lung
+    n_lung = mask.sum((1, 2, 3))
+    gain = ((sick - image) * mask).sum((1, 2, 3)) / n_lung
     assert (gain > 0).all()
     assert (gain > 100).sum() > 10
-    consolidated = ((sick > -200) & (image < -500)).sum((1, 2)) / n_lung
+    consolidated = ((sick > -200) & (image < -500)).sum((1, 2, 3)) / n_lung
     assert consolidated.max() > 0.4
     assert sick[mask].max() < 600
 
@@ -48,7 +54,7 @@ def test_sick_lungs_are_denser(chests):
 def test_share_of_the_slices(chests):
     image, mask = chests
     assert torch.equal(add_disease(image, mask, 0.0, rng()), image)
-    changed = (add_disease(image, mask, 0.5, rng()) != image).any(dim=2).any(dim=1).sum()
+    changed = (add_disease(image, mask, 0.5, rng()) != image).flatten(1).any(dim=1).sum()
     assert 10 < changed < 30
 
 
@@ -57,12 +63,24 @@ def test_ground_glass_keeps_vessels_and_consolidation_hides_them(chests):
     image, mask = chests
     sick = add_disease(image, mask, 1.0, rng())
     columns = torch.cat([torch.arange(20, 44), torch.arange(70, 94)])
-    vessel, above = sick[:, 48:52, columns].mean(1), sick[:, 43:47, columns].mean(1)
+    vessel, above = sick[:, 1, 48:52, columns].mean(1), sick[:, 1, 43:47, columns].mean(1)
     glass, solid = (above > -650) & (above < -400), above > -100
     assert glass.sum() > 100
     assert solid.sum() > 50
     assert vessel[glass].median() > 55
     assert vessel[solid].median() < 45  # of 60
+
+
+def test_disease_goes_on_in_the_neighbours(chests):
+    """Alike at the same height, less so the farther the neighbours lie."""
+    mask = chests[1]
+    clean = torch.where(mask, -850.0, 40.0)
+    shares = []
+    for apart in (0.0, 4.0, 40.0):
+        hit = (add_disease(clean, mask, 1.0, rng(), apart) - clean).abs() > 60
+        shares.append(((hit[:, 0] & hit[:, 1]).sum() / hit[:, 1].sum()).item())
+    assert shares[0] > 0.93
+    assert shares[0] > shares[1] > shares[2]
 
 
 def test_same_generator_same_bytes(chests):
@@ -78,7 +96,7 @@ def test_no_lung_at_all(chests):
 
 
 def test_smooth_noise_is_smooth_and_centred():
-    fine, coarse = (smooth_noise((16, 96, 80), cell, rng()) for cell in (2, 16))
+    fine, coarse = (smooth_noise((16, 1, 96, 80), cell, rng())[:, 0] for cell in (2, 16))
     assert fine.shape == coarse.shape == (16, 96, 80)
     assert abs(fine.mean()) < 0.05
     assert abs(coarse.mean()) < 0.2

@@ -24,7 +24,7 @@ def stairs(depth: int, slice_mm: float) -> tuple[Scan, np.ndarray]:
 
 
 def levels(slices) -> list[int]:
-    return [int(item.image_hu[5, 5]) for item in slices]
+    return [int(item.image_hu[1, 5, 5]) for item in slices]
 
 
 # --- volumes ---
@@ -38,11 +38,11 @@ def test_pixels_are_as_wide_as_asked_for():
     assert first.image_hu.dtype == np.int16
     assert first.lung_mask.dtype == bool
     assert first.pixel_mm == 1.5
-    assert first.image_hu.shape == first.lung_mask.shape == (16, 24)
-    np.testing.assert_array_equal(first.image_hu, np.broadcast_to(2 * np.arange(24), (16, 24)))
+    assert first.image_hu.shape == first.lung_mask.shape == (3, 16, 24)
+    np.testing.assert_array_equal(first.image_hu, np.broadcast_to(2 * np.arange(24), (3, 16, 24)))
     expected = np.zeros((16, 24), bool)
     expected[4:12, 6:18] = True
-    np.testing.assert_array_equal(first.lung_mask, expected)
+    np.testing.assert_array_equal(first.lung_mask, np.stack([expected] * 3))
 
 
 @pytest.mark.parametrize(
@@ -60,11 +60,21 @@ def test_thin_slices_and_thick_averages(depth, slice_mm, thin, thick):
     assert levels(volume_slices(scan, mask, CONFIG)) == [10 * z for z in thin] + averages
 
 
+def test_neighbours_below_and_above():
+    """6 mm away, or the next thick slice; at the ends of the scan the last there is."""
+    scan, mask = stairs(12, 2.0)
+    slices = volume_slices(scan, mask, CONFIG)
+    seen = [item.image_hu[:, 5, 5].tolist() for item in slices]
+    assert seen[:12] == [[10 * max(0, z - 3), 10 * z, 10 * min(11, z + 3)] for z in range(12)]
+    assert seen[12:14] == [[10, 10, 40], [10, 30, 60]]
+    assert {item.apart_mm for item in slices} == {6.0}
+
+
 def test_the_mask_of_a_thick_slice_is_what_most_of_it_is():
     scan, mask = stairs(12, 2.0)
     mask[[0, 5, 6]] = False  # thick slices: 0 to 2, 2 to 4, 4 to 6, 6 to 8, 8 to 10
     thick = volume_slices(scan, mask, CONFIG)[12:]
-    assert [bool(item.lung_mask.any()) for item in thick] == [True, True, False, True, True]
+    assert [bool(item.lung_mask[1].any()) for item in thick] == [True, True, False, True, True]
 
 
 def test_excluded_slices_are_in_no_average():
@@ -111,8 +121,9 @@ def test_masks_as_bits_or_as_they_are(tmp_path, packed, width):
     slices = archive_slices(tmp_path / "slices.npz")
     assert len(slices) == 3
     for item, image, mask in zip(slices, images, masks, strict=True):
-        np.testing.assert_array_equal(item.image_hu, image.astype(int) * 6 - 1024)
-        np.testing.assert_array_equal(item.lung_mask, mask)
+        np.testing.assert_array_equal(item.image_hu, np.stack([image.astype(int) * 6 - 1024] * 3))
+        np.testing.assert_array_equal(item.lung_mask, np.stack([mask] * 3))
+        assert item.apart_mm == 0
         assert item.image_hu.dtype == np.int16
         assert item.pixel_mm == 1.4
 
@@ -121,7 +132,7 @@ def test_pixel_size_and_hu_of_an_archive(tmp_path):
     images, _ = write_archive(tmp_path / "slices.npz", pixel_mm=0.9)
     first = archive_slices(tmp_path / "slices.npz", to_hu=(20.0, -1100.0))[0]
     assert first.pixel_mm == 0.9
-    np.testing.assert_array_equal(first.image_hu, np.clip(images[0].astype(int) * 20 - 1100, -1024, 3071))
+    np.testing.assert_array_equal(first.image_hu[1], np.clip(images[0].astype(int) * 20 - 1100, -1024, 3071))
 
 
 def test_an_archive_may_lack_hu_where_they_are_given(tmp_path):

@@ -14,13 +14,13 @@ from normnet.network.unet import build_unet
 from tests.phantoms import thorax_phantom
 
 CONFIG = LungsConfig(pixel_mm=3.0)
-TINY = NetworkConfig(spatial_dims=2, channels=(8, 16), n_res_units=1)
+TINY = NetworkConfig(spatial_dims=2, in_channels=3, channels=(8, 16), n_res_units=1)
 
 
 @pytest.fixture(scope="module")
 def slices():
     phantom = thorax_phantom((8, 64, 64), (16.0, 5.0, 5.0), lesions=False, vessels=False)
-    return [item for item in volume_slices(phantom.scan, phantom.lung_mask, CONFIG) if item.lung_mask.any()]
+    return [item for item in volume_slices(phantom.scan, phantom.lung_mask, CONFIG) if item.lung_mask[1].any()]
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +48,8 @@ def test_crops_and_masks_belong_together(slices, monkeypatch):
     monkeypatch.setattr(train, "CROP", 128)
     rng = torch.Generator().manual_seed(1)
     image, mask = train.sample_batch(slices, 16, CONFIG, 0.0, rng)
-    assert image.shape == mask.shape == (16, 1, 128, 128)
+    assert image.shape == (16, 3, 128, 128)
+    assert mask.shape == (16, 1, 128, 128)
     assert image.dtype == mask.dtype == torch.float32
     assert 0 <= image.min() <= image.max() <= 1
     assert set(mask.unique().tolist()) == {0, 1}
@@ -58,8 +59,8 @@ def test_crops_and_masks_belong_together(slices, monkeypatch):
     seen = [n for n in range(16) if core[n].sum() > 200]
     assert len(seen) > 8
     for n in seen:
-        assert image[n][core[n] > 0].mean() == pytest.approx(lung, abs=0.08)
-        assert image[n][rim[n] > 0].median() > 0.4
+        assert image[n, 1:2][core[n] > 0].mean() == pytest.approx(lung, abs=0.08)
+        assert image[n, 1:2][rim[n] > 0].median() > 0.4
 
 
 def test_crops_differ_in_size_and_side(slices, monkeypatch):

@@ -13,71 +13,75 @@ N_ELLIPSES = 6
 
 
 def smooth_noise(shape: tuple[int, ...], cell: int, rng: torch.Generator) -> torch.Tensor:
-    """(B, H, W) noise of zero mean and about unit range, smooth over ``cell`` pixels."""
-    n, height, width = shape
-    coarse = torch.randn((n, 1, height // cell + 2, width // cell + 2), generator=rng)
-    return interpolate(coarse, size=(height, width), mode="bilinear", align_corners=True)[:, 0]
+    """(B, S, H, W) noise of zero mean and about unit range, smooth over ``cell`` pixels, independent between slices."""
+    n, slices, height, width = shape
+    coarse = torch.randn((n, slices, height // cell + 2, width // cell + 2), generator=rng)
+    return interpolate(coarse, size=(height, width), mode="bilinear", align_corners=True)
 
 
 def _uniform(shape: tuple[int, ...], low: float, high: float, rng: torch.Generator) -> torch.Tensor:
     return low + (high - low) * torch.rand(shape, generator=rng)
 
 
-def add_disease(image_hu: torch.Tensor, lung_mask: torch.Tensor, share: float, rng: torch.Generator) -> torch.Tensor:
-    """Ellipses of ground glass or consolidation, and now and then a dependent or whole-lung opacity.
+def add_disease(
+    image_hu: torch.Tensor, lung_mask: torch.Tensor, height_px: torch.Tensor, share: float, rng: torch.Generator
+) -> torch.Tensor:
+    """Ellipsoids of ground glass or consolidation, and now and then a dependent or whole-lung opacity.
 
     Args:
-        image_hu: (B, H, W) float32, axial slices at about 1.5 mm, rows from front to back.
-        lung_mask: (B, H, W) bool.
-        share: Part of the slices that get disease.
+        image_hu: (B, S, H, W) float32, axial slices at about 1.5 mm with their neighbours, rows from front to back.
+        lung_mask: Same shape, bool.
+        height_px: (B, S), how far above the middle slice each slice lies, in pixels.
+        share: Part of the stacks that get disease.
         rng: CPU generator.
 
     Returns:
-        New (B, H, W) float32; voxels outside the lungs are unchanged.
+        New (B, S, H, W) float32; voxels outside the lungs are unchanged.
     """
-    n, height, width = image_hu.shape
-    size = (n, height, width)
+    n, _, height, width = image_hu.shape
+    plane = (n, 1, height, width)  # noise that all slices of a stack share
     inside = lung_mask.float()
-    border = inside * max_pool2d(1 - inside[:, None], 7, stride=1, padding=3)[:, 0]
-    flat_inside, flat_border = inside.flatten(1), border.flatten(1)
+    middle = inside[:, inside.shape[1] // 2]
+    border = middle * max_pool2d(1 - middle[:, None], 7, stride=1, padding=3)[:, 0]
+    flat_inside, flat_border = middle.flatten(1), border.flatten(1)
     weight = 0.3 * flat_inside / (flat_inside.sum(1, keepdim=True) + 1)
     weight = weight + 0.7 * flat_border / (flat_border.sum(1, keepdim=True) + 1) + 1e-12
     centres = torch.multinomial(weight, N_ELLIPSES, replacement=True, generator=rng)
     rows = torch.arange(height, dtype=torch.float32)[:, None]
     columns = torch.arange(width, dtype=torch.float32)[None, :]
+    each = (n, 1, 1, 1)
 
-    sick = torch.rand(n, generator=rng) < share
-    n_here = torch.randint(1, N_ELLIPSES + 1, (n,), generator=rng)
+    sick = (torch.rand(n, generator=rng) < share).view(each)
+    n_here = torch.randint(1, N_ELLIPSES + 1, (n,), generator=rng).view(each)
     result = image_hu.clone()
     for k in range(N_ELLIPSES):
-        axes = torch.exp(_uniform((2, n, 1, 1), 1.1, 4.0, rng))  # 3 to 55 pixels, small ones more often
-        angle = _uniform((n, 1, 1), 0, torch.pi, rng)
-        dy = rows - torch.div(centres[:, k], width, rounding_mode="floor")[:, None, None]
-        dx = columns - (centres[:, k] % width)[:, None, None]
+        axes = torch.exp(_uniform((3, *each), 1.1, 4.0, rng))  # 3 to 55 pixels, small ones more often
+        angle = _uniform(each, 0, torch.pi, rng)
+        dy = rows - torch.div(centres[:, k], width, rounding_mode="floor").view(each)
+        dx = columns - (centres[:, k] % width).view(each)
+        dz = height_px[:, :, None, None] + axes[2] * _uniform(each, -0.7, 0.7, rng)
         along = (dx * torch.cos(angle) + dy * torch.sin(angle)) / axes[0]
         across = (dy * torch.cos(angle) - dx * torch.sin(angle)) / axes[1]
-        radius = torch.sqrt(along**2 + across**2) * (1 + 0.25 * smooth_noise(size, 12, rng))
-        softness = _uniform((n, 1, 1), 0.03, 0.25, rng)
+        radius = torch.sqrt(along**2 + across**2 + (dz / axes[2]) ** 2) * (1 + 0.25 * smooth_noise(plane, 12, rng))
+        softness = _uniform(each, 0.03, 0.25, rng)
         alpha = torch.sigmoid((1 - radius) / softness)
-        here = (sick & (k < n_here))[:, None, None].float()
-        result = _blend(result, alpha * here * inside, rng)
+        result = _blend(result, alpha * (sick & (k < n_here)).float() * inside, rng)
 
-    whole = sick & (torch.rand(n, generator=rng) < 0.12)
-    dependent = torch.sigmoid(
-        (rows / height - _uniform((n, 1, 1), 0.35, 0.75, rng)) * 30 + 2 * smooth_noise(size, 24, rng)
-    )
-    everywhere = torch.sigmoid(2 * smooth_noise(size, 32, rng) + 1)
-    alpha = torch.where(torch.rand((n, 1, 1), generator=rng) < 0.6, dependent, everywhere)
-    return _blend(result, alpha * whole[:, None, None].float() * inside, rng)
+    whole = sick & (torch.rand(each, generator=rng) < 0.12)
+    dependent = torch.sigmoid((rows / height - _uniform(each, 0.35, 0.75, rng)) * 30 + 2 * smooth_noise(plane, 24, rng))
+    everywhere = torch.sigmoid(2 * smooth_noise(plane, 32, rng) + 1)
+    alpha = torch.where(torch.rand(each, generator=rng) < 0.6, dependent, everywhere)
+    return _blend(result, alpha * whole.float() * inside, rng)
 
 
 def _blend(image_hu: torch.Tensor, alpha: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
     """Ground glass keeps the vessels (maximum), consolidation hides them."""
-    n = image_hu.shape[0]
-    dense = torch.rand((n, 1, 1), generator=rng) < 0.45
-    level = torch.where(dense, _uniform((n, 1, 1), -150, 80, rng), _uniform((n, 1, 1), -700, -250, rng))
-    spread = torch.where(dense, _uniform((n, 1, 1), 5, 60, rng), _uniform((n, 1, 1), 20, 130, rng))
-    fine, coarse = smooth_noise(image_hu.shape, 2, rng), smooth_noise(image_hu.shape, 10, rng)
-    texture = level + spread * torch.where(torch.rand((n, 1, 1), generator=rng) < 0.5, fine, coarse)
+    each = (image_hu.shape[0], 1, 1, 1)
+    dense = torch.rand(each, generator=rng) < 0.45
+    level = torch.where(dense, _uniform(each, -150, 80, rng), _uniform(each, -700, -250, rng))
+    spread = torch.where(dense, _uniform(each, 5, 60, rng), _uniform(each, 20, 130, rng))
+    fine = smooth_noise(tuple(image_hu.shape), 2, rng)
+    coarse = smooth_noise((image_hu.shape[0], 1, *image_hu.shape[2:]), 10, rng)
+    texture = level + spread * torch.where(torch.rand(each, generator=rng) < 0.5, fine, coarse)
     texture = torch.where(dense, texture, torch.maximum(texture, image_hu))
     return image_hu + alpha * (texture - image_hu)

@@ -1,4 +1,4 @@
-"""The shipped lung segmenter: a 2D U-Net over axial slices, then the two largest components."""
+"""The shipped lung segmenter: a 2D U-Net over axial slices and their neighbours, then the two largest components."""
 
 from __future__ import annotations
 
@@ -27,14 +27,20 @@ def scale_hu(image_hu: torch.Tensor, config: LungsConfig) -> torch.Tensor:
     return ((image_hu - config.low_hu) / (config.high_hu - config.low_hu)).clamp(0, 1)
 
 
+def neighbour_step(slice_mm: float, config: LungsConfig) -> int:
+    """How many slices away the neighbours lie that are seen with a slice."""
+    return max(1, round(config.neighbour_mm / slice_mm))
+
+
 def predict_lungs(
-    volume_hu: np.ndarray, networks: list[torch.nn.Module], config: LungsConfig, device: str = "cpu"
+    volume_hu: np.ndarray, slice_mm: float, networks: list[torch.nn.Module], config: LungsConfig, device: str = "cpu"
 ) -> np.ndarray:
     """Mean probability of lung of every voxel.
 
     Args:
         volume_hu: (z, y, x) float32 on a grid of about ``slice_mm`` and ``pixel_mm``, turned to head, back, left.
-        networks: One or more 2D U-Nets.
+        slice_mm: Distance of its slices.
+        networks: One or more 2D U-Nets that see a slice and its two neighbours.
         config: Grey scale.
         device: Torch device.
 
@@ -46,11 +52,13 @@ def predict_lungs(
     depth, height, width = volume_hu.shape
     pads = (0, -width % 16, 0, -height % 16)
     prob = np.zeros(volume_hu.shape, np.float32)
+    apart = neighbour_step(slice_mm, config) * np.array([-1, 0, 1])
     networks = [network.to(device) for network in networks]
     with torch.inference_mode(), torch.autocast(torch.device(device).type, torch.bfloat16):
         for start in range(0, depth, SLICES_AT_ONCE):
-            chunk = torch.from_numpy(volume_hu[start : start + SLICES_AT_ONCE])
-            chunk = scale_hu(chunk, config)[:, None]
+            middle = np.arange(start, min(start + SLICES_AT_ONCE, depth))
+            chunk = torch.from_numpy(volume_hu[(middle[:, None] + apart).clip(0, depth - 1)])  # (B, 3, H, W)
+            chunk = scale_hu(chunk, config)
             chunk = torch.nn.functional.pad(chunk, pads).to(device, memory_format=torch.channels_last)
             mean = torch.stack([torch.sigmoid(network(chunk).float()) for network in networks]).mean(0)
             prob[start : start + SLICES_AT_ONCE] = mean[:, 0, :height, :width].cpu().numpy()
@@ -81,7 +89,7 @@ def segment_lungs(scan: Scan, networks: list[torch.nn.Module], config: LungsConf
     start = tuple(((n - 1) - (m - 1) * d) / 2 for n, m, d in zip(turned.shape, shape, step, strict=True))
     grid = Grid(start, step, shape)
     coarse_hu = resample(turned, grid, outside=-1024).astype(np.float32)
-    prob = predict_lungs(coarse_hu, networks, config, device)
+    prob = predict_lungs(coarse_hu, targets[0], networks, config, device)
     coarse = keep_lungs(prob > config.threshold, tuple(targets))
     if not coarse.any():
         raise ValueRangeError(

@@ -13,6 +13,7 @@ from normnet.datasets.manifest import read_manifest
 from normnet.errors import InputError
 from normnet.io.masks import read_mask
 from normnet.io.read import read_ct
+from normnet.lungs.learned import neighbour_step
 from normnet.lungs.train import LungSlice
 from normnet.preparation.orient import Orientation
 from normnet.preparation.resample import Grid, resample
@@ -24,7 +25,7 @@ THIN_MM, THICK_MM = 2.0, 6.0  # every volume is shown at its own thickness and a
 def volume_slices(
     scan: Scan, lung_mask: np.ndarray, config: LungsConfig, excluded: frozenset[int] = frozenset()
 ) -> list[LungSlice]:
-    """Slices of one CT at ``pixel_mm``, thin ones and averages over about 6 mm.
+    """Slices of one CT at ``pixel_mm`` with their neighbours, thin ones and averages over about 6 mm.
 
     Args:
         scan: As read.
@@ -47,15 +48,19 @@ def volume_slices(
     for thickness in (0.0, THICK_MM):
         together = max(1 if thickness == 0 else 2, round(thickness / spacing[0]))
         every = max(1, round((THIN_MM if thickness == 0 else 0.7 * THICK_MM) / spacing[0]))
-        for z in range(0, len(hu) - together + 1, every):
+        apart = max(together, neighbour_step(spacing[0], config))
+        last = len(hu) - together
+        for z in range(0, last + 1, every):
             if keep[z : z + together].all():
-                image = hu[z : z + together].mean(axis=0).astype(np.int16)
-                slices.append(LungSlice(image, part[z : z + together].mean(axis=0) > 0.5, config.pixel_mm))
+                stack = [slice(first, first + together) for first in (max(0, z - apart), z, min(last, z + apart))]
+                image = np.stack([hu[part_z].mean(axis=0) for part_z in stack]).astype(np.int16)
+                mask = np.stack([part[part_z].mean(axis=0) > 0.5 for part_z in stack])
+                slices.append(LungSlice(image, mask, config.pixel_mm, apart * spacing[0]))
     return slices
 
 
 def archive_slices(path: Path, to_hu: tuple[float, float] | None = None) -> list[LungSlice]:
-    """Single slices from an ``.npz``.
+    """Single slices from an ``.npz``; their neighbours are copies.
 
     ``images`` (N, H, W) uint8 with ``slope`` and ``inter`` to HU, ``masks`` (N, H, ⌈W / 8⌉) bits or (N, H, W), and,
     optional, ``pixel_mm`` (1.4 without it).
@@ -77,7 +82,10 @@ def archive_slices(path: Path, to_hu: tuple[float, float] | None = None) -> list
             if masks.shape != images.shape:
                 raise ValueError(f"masks of {masks.shape} on images of {images.shape}")
             pixel_mm = float(file["pixel_mm"]) if "pixel_mm" in file else 1.4
-            return [LungSlice(image, mask, pixel_mm) for image, mask in zip(images, masks.astype(bool), strict=True)]
+            return [
+                LungSlice(np.stack([image] * 3), np.stack([mask] * 3), pixel_mm, 0.0)
+                for image, mask in zip(images, masks.astype(bool), strict=True)
+            ]
     except (OSError, EOFError, ValueError, KeyError, TypeError, zlib.error, zipfile.BadZipFile) as error:
         raise InputError("NN-DAT-003", "not an archive of slices", str(path), "see normnet.lungs.slices") from error
 

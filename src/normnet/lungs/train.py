@@ -16,17 +16,21 @@ from normnet.lungs.learned import scale_hu
 from normnet.network.losses import dice_cross_entropy
 from normnet.network.unet import build_unet
 
-LUNG_NETWORK = NetworkConfig(spatial_dims=2, channels=(16, 32, 64, 128, 256), n_res_units=2, norm="batch")
+LUNG_NETWORK = NetworkConfig(
+    spatial_dims=2, in_channels=3, channels=(16, 32, 64, 128, 256), n_res_units=2, norm="batch"
+)
 CROP = 192
+PROB_COPY = 0.05
 
 
 @dataclass(frozen=True)
 class LungSlice:
-    """One axial slice to learn from, rows front to back, columns from the patient's right to left."""
+    """One axial slice with its neighbours below and above, rows front to back, columns from right to left."""
 
-    image_hu: np.ndarray  # (H, W) int16
-    lung_mask: np.ndarray  # (H, W) bool
+    image_hu: np.ndarray  # (3, H, W) int16
+    lung_mask: np.ndarray  # (3, H, W) bool; the middle one is to be learned
     pixel_mm: float
+    apart_mm: float  # between neighbours; 0 for single slices, whose neighbours are copies
 
 
 def sample_batch(
@@ -35,13 +39,13 @@ def sample_batch(
     """Random crops at about ``pixel_mm`` with geometry, disease, noise, blur and clipping varied.
 
     Returns:
-        (B, 1, CROP, CROP) float32 in [0, 1] and the same shape of 0/1 lung.
+        (B, 3, CROP, CROP) float32 in [0, 1] and (B, 1, CROP, CROP) of 0/1 lung.
     """
-    images, masks = [], []
+    images, masks, heights = [], [], []
     for index in torch.randint(len(slices), (n,), generator=rng).tolist():
         item = slices[index]
-        image = torch.from_numpy(item.image_hu.astype(np.float32))[None, None] + 1024
-        mask = torch.from_numpy(item.lung_mask.astype(np.float32))[None, None]
+        image = torch.from_numpy(item.image_hu.astype(np.float32))[None] + 1024
+        mask = torch.from_numpy(item.lung_mask.astype(np.float32))[None]
         draw = torch.rand(6, generator=rng)
         zoom = math.exp((draw[0].item() - 0.5) * 0.6) * config.pixel_mm / item.pixel_mm
         angle = (draw[1].item() - 0.5) * 0.6 + (math.pi if draw[2] < 0.04 else 0)
@@ -53,21 +57,25 @@ def sample_batch(
         theta = torch.tensor(
             [[[flip * sx * cos, -sx * sin, shift_x * 2], [flip * sy * sin, sy * cos, shift_y * 2]]], dtype=torch.float32
         )
-        grid = affine_grid(theta, [1, 1, CROP, CROP], align_corners=False)
-        images.append(grid_sample(image, grid, align_corners=False)[0, 0] - 1024)
-        masks.append(grid_sample(mask, grid, align_corners=False)[0, 0] > 0.5)
+        grid = affine_grid(theta, [1, 3, CROP, CROP], align_corners=False)
+        images.append(grid_sample(image, grid, align_corners=False)[0] - 1024)
+        masks.append(grid_sample(mask, grid, align_corners=False)[0] > 0.5)
+        heights.append(torch.tensor([-1.0, 0.0, 1.0]) * (item.apart_mm / (zoom * item.pixel_mm)))
     image_hu, lung_mask = torch.stack(images), torch.stack(masks)
-    image_hu = add_disease(image_hu, lung_mask, sick_share, rng)
+    image_hu = add_disease(image_hu, lung_mask, torch.stack(heights), sick_share, rng)
+    for neighbour in (0, 2):  # the first and the last slice of a scan have a copy beside them
+        copied = torch.rand((n, 1, 1), generator=rng) < PROB_COPY
+        image_hu[:, neighbour] = torch.where(copied, image_hu[:, 1], image_hu[:, neighbour])
 
-    draw = torch.rand((n, 1, 1, 6), generator=rng)
-    soft = interpolate(image_hu[:, None], scale_factor=0.6, mode="bilinear", antialias=True)
-    soft = interpolate(soft, size=image_hu.shape[1:], mode="bilinear")[:, 0]
+    draw = torch.rand((n, 1, 1, 1, 6), generator=rng)
+    soft = interpolate(image_hu, scale_factor=0.6, mode="bilinear", antialias=True)
+    soft = interpolate(soft, size=image_hu.shape[2:], mode="bilinear")
     image_hu = torch.where(draw[..., 0] < 0.25, soft, image_hu)
-    noise = torch.randn(image_hu.shape, generator=rng) * 0.6 + smooth_noise(image_hu.shape, 2, rng) * 0.6
+    noise = torch.randn(image_hu.shape, generator=rng) * 0.6 + smooth_noise(tuple(image_hu.shape), 2, rng) * 0.6
     image_hu = image_hu + noise * draw[..., 1].square() * 70
     image_hu = image_hu * (0.94 + 0.12 * draw[..., 2]) + (draw[..., 3] - 0.5) * 60
     ceiling = torch.where(draw[..., 4] < 0.3, 100 + 500 * draw[..., 5], torch.tensor(600.0))
-    return scale_hu(torch.minimum(image_hu, ceiling), config)[:, None], lung_mask[:, None].float()
+    return scale_hu(torch.minimum(image_hu, ceiling), config), lung_mask[:, 1:2].float()
 
 
 def train_lungs(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def build_unet(config: NetworkConfig) -> nn.Module:
-    """An untrained U-Net with one input channel and one output logit a voxel.
+    """An untrained U-Net with one output logit a voxel.
 
     Source: Kerfoot et al. 2019, DOI 10.1007/978-3-030-12029-0_40, as in MONAI's spleen tutorial that the
     paper names. Every axis of its input must be a multiple of ``config.stride``.
@@ -24,7 +24,7 @@ def build_unet(config: NetworkConfig) -> nn.Module:
 
     network = UNet(
         spatial_dims=config.spatial_dims,
-        in_channels=1,
+        in_channels=config.in_channels,
         out_channels=1,
         channels=config.channels,
         strides=(2,) * (len(config.channels) - 1),

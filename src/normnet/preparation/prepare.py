@@ -12,6 +12,8 @@ from normnet.preparation.orient import Orientation
 from normnet.preparation.resample import Grid, resample
 from normnet.scan import Scan
 
+LOWEST_HU = -1024.0
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -19,6 +21,7 @@ class Prepared:
 
     Attributes:
         thorax: (z, y, x) float32 in [0, 1], windowed, 0 outside the lungs (H').
+        volume_hu: Same shape, float32, not windowed below (-1024 at least), the tissue around the lungs included.
         lung_mask: Same shape, bool (M').
         spacing_mm: (z, y, x).
         orientation: File order to anatomical order.
@@ -28,6 +31,7 @@ class Prepared:
     """
 
     thorax: np.ndarray
+    volume_hu: np.ndarray
     lung_mask: np.ndarray
     spacing_mm: tuple[float, float, float]
     orientation: Orientation
@@ -105,8 +109,9 @@ def prepare(scan: Scan, lung_labels: np.ndarray, config: PreparationConfig, wind
         start = tuple(s - ((m - n) // 2) * d for s, n, m, d in zip(start, size, wanted, step, strict=True))
         size = wanted
     grid = Grid(start, step, size)
-    crop = np.clip(turned_hu[box], window.low_hu, window.high_hu).astype(np.float32)
+    crop = np.clip(turned_hu[box], LOWEST_HU, window.high_hu).astype(np.float32)
     lung_mask = resample(turned_lungs[box].astype(np.uint8) * np.uint8(200), grid) >= 100
-    thorax = (resample(crop, grid, outside=window.low_hu) - window.low_hu) / (window.high_hu - window.low_hu)
+    volume_hu = resample(crop, grid, outside=LOWEST_HU)
+    thorax = np.maximum(volume_hu - window.low_hu, 0) / (window.high_hu - window.low_hu)
     thorax *= lung_mask
-    return Prepared(thorax, lung_mask, config.spacing_mm, orientation, box, grid, scan.shape)
+    return Prepared(thorax, volume_hu, lung_mask, config.spacing_mm, orientation, box, grid, scan.shape)
