@@ -35,7 +35,7 @@ def tiny_models(tmp_path_factory):
     config = Config(network=network, preparation=PreparationConfig(spacing_mm=(5, 5, 5)))
     members = {f"member-{n}": build_unet(network).state_dict() for n in (1, 2)}
     save_model(root / "ensemble", members, "normnet", network, {"name": "tiny", "config": config.model_dump()})
-    flat = NetworkConfig(spatial_dims=2, channels=(4, 8), n_res_units=1)
+    flat = NetworkConfig(spatial_dims=2, in_channels=3, channels=(4, 8), n_res_units=1)
     save_model(root / "lungs", {"member-1": build_unet(flat).state_dict()}, "lungs", flat, {"name": "tiny lungs"})
     return root / "ensemble", root / "lungs"
 

@@ -491,3 +491,15 @@ def test_the_same_in_python(segment, scans, tiny_models, tmp_path):
     found = normnet.segment(scan, model)
     normnet.write_results(found, scan, tmp_path / "python", model)
     assert _bytes(tmp_path / "python") == _bytes(tmp_path / "out/a")
+
+
+def test_a_lung_model_that_sees_one_slice_is_refused(scans, tmp_path, capsys):
+    from normnet.config import NetworkConfig
+    from normnet.network.unet import build_unet
+    from normnet.network.weights import save_model
+
+    flat = NetworkConfig(spatial_dims=2, channels=(4, 8), n_res_units=1)
+    save_model(tmp_path / "old", {"member-1": build_unet(flat).state_dict()}, "lungs", flat, {"name": "old"})
+    arguments = ["segment", str(scans / "a.nii.gz"), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    assert main([*arguments, "--lung-model", str(tmp_path / "old")]) == 6
+    assert "NN-MOD-008" in capsys.readouterr().err
