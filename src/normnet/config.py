@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from normnet.errors import ConfigError
 
@@ -126,6 +126,7 @@ class InferenceConfig(Section):
     slab_vox: int = 32  # slices a window sees, as in training; windows lie half a slab apart
     prob_normal: float = 0.95
     min_votes: int | None = None  # None: more than half of the members
+    max_members: int | None = Field(default=None, ge=1)  # only the first ones are asked; None: all
 
 
 class PostprocessingConfig(Section):

@@ -13,6 +13,7 @@ import pytest
 import normnet
 from normnet.cli.main import main
 from normnet.errors import GeometryError
+from normnet.io.images import read_stored
 from normnet.io.outputs import FILES, RESULT, locked
 from normnet.io.read import read_ct
 
@@ -503,3 +504,15 @@ def test_a_lung_model_that_sees_one_slice_is_refused(scans, tmp_path, capsys):
     arguments = ["segment", str(scans / "a.nii.gz"), "--out", str(tmp_path / "out"), "--device", "cpu"]
     assert main([*arguments, "--lung-model", str(tmp_path / "old")]) == 6
     assert "NN-MOD-008" in capsys.readouterr().err
+
+
+def test_fast_asks_one_member(scans, tiny_models, tmp_path):
+    arguments = ["segment", str(scans / "a.nii.gz"), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    arguments += ["--model", str(tiny_models[0]), "--lung-model", str(tiny_models[1])]
+    for options, n_members in (([], 2), (["--fast"], 1)):
+        assert main([*arguments, *options]) == 0
+        told = json.loads((tmp_path / "out" / "a" / RESULT).read_text())
+        assert told["model"]["n_members"] == n_members
+        assert told["model"]["min_votes"] == n_members // 2 + 1
+        votes = read_stored(tmp_path / "out" / "a" / "votes.nii.gz").voxels
+        assert votes.max() <= n_members

@@ -45,6 +45,7 @@ def segment(
     config: Annotated[str | None, typer.Option(help="TOML file; its keys override the model's settings.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     series: Annotated[str | None, typer.Option(help="SeriesInstanceUID, where a DICOM folder holds several.")] = None,
+    fast: Annotated[bool, typer.Option("--fast", help="Ask the first member alone instead of the ensemble.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Segment again what is done already.")] = False,
 ) -> int:
     """Segment lesions: masks, maps, volumes and a picture for every scan.
@@ -73,6 +74,9 @@ def segment(
     folders = {"normnet": model or shipped("normnet"), "lungs": lung_model or shipped("lungs")}
     manifests = [read_manifest(folder, kind) for kind, folder in folders.items()]
     settings = override_config(parse_config(manifests[0].get("config", {}), "manifest.json"), config)
+    if fast:
+        alone = settings.inference.model_copy(update={"max_members": 1, "min_votes": None})
+        settings = settings.model_copy(update={"inference": alone})
     check_output(out, scans)
     with locked(out):
         taken: set[Path] = set()

@@ -106,7 +106,7 @@ def write_results(
                 for name, (array, slope) in images.items()
             ]
             picture = io.BytesIO()
-            draw_preview(scan, segmentation, model_label(model)).save(picture, "PNG", optimize=False)
+            draw_preview(scan, segmentation, model_label(model, config)).save(picture, "PNG", optimize=False)
             for image in written:
                 image.result()
         with replacing(folder / "preview.png") as handle:
@@ -335,15 +335,16 @@ def locked(out: Path) -> Iterator[None]:
         os.close(handle)  # lets go of the lock; the file stays, or a third process could lock another one
 
 
-def model_label(model: Model) -> str:
-    """One line that names a model: name, version, members, first digits of its sha256."""
+def model_label(model: Model, config: Config) -> str:
+    """One line that names a model: name, version, members asked, first digits of its sha256."""
     manifest = model.manifest
     name = " ".join(filter(None, (str(manifest.get("name", "normnet")), str(manifest.get("version", "")))))
-    return f"{name}, {len(model.networks)} members, {_of(manifest)[:8]}"
+    n_members = len(model.networks[: config.inference.max_members])
+    return f"{name}, {n_members} member{'s' if n_members > 1 else ''}, {_of(manifest)[:8]}"
 
 
 def _describe(model: Model, config: Config) -> dict[str, Any]:
-    n_members = len(model.networks)
+    n_members = len(model.networks[: config.inference.max_members])
     needed = config.inference.min_votes
     return {
         "name": str(model.manifest.get("name", "normnet")),
