@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from normnet.config import Config, parse_config
+from normnet.config import Config, InferenceConfig, parse_config
 from normnet.errors import ModelError
 from normnet.network.weights import load_members
 
@@ -32,6 +32,10 @@ class Model:
     config: Config
     manifest: dict[str, Any]
     lung_manifest: dict[str, Any]
+
+    def asked(self, config: InferenceConfig) -> list[nn.Module]:
+        """The members that vote under these settings."""
+        return self.networks[: config.max_members]
 
 
 def shipped(name: str) -> Path:

@@ -82,7 +82,7 @@ def segment(
     clock.lap("preparation")
     votes = predict_normal(
         prepared.thorax,
-        model.networks[: config.inference.max_members],
+        model.asked(config.inference),
         config.network.stride,
         config.inference,
         device,

@@ -41,7 +41,7 @@ def mean_filter(image: np.ndarray, size: int, lung_mask: np.ndarray, config: Pos
 
 
 def dilate(mask: np.ndarray, radius_vox: int, within: np.ndarray | None = None) -> np.ndarray:
-    """Binary dilation by ``radius_vox`` steps to the six face neighbours, each step inside ``within``."""
+    """Binary dilation by ``radius_vox`` steps to the six face neighbours, new voxels inside ``within`` only."""
     from scipy.ndimage import binary_dilation
 
     return binary_dilation(mask, iterations=radius_vox, mask=within) if radius_vox > 0 else mask
@@ -101,5 +101,5 @@ def postprocess(
     if config.grow_vox > 0 and core.any():
         density_hu = parenchyma_density(volume_hu, lung_mask, normal_mask | core, config.grow_sigma_vox)
         dense = (density_hu > config.grow_hu) & lung_mask
-        lesions = core | dilate(core, config.grow_vox, within=dense)
+        lesions = dilate(core, config.grow_vox, within=dense)
     return LesionSteps(anomaly, seeds, remainder, cap, core, lesions)

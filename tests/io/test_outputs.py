@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -28,12 +27,17 @@ from normnet.io.outputs import (
     write_failure,
     write_results,
 )
+from normnet.models import Model
 from normnet.pipeline import Segmentation
 from normnet.quantification import quantify
 from tests.phantoms import reorient, thorax_phantom, write_nifti
 
-MODEL = SimpleNamespace(
-    networks=[None] * 3, config=Config(), manifest={"name": "tiny", "version": "1"}, lung_manifest={"name": "lungs"}
+MODEL = Model(
+    networks=[None] * 3,
+    lung_networks=[],
+    config=Config(),
+    manifest={"name": "tiny", "version": "1"},
+    lung_manifest={"name": "lungs"},
 )
 
 

@@ -339,12 +339,12 @@ def model_label(model: Model, config: Config) -> str:
     """One line that names a model: name, version, members asked, first digits of its sha256."""
     manifest = model.manifest
     name = " ".join(filter(None, (str(manifest.get("name", "normnet")), str(manifest.get("version", "")))))
-    n_members = len(model.networks[: config.inference.max_members])
+    n_members = len(model.asked(config.inference))
     return f"{name}, {n_members} member{'s' if n_members > 1 else ''}, {_of(manifest)[:8]}"
 
 
 def _describe(model: Model, config: Config) -> dict[str, Any]:
-    n_members = len(model.networks[: config.inference.max_members])
+    n_members = len(model.asked(config.inference))
     needed = config.inference.min_votes
     return {
         "name": str(model.manifest.get("name", "normnet")),

@@ -14,12 +14,12 @@ import numpy as np
 from normnet.config import Config
 from normnet.io.atomic import write_bytes
 from normnet.preparation.edges import find_erroneous_edges
-from normnet.preparation.prepare import prepare
+from normnet.preparation.prepare import LOWEST_HU, prepare
 from normnet.preparation.resample import resample
 from normnet.scan import Scan
 
 CACHE_VERSION = 1
-STEP_HU, LOWEST_HU = 6, -1024  # uint8 codes: -1024 ... 506 HU
+STEP_HU = 6  # uint8 codes: -1024 ... 506 HU
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from normnet.preparation.orient import Orientation
 from normnet.preparation.resample import Grid, resample
 from normnet.scan import Scan
 
-LOWEST_HU = -1024.0
+LOWEST_HU = -1024
 
 
 @dataclass(frozen=True)

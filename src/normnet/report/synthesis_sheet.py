@@ -10,7 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from normnet.config import Config, SynthesisConfig
 from normnet.errors import InputError
-from normnet.preparation.cache import LOWEST_HU, STEP_HU, NormalCase
+from normnet.preparation.cache import STEP_HU, NormalCase
+from normnet.preparation.prepare import LOWEST_HU
 from normnet.synthesis.generator import synthesize_lesions, target_normal
 from normnet.synthesis.shapes import Blob, sample_shapes
 from normnet.synthesis.textures import TextureSteps, sample_texture

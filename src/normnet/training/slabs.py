@@ -10,7 +10,8 @@ from torch.nn.functional import avg_pool1d, interpolate
 
 from normnet.config import Config, TrainingConfig
 from normnet.errors import InputError
-from normnet.preparation.cache import LOWEST_HU, STEP_HU, NormalCase
+from normnet.preparation.cache import STEP_HU, NormalCase
+from normnet.preparation.prepare import LOWEST_HU
 from normnet.synthesis.generator import synthesize_lesions, target_normal
 from normnet.synthesis.shapes import uniform
 from normnet.synthesis.textures import gaussian_filter
