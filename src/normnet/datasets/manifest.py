@@ -1,4 +1,4 @@
-"""Any set of CTs through a small CSV: one row a case.
+"""One CT of a data set, and any set of CTs through a small CSV: one row a case.
 
 Columns: ``case_id``, ``folder`` and ``file`` (relative to the CSV), and, all optional, ``lung_mask``, ``lesion_mask``,
 ``nodule_mask`` (files in the same folder), ``nodule_slices`` and ``suspect_slices`` (slice indices separated by ``;``),
@@ -8,7 +8,7 @@ Columns: ``case_id``, ``folder`` and ``file`` (relative to the CSV), and, all op
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from normnet.errors import InputError
@@ -16,7 +16,7 @@ from normnet.errors import InputError
 
 @dataclass(frozen=True)
 class Case:
-    """One CT of a data set and what is known of it.
+    """One CT of a data set and what is known of it; ``normnet.datasets.reading`` reads it.
 
     Attributes:
         case_id: Its name.
@@ -25,6 +25,10 @@ class Case:
         excluded_slices: Slices of the file that are not to be learned from.
         split: Such as ``train``.
         licence: Of the CT.
+        lung_labels, lesion_labels: Labels of the mask that count; empty where all but 0 do.
+        window_hu: Where the CT is stored as 0 to 1 of this window instead of HU.
+        mask_follows_array: The masks lie on the array of the CT, whatever place in the world their header says.
+        left_out: Why the paper does not use it; empty where it does.
     """
 
     case_id: str
@@ -35,14 +39,24 @@ class Case:
     excluded_slices: frozenset[int] = field(default=frozenset())
     split: str = ""
     licence: str = ""
+    lung_labels: frozenset[int] = field(default=frozenset())
+    lesion_labels: frozenset[int] = field(default=frozenset())
+    window_hu: tuple[float, float] | None = None
+    mask_follows_array: bool = False
+    left_out: str = ""
 
 
 def read_manifest(path: Path) -> list[Case]:
-    """All cases of a CSV whose ``file`` exists.
+    """All cases of a CSV whose ``file`` exists, with the masks that exist.
 
     Raises:
         InputError: If the CSV cannot be read or lacks ``case_id`` or ``file``.
     """
+    return [_with_masks_there(case) for case in read_rows(path) if case.image.exists()]
+
+
+def read_rows(path: Path) -> list[Case]:
+    """All cases of a CSV as it is written, whether their files exist or not; raises as ``read_manifest``."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
@@ -50,7 +64,7 @@ def read_manifest(path: Path) -> list[Case]:
         raise InputError("NN-DAT-001", "cannot read the list of cases", str(path), "give a CSV file") from error
     if rows and not {"case_id", "file"} <= set(rows[0]):
         raise InputError("NN-DAT-002", "no columns case_id and file", str(path), "see normnet.datasets.manifest")
-    return [case for case in (_case(row, path.parent) for row in rows) if case.image.exists()]
+    return [_case(row, path.parent) for row in rows]
 
 
 def _case(row: dict[str, str], root: Path) -> Case:
@@ -58,8 +72,7 @@ def _case(row: dict[str, str], root: Path) -> Case:
 
     def mask(column: str) -> Path | None:
         name = row.get(column) or ""
-        found = folder / name
-        return found if name and found.is_file() else None
+        return folder / name if name else None
 
     slices = ";".join(filter(None, (row.get("nodule_slices"), row.get("suspect_slices"))))
     return Case(
@@ -71,4 +84,16 @@ def _case(row: dict[str, str], root: Path) -> Case:
         frozenset(int(part) for part in slices.split(";") if part.strip().isdigit()),
         row.get("split") or "",
         row.get("licence") or "",
+    )
+
+
+def _with_masks_there(case: Case) -> Case:
+    def there(path: Path | None) -> Path | None:
+        return path if path is not None and path.is_file() else None
+
+    return replace(
+        case,
+        lung_mask=there(case.lung_mask),
+        lesion_mask=there(case.lesion_mask),
+        nodule_mask=there(case.nodule_mask),
     )

@@ -1,0 +1,62 @@
+"""A case's CT and masks in memory: HU also where a data set stores a window, and only the labels that count."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from normnet.datasets.manifest import Case
+from normnet.errors import GeometryError
+from normnet.io.images import read_stored
+from normnet.io.masks import read_labels
+from normnet.io.read import read_ct
+from normnet.io.values import check_hu, labels_of, rescale
+from normnet.scan import Scan
+
+_ROUNDING = 0.01  # of a window stored as 0..1
+
+
+def read_scan(case: Case) -> Scan:
+    """The CT in HU.
+
+    Values of 0 to 1 are put back into the case's window; a copy that holds HU already is taken as it is.
+
+    Raises:
+        NormNetError: As ``read_ct``.
+    """
+    if case.window_hu is None:
+        return read_ct(case.image)
+    where = case.image.name
+    stored = read_stored(case.image)
+    values = rescale(stored, where)
+    if values.min() >= -_ROUNDING and values.max() <= 1 + _ROUNDING:
+        low, high = case.window_hu
+        values = (low + (high - low) * values.astype(np.float32)).clip(low, high)
+    check_hu(values, where)
+    return Scan(values, stored.geometry, case.case_id, stored.warnings)
+
+
+def read_lungs(case: Case, scan: Scan) -> np.ndarray | None:
+    """(z, y, x) bool on the grid of the scan, None without a mask; raises as ``read_labels``."""
+    return None if case.lung_mask is None else _read(case.lung_mask, case.lung_labels, case, scan)
+
+
+def read_lesions(case: Case, scan: Scan) -> np.ndarray | None:
+    """(z, y, x) bool on the grid of the scan, None without a mask; raises as ``read_labels``."""
+    return None if case.lesion_mask is None else _read(case.lesion_mask, case.lesion_labels, case, scan)
+
+
+def _read(path: Path, wanted: frozenset[int], case: Case, scan: Scan) -> np.ndarray:
+    labels = _on_array(path, scan) if case.mask_follows_array else read_labels(path, scan)
+    return np.isin(labels, sorted(wanted)) if wanted else labels > 0
+
+
+def _on_array(path: Path, scan: Scan) -> np.ndarray:
+    """(z, y, x) labels voxel by voxel as stored."""
+    labels = labels_of(read_stored(path), path.name)
+    if labels.shape != scan.shape:
+        shapes = [" x ".join(map(str, shape)) for shape in (labels.shape, scan.shape)]
+        found = f"mask of {shapes[0]} voxels on a scan of {shapes[1]}"
+        raise GeometryError("NN-GEO-016", found, path.name, "download both again")
+    return labels
