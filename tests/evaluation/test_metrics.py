@@ -1,19 +1,16 @@
-"""Metrics against hand-derived numbers and independent formulas; pairing and leaving out."""
+"""Metrics of voxels against hand-derived numbers, independent formulas and SimpleITK."""
 
-import csv
-import io
 import math
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from hypothesis import given
 from hypothesis import strategies as st
 
-from normnet.errors import GeometryError, InputError
-from normnet.evaluation.evaluate import evaluate_folder, pair_names, to_csv
+from normnet.errors import GeometryError
 from normnet.evaluation.metrics import compute_bright_auc, compute_bright_scores, compute_overlap
-from normnet.io.images import write_image
-from normnet.scan import Geometry
+from tests.evaluation.masks import blobs
 
 
 def _mask(*on: int, n: int = 10) -> np.ndarray:
@@ -37,6 +34,17 @@ def test_overlap_by_hand():
 def test_overlap_of_empty_masks(prediction, reference, expected):
     overlap = compute_overlap(_mask(*prediction), _mask(*reference))
     np.testing.assert_equal((overlap.dsc, overlap.precision, overlap.sensitivity), expected)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_overlap_agrees_with_simpleitk(seed):
+    prediction, reference = blobs(seed), blobs(seed + 10, 0.1)
+    measures = sitk.LabelOverlapMeasuresImageFilter()
+    measures.Execute(*(sitk.GetImageFromArray(mask.astype(np.uint8)) for mask in (prediction, reference)))
+    overlap = compute_overlap(prediction, reference)
+    assert 0 < overlap.dsc == pytest.approx(measures.GetDiceCoefficient())
+    assert overlap.precision == pytest.approx(1 - measures.GetFalseDiscoveryRate())
+    assert overlap.sensitivity == pytest.approx(1 - measures.GetFalseNegativeError())
 
 
 def test_different_shapes_are_named():
@@ -80,68 +88,3 @@ def test_bright_scores_by_hand():
     scores = compute_bright_scores(normal, lesion, bright)
     assert (scores.n_healthy, scores.n_lesion) == (3, 3)
     assert (scores.precision, scores.sensitivity, scores.specificity) == pytest.approx((2 / 4, 2 / 3, 1 / 3))
-
-
-def test_pairs_by_name():
-    pairs = pair_names(["case_1_ct", "case_10_ct", "other", "case"], ["case_1", "case_10", "case", "lonely"])
-    assert pairs == {"case_1_ct": "case_1", "case_10_ct": "case_10", "case": "case"}
-
-
-@pytest.fixture
-def folders(tmp_path):
-    """Two cases: a_1 with DSC 2/3, b with DSC 0; one result without a partner."""
-    found, reference = tmp_path / "found", tmp_path / "reference"
-    reference.mkdir()
-    geometry = Geometry((2.0, 1.0, 1.0))
-
-    def mask(*on: int) -> np.ndarray:
-        return _mask(*on, n=27).reshape(3, 3, 3)
-
-    for name, on in (("a_1_ct", (0, 1)), ("b", (4,)), ("c", (1,))):
-        (found / name).mkdir(parents=True)
-        write_image(found / name / "lesions.nii.gz", mask(*on), geometry)
-    write_image(reference / "a_1_lesion.nii.gz", mask(0), geometry)
-    write_image(reference / "a_1_lung.nii.gz", mask(*range(27)), geometry)
-    write_image(reference / "b-lesions.nii.gz", mask(5, 6), geometry)
-    return found, reference
-
-
-def test_folder_of_results(folders):
-    evaluation = evaluate_folder(*folders)
-    assert [(row.case_id, row.overlap.dsc) for row in evaluation.rows] == [("a_1", pytest.approx(2 / 3)), ("b", 0)]
-    assert evaluation.mean_sd("dsc") == pytest.approx((1 / 3, 2 / 3 / math.sqrt(2)))
-    assert evaluation.unmatched == ("result c",)
-    assert evaluation.rows[0].prediction_ml == pytest.approx(2 * 2 / 1000)
-
-
-def test_left_out_case_stays_in_the_table(folders):
-    evaluation = evaluate_folder(*folders, leave_out=["b"])
-    assert [row.counted for row in evaluation.rows] == [True, False]
-    assert evaluation.mean_sd("dsc")[0] == pytest.approx(2 / 3)
-    assert math.isnan(evaluation.mean_sd("dsc")[1])
-    with pytest.raises(InputError, match="NN-EVA-004"):
-        evaluate_folder(*folders, leave_out=["nobody"])
-
-
-def test_csv_holds_no_formula(folders):
-    found, reference = folders
-    (found / "b").rename(found / "=cmd")
-    (reference / "b-lesions.nii.gz").rename(reference / "=cmd_lesion.nii.gz")
-    rows = list(csv.reader(io.StringIO(to_csv(evaluate_folder(found, reference)))))
-    assert [row[0] for row in rows] == ["case", "'=cmd", "a_1", "mean", "sd"]
-    assert rows[2][1] == "0.6667"
-
-
-def test_reference_on_another_grid_is_refused(folders):
-    found, reference = folders
-    write_image(reference / "b-lesions.nii.gz", np.ones((3, 3, 4), bool), Geometry((2.0, 1.0, 1.0)))
-    with pytest.raises(GeometryError):
-        evaluate_folder(found, reference)
-
-
-def test_nothing_in_common(folders, tmp_path):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="NN-EVA-003"):
-        evaluate_folder(folders[0], tmp_path / "empty")
-    with pytest.raises(InputError, match="NN-EVA-001"):
-        evaluate_folder(tmp_path / "nowhere", folders[1])

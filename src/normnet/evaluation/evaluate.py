@@ -1,38 +1,29 @@
-"""Score a folder of results against reference masks: a row a case, mean and standard deviation over the cases."""
+"""Score a folder of results against reference masks: a row a case, summaries over the cases, two folders compared."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from normnet.datasets.manifest import read_manifest
 from normnet.errors import InputError
-from normnet.evaluation.metrics import Overlap, compute_bright_auc, compute_overlap
-from normnet.io.atomic import replacing
+from normnet.evaluation.bright import BRIGHT_HU, BrightCounts, count_bright, pool_bright, score_bright
+from normnet.evaluation.lesions import MIN_LESION_ML, Detection, compute_detection
+from normnet.evaluation.metrics import Overlap, compute_overlap
+from normnet.evaluation.pairing import Reference, find_predictions, find_references, pair_names
+from normnet.evaluation.statistics import Interval, Paired, bootstrap_mean, compare_paired
+from normnet.evaluation.surfaces import TOLERANCE_MM, SurfaceScores, compute_surface_scores
+from normnet.evaluation.volumes import Agreement, SliceAreas, compute_agreement, compute_slice_areas
 from normnet.io.images import read_stored
 from normnet.io.masks import read_labels, read_mask
-from normnet.io.read import IMAGE_SUFFIXES, case_id_of, read_ct
+from normnet.io.outputs import read_result
+from normnet.io.read import read_ct
 from normnet.io.values import labels_of
+from normnet.preparation.prepare import bounding_box
 from normnet.scan import Scan
-
-BRIGHT_HU = -500.0
-COLUMNS = ("dsc", "precision", "sensitivity", "auc")
-
-
-@dataclass(frozen=True)
-class Reference:
-    """A reference mask and, where a list of cases names it, its CT."""
-
-    case_id: str
-    mask: Path
-    image: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -42,22 +33,65 @@ class Row:
     Attributes:
         case_id: Of the reference.
         overlap: Of the lesion masks.
-        auc: Of bright voxels (Table II); None without the CT or the anomaly map.
+        surfaces: Distances between them.
+        detection: Lesions found and invented.
         prediction_ml, reference_ml: Volumes of the lesions.
+        areas: Slice by slice.
+        bright: Bright voxels (Table II); None without the CT or the anomaly map.
         counted: False for a case left out of the means.
     """
 
     case_id: str
     overlap: Overlap
-    auc: float | None
+    surfaces: SurfaceScores
+    detection: Detection
     prediction_ml: float
     reference_ml: float
+    areas: SliceAreas
+    bright: BrightCounts | None = None
     counted: bool = True
 
     def value(self, column: str) -> float:
         """A score by the name of its column, NaN where there is none."""
-        value = self.auc if column == "auc" else getattr(self.overlap, column)
-        return math.nan if value is None else float(value)
+        return float(COLUMNS[column](self))
+
+
+def _bright(column: str) -> Callable[[Row], float]:
+    return lambda row: _bright_scores(row.bright)[column] if row.bright else math.nan
+
+
+def _bright_scores(counts: BrightCounts) -> dict[str, float]:
+    scores, auc = score_bright(counts)
+    return {
+        "auc": auc,
+        "bright_precision": scores.precision,
+        "bright_sensitivity": scores.sensitivity,
+        "bright_specificity": scores.specificity,
+    }
+
+
+BRIGHT_COLUMNS = ("bright_precision", "bright_sensitivity", "bright_specificity", "auc")
+COLUMNS: dict[str, Callable[[Row], float]] = {
+    "dsc": lambda row: row.overlap.dsc,
+    "precision": lambda row: row.overlap.precision,
+    "sensitivity": lambda row: row.overlap.sensitivity,
+    "auc": _bright("auc"),
+    "bright_precision": _bright("bright_precision"),
+    "bright_sensitivity": _bright("bright_sensitivity"),
+    "bright_specificity": _bright("bright_specificity"),
+    "surface_dice": lambda row: row.surfaces.surface_dice,
+    "hd95_mm": lambda row: row.surfaces.hd95_mm,
+    "surface_mean_mm": lambda row: row.surfaces.mean_mm,
+    "n_lesions": lambda row: row.detection.n_reference,
+    "n_found": lambda row: row.detection.n_found,
+    "n_false": lambda row: row.detection.n_false,
+    "lesion_sensitivity": lambda row: row.detection.sensitivity,
+    "prediction_ml": lambda row: row.prediction_ml,
+    "reference_ml": lambda row: row.reference_ml,
+    "error_ml": lambda row: row.prediction_ml - row.reference_ml,
+    "abs_error_ml": lambda row: abs(row.prediction_ml - row.reference_ml),
+}
+COMPARED = tuple(c for c in COLUMNS if c not in ("n_lesions", "n_found", "prediction_ml", "reference_ml", "error_ml"))
 
 
 @dataclass(frozen=True)
@@ -72,22 +106,48 @@ class Evaluation:
     rows: tuple[Row, ...]
     unmatched: tuple[str, ...]
 
+    def values(self, column: str) -> np.ndarray:
+        """The values of a column over the counted cases that have one, float64."""
+        values = np.array([row.value(column) for row in self.rows if row.counted], float)
+        return values[~np.isnan(values)]
+
     def mean_sd(self, column: str) -> tuple[float, float]:
         """Mean and sample standard deviation (n - 1) over the counted cases that have a value."""
-        values = np.array([row.value(column) for row in self.rows if row.counted])
-        values = values[~np.isnan(values)]
+        values = self.values(column)
         mean = float(values.mean()) if len(values) else math.nan
         return mean, float(values.std(ddof=1)) if len(values) > 1 else math.nan
 
+    def interval(self, column: str) -> Interval:
+        """95 % bootstrap interval of that mean."""
+        return bootstrap_mean(self.values(column).tolist())
 
-def evaluate_folder(predictions: Path, references: Path, leave_out: Collection[str] = ()) -> Evaluation:
+    def pooled(self) -> dict[str, float]:
+        """``BRIGHT_COLUMNS`` over the voxels of all counted cases together, empty without any."""
+        counts = [row.bright for row in self.rows if row.counted and row.bright]
+        return _bright_scores(pool_bright(counts)) if counts else {}
+
+    def agreement(self) -> Agreement:
+        """Of the lesion volumes in ml."""
+        return compute_agreement(self.values("prediction_ml").tolist(), self.values("reference_ml").tolist())
+
+
+def evaluate_folder(
+    predictions: Path,
+    references: Path,
+    leave_out: Collection[str] = (),
+    *,
+    tolerance_mm: float = TOLERANCE_MM,
+    min_lesion_ml: float = MIN_LESION_ML,
+) -> Evaluation:
     """Pair results with reference masks by name and score them.
 
     Args:
         predictions: Holds ``<case>/lesions.nii.gz`` as ``normnet segment`` writes, or ``<case>….nii.gz`` masks.
         references: Holds ``<case>…lesion….nii.gz``, or a CSV list of cases (see ``normnet.datasets.manifest``); with
-            the list the CTs are known, and the AUC of bright voxels is computed too.
+            the list the CTs are known, and the bright voxels are scored too.
         leave_out: Cases that are scored but left out of the means.
+        tolerance_mm: Of surface Dice.
+        min_lesion_ml: Smaller lesions are not counted.
 
     Raises:
         InputError: If a folder is missing or nothing pairs.
@@ -112,113 +172,73 @@ def evaluate_folder(predictions: Path, references: Path, leave_out: Collection[s
     for case_id, reference in by_id.items():
         if case_id in partner:
             counted = not {case_id, partner[case_id]} & set(leave_out)
-            rows.append(_score(masks[partner[case_id]], reference, counted))
+            rows.append(_score(masks[partner[case_id]], reference, counted, tolerance_mm, min_lesion_ml))
     unmatched = [f"result {name}" for name in masks if name not in pairs]
     unmatched += [f"reference {case_id}" for case_id in by_id if case_id not in partner]
     return Evaluation(tuple(rows), tuple(unmatched))
 
 
-def find_predictions(folder: Path) -> dict[str, Path]:
-    """Lesion masks of a folder by name."""
-    _check_folder(folder)
-    found = {path.parent.name: path for path in sorted(folder.glob("*/lesions.nii.gz"))}
-    if not found and (folder / "lesions.nii.gz").is_file():
-        found = {folder.resolve().name: folder / "lesions.nii.gz"}
-    return found or {case_id_of(path): path for path in _images(folder)}
+def compare(evaluation: Evaluation, other: Evaluation) -> dict[str, Paired]:
+    """Two folders of results scored against the same references, case by case.
 
+    Args:
+        evaluation: Its counted cases are the ones compared.
+        other: Of another method; its own ``counted`` is not looked at.
 
-def find_references(source: Path) -> list[Reference]:
-    """Reference masks of a folder or of a CSV list of cases."""
-    if source.is_file():
-        cases = read_manifest(source)
-        return [Reference(case.case_id, case.lesion_mask, case.image) for case in cases if case.lesion_mask is not None]
-    _check_folder(source)
-    images = _images(source)
-    named = [path for path in images if "lesion" in path.name.lower() and "lung" not in path.name.lower()]
-    return [Reference(_before_lesion(path), path) for path in named or images]
+    Returns:
+        ``COMPARED`` columns that at least one case has in both; difference = evaluation - other.
 
-
-def pair_names(predictions: list[str], references: list[str]) -> dict[str, str]:
-    """For each prediction the reference of the same name, or the longest that it starts with (or that starts with it).
-
-    ``case_1_ct`` belongs to ``case_1`` but not to ``case``, if both are there, and ``case_10`` not to ``case_1``.
+    Raises:
+        InputError: NN-EVA-005 if they share no case.
     """
-    pairs: dict[str, str] = {}
-    for name in sorted(predictions, key=lambda name: (name not in references, name)):
-        free = [reference for reference in references if reference not in pairs.values()]
-        close = [reference for reference in free if _starts(name, reference) or _starts(reference, name)]
-        if name in free:
-            pairs[name] = name
-        elif close:
-            pairs[name] = max(close, key=len)
-    return pairs
+    others = {row.case_id: row for row in other.rows}
+    pairs = [(row, others[row.case_id]) for row in evaluation.rows if row.counted and row.case_id in others]
+    if not pairs:
+        raise InputError("NN-EVA-005", "the two folders share no case", "", "score the same cases in both")
+    compared = {
+        column: compare_paired([row.value(column) for row, _ in pairs], [row.value(column) for _, row in pairs])
+        for column in COMPARED
+    }
+    return {column: paired for column, paired in compared.items() if paired.n}
 
 
-def to_csv(evaluation: Evaluation) -> str:
-    """All rows as CSV, then the means and standard deviations."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["case", *COLUMNS, "prediction_ml", "reference_ml", "in_mean"])
-    for row in evaluation.rows:
-        cells = [_number(row.value(column)) for column in COLUMNS]
-        volumes = [f"{row.prediction_ml:.3f}", f"{row.reference_ml:.3f}"]
-        writer.writerow([_harmless(row.case_id), *cells, *volumes, int(row.counted)])
-    for place, name in enumerate(("mean", "sd")):
-        writer.writerow([name, *(_number(evaluation.mean_sd(column)[place]) for column in COLUMNS), "", "", ""])
-    return text.getvalue()
-
-
-def write_csv(path: Path, evaluation: Evaluation) -> None:
-    """Write ``to_csv`` to a file; raises ``OutputError``."""
-    with replacing(path) as handle:
-        handle.write(to_csv(evaluation).encode())
-
-
-def _score(prediction: Path, reference: Reference, counted: bool) -> Row:
+def _score(prediction: Path, reference: Reference, counted: bool, tolerance_mm: float, min_lesion_ml: float) -> Row:
     stored = read_stored(prediction)
     like = Scan(labels_of(stored, prediction.name), stored.geometry, reference.case_id)
     found, wanted = like.volume_hu > 0, read_mask(reference.mask, like)
-    ml = stored.geometry.voxel_ml
-    volumes = float(found.sum() * ml), float(wanted.sum() * ml)
-    overlap, auc = compute_overlap(found, wanted), _auc(prediction, reference, wanted)
-    return Row(reference.case_id, overlap, auc, *volumes, counted)
+    either = found | wanted
+    box = bounding_box(either, 0) if either.any() else (slice(0),) * 3  # nothing outside it changes a score
+    cut, ml = (found[box], wanted[box]), stored.geometry.voxel_ml
+    return Row(
+        reference.case_id,
+        compute_overlap(*cut),
+        compute_surface_scores(*cut, stored.geometry.spacing_mm, tolerance_mm),
+        compute_detection(*cut, ml, min_lesion_ml),
+        float(cut[0].sum() * ml),
+        float(cut[1].sum() * ml),
+        compute_slice_areas(found, wanted, stored.geometry),
+        _count_bright(prediction, reference, wanted),
+        counted,
+    )
 
 
-def _auc(prediction: Path, reference: Reference, lesion_mask: np.ndarray) -> float | None:
+def _count_bright(prediction: Path, reference: Reference, lesion_mask: np.ndarray) -> BrightCounts | None:
     """From the CT and the maps beside the lesion mask; the map's 256 steps are its resolution."""
-    maps = prediction.parent / "anomaly.nii.gz", prediction.parent / "lungs.nii.gz"
+    folder = prediction.parent
+    maps = folder / "anomaly.nii.gz", folder / "lungs.nii.gz"
     if reference.image is None or prediction.name != "lesions.nii.gz" or not all(path.is_file() for path in maps):
         return None
     scan = read_ct(reference.image)
     if scan.shape != lesion_mask.shape:
         return None
-    codes = read_stored(maps[0]).voxels
     bright = (scan.volume_hu >= BRIGHT_HU) & (read_labels(maps[1], scan) > 0)
-    return compute_bright_auc(255 - codes.astype(np.int16), lesion_mask, bright)
+    codes = (255 - read_stored(maps[0]).voxels.astype(np.int16)).astype(np.uint8)
+    return count_bright(codes, lesion_mask, bright, _normal_mask(folder))
 
 
-def _images(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.iterdir()) if path.is_file() and path.name.lower().endswith(IMAGE_SUFFIXES)]
-
-
-def _before_lesion(path: Path) -> str:
-    name = case_id_of(path)
-    return re.split(r"[-_. ]*lesion", name, maxsplit=1, flags=re.IGNORECASE)[0] or name
-
-
-def _starts(name: str, start: str) -> bool:
-    return name.startswith(start) and not name[len(start) : len(start) + 1].isalnum()
-
-
-def _check_folder(folder: Path) -> None:
-    if not folder.is_dir():
-        raise InputError("NN-EVA-001", "no such folder", folder.name or str(folder), "check the path")
-
-
-def _number(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.4f}"
-
-
-def _harmless(text: str) -> str:
-    """A cell that no spreadsheet takes for a formula."""
-    return f"'{text}" if text[:1] in "=+-@\t\r" else text
+def _normal_mask(folder: Path) -> np.ndarray | None:
+    """What enough members voted normal; None where the folder does not hold the votes and how many are enough."""
+    model = (read_result(folder) or {}).get("model")
+    min_votes = model.get("min_votes") if isinstance(model, dict) else None
+    votes = folder / "votes.nii.gz"
+    return read_stored(votes).voxels >= min_votes if isinstance(min_votes, int) and votes.is_file() else None

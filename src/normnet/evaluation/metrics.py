@@ -43,7 +43,7 @@ class Overlap:
 
 @dataclass(frozen=True)
 class BrightScores:
-    """Bright voxels of the lungs, healthy ones being the positive class.
+    """Bright voxels of the lungs, healthy ones being the positive class; NaN where a share has no whole.
 
     Attributes:
         precision: Share of the voxels called normal that are healthy.
@@ -70,7 +70,7 @@ def compute_overlap(prediction: np.ndarray, reference: np.ndarray) -> Overlap:
     Raises:
         GeometryError: If the shapes differ; names both.
     """
-    _check_shapes(prediction, reference)
+    check_shapes(prediction, reference)
     n_true = int(np.count_nonzero(prediction & reference))
     n_false = int(np.count_nonzero(prediction)) - n_true
     n_missed = int(np.count_nonzero(reference)) - n_true
@@ -102,12 +102,25 @@ def compute_bright_auc(prob_normal: np.ndarray, lesion_mask: np.ndarray, bright_
     Raises:
         GeometryError: If the shapes differ.
     """
-    _check_shapes(prob_normal, lesion_mask)
-    _check_shapes(prob_normal, bright_in_lung_mask)
+    check_shapes(prob_normal, lesion_mask)
+    check_shapes(prob_normal, bright_in_lung_mask)
     levels, level = np.unique(prob_normal[bright_in_lung_mask], return_inverse=True)
     is_lesion = lesion_mask[bright_in_lung_mask]
     lesion = np.bincount(level[is_lesion], minlength=len(levels))
     healthy = np.bincount(level[~is_lesion], minlength=len(levels))
+    return compute_auc_of_counts(healthy, lesion)
+
+
+def compute_auc_of_counts(healthy: np.ndarray, lesion: np.ndarray) -> float:
+    """The same area from counts alone, so that cases can be pooled by adding theirs.
+
+    Args:
+        healthy: (levels,) int64, healthy voxels of each score, lowest score first.
+        lesion: (levels,) int64, the same of lesion voxels.
+
+    Returns:
+        0 to 1; NaN if either has no voxel.
+    """
     lesion_below = np.cumsum(lesion) - lesion
     twice_won = int((healthy * (2 * lesion_below + lesion)).sum())
     return _ratio(twice_won, 2 * int(healthy.sum()) * int(lesion.sum()))
@@ -126,13 +139,24 @@ def compute_bright_scores(
     Raises:
         GeometryError: If the shapes differ.
     """
-    _check_shapes(normal_mask, lesion_mask)
-    _check_shapes(normal_mask, bright_in_lung_mask)
+    check_shapes(normal_mask, lesion_mask)
+    check_shapes(normal_mask, bright_in_lung_mask)
     normal, lesion = normal_mask[bright_in_lung_mask], lesion_mask[bright_in_lung_mask]
     n_lesion = int(np.count_nonzero(lesion))
-    n_healthy = lesion.size - n_lesion
     n_right = int(np.count_nonzero(normal & ~lesion))
     n_wrong = int(np.count_nonzero(normal & lesion))
+    return compute_bright_scores_of_counts(n_right, n_wrong, lesion.size - n_lesion, n_lesion)
+
+
+def compute_bright_scores_of_counts(n_right: int, n_wrong: int, n_healthy: int, n_lesion: int) -> BrightScores:
+    """The same from counts alone, of one case or of many together.
+
+    Args:
+        n_right: Healthy voxels voted normal.
+        n_wrong: Lesion voxels voted normal.
+        n_healthy: All healthy voxels.
+        n_lesion: All lesion voxels.
+    """
     return BrightScores(
         _ratio(n_right, n_right + n_wrong),
         _ratio(n_right, n_healthy),
@@ -142,10 +166,11 @@ def compute_bright_scores(
     )
 
 
-def _ratio(part: int, whole: int) -> float:
-    return part / whole if whole else math.nan
-
-
-def _check_shapes(first: np.ndarray, second: np.ndarray) -> None:
+def check_shapes(first: np.ndarray, second: np.ndarray) -> None:
+    """Raise ``GeometryError`` unless both have one shape."""
     if first.shape != second.shape:
         raise GeometryError("NN-GEO-030", f"shapes {first.shape} and {second.shape} differ", "", "use one grid")
+
+
+def _ratio(part: int, whole: int) -> float:
+    return part / whole if whole else math.nan
