@@ -25,8 +25,10 @@ LAYERS = {
     "cli": 7,
 }
 STAGES = {
+    "datasets": {"io"},
     "network": {"io"},
     "preparation": {"io"},
+    "inference": {"preparation"},
     "lungs": {"datasets", "io", "network", "preparation"},
 }
 EXCEPTIONS = {("io.outputs", "report.preview")}  # the picture is one of the files of a result

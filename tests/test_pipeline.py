@@ -52,7 +52,9 @@ def tiny_model() -> Model:
                 weight *= 4
         members.append(member.eval())
     config = Config(network=network, preparation=PreparationConfig(spacing_mm=(4.0, 3.0, 3.0)))
-    return Model(members, [], config, {}, {})
+    torch.manual_seed(3)
+    lesions = [build_unet(network).eval()]
+    return Model(members, [], lesions, config, config, {}, {}, {})
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +109,15 @@ def test_settings_of_the_user_count(phantom, tiny_model, found):
         config = tiny_model.config.model_copy(update={"inference": inference})
         volumes.append(segment(phantom.scan, tiny_model, config, lung_labels=sides_of(phantom)).lesion_mask.sum())
     assert 0 == volumes[0] < found.lesion_mask.sum() < volumes[1]
+
+
+def test_lesion_networks_are_asked_where_the_settings_say_so(phantom, tiny_model, found):
+    """Untrained, their word is noise, so what they take away must show; the vote does not change."""
+    told = tiny_model.config.postprocessing.model_copy(update={"lesion_networks": True, "prob_possible": 0.5})
+    config = tiny_model.config.model_copy(update={"postprocessing": told})
+    asked = segment(phantom.scan, tiny_model, config, lung_labels=sides_of(phantom))
+    assert not np.array_equal(asked.lesion_mask, found.lesion_mask)
+    np.testing.assert_array_equal(asked.n_votes_normal, found.n_votes_normal)
 
 
 def test_warnings_of_the_reader_and_about_the_lungs(phantom, tiny_model):

@@ -184,3 +184,34 @@ def test_density_leaves_out_vessels_and_the_border_of_the_lung():
     hu[:, :, :3] = hu[:, :, 12:] = 200  # wall, and the rim of the mask on it
     density = parenchyma_density(hu, lung_mask, lung_mask & (hu > 0) & (np.arange(15) % 14 > 2), 1.0)
     assert density[3:6, 1:8, 4:11] == pytest.approx(-850, abs=0.1)
+
+
+# --- the lesion networks' word ---
+
+
+def test_lesion_networks_add_what_is_sure_and_take_what_is_impossible(cube):
+    """The vote's lesion lies in the middle; they deny its upper half and are sure of one voxel elsewhere."""
+    thorax, lung_mask = cube
+    plain = postprocess(thorax, lung_mask, NO_VOTES, TAU, SMALL)
+    prob = np.full(thorax.shape, 0.3, np.float32)
+    prob[5:] = 0.05
+    prob[0, 0, 0] = 0.9
+    lung_mask[8, 8, 8] = False
+    prob[8, 8, 8] = 0.9
+    asked = postprocess_hu(thorax, thorax * 900 - 800, lung_mask, NO_VOTES, TAU, SMALL, prob)
+    np.testing.assert_array_equal(asked.core, plain.core)
+    expected = plain.core & (prob > 0.1)
+    expected[0, 0, 0] = True
+    np.testing.assert_array_equal(asked.lesions, expected)
+
+
+def test_growth_stays_where_a_lesion_is_possible():
+    thorax, hu, lung_mask = chest(-680)
+    prob = np.full(hu.shape, 0.3, np.float32)
+    prob[:, :10] = 0.0
+    none = np.zeros(hu.shape, bool)
+    free = postprocess_hu(thorax, hu, lung_mask, none, TAU, GROWING).lesions
+    held = postprocess_hu(thorax, hu, lung_mask, none, TAU, GROWING, prob).lesions
+    assert free[:, :10].any()
+    assert not held[:, :10].any()
+    assert (held & ~free).sum() == 0 < held.sum()

@@ -1,7 +1,8 @@
 """Every setting of every stage, as TOML with the paper's names beside ours.
 
-``configs/paper.toml`` holds the paper's numbers, ``configs/default.toml`` what the shipped weights were
-trained and are used with. A user's file overrides single keys of the default.
+``configs/paper.toml`` holds the paper's numbers, ``configs/default.toml`` what the shipped ensemble was trained
+and is used with, ``configs/lesions.toml`` the same for the lesion networks. A user's file overrides single keys of the
+default.
 """
 
 from __future__ import annotations
@@ -31,6 +32,10 @@ class WindowConfig(Section):
     low_hu: float = -800.0
     high_hu: float = 100.0
     bright_hu: float = -500.0  # T; tau in the window
+
+    def scale(self, hu):
+        """HU, a tensor or an array, to [0, 1]."""
+        return ((hu - self.low_hu) / (self.high_hu - self.low_hu)).clip(0, 1)
 
     @property
     def tau(self) -> float:
@@ -71,6 +76,7 @@ class PreparationConfig(Section):
     spacing_mm: tuple[float, float, float] = (1.0, 0.8, 0.8)  # z, y, x
     margin_vox: int = 4  # around the lungs' bounding box
     align_vox: int = 16  # the crop starts at a multiple of this, the network's stride
+    pool_vox: int = 2  # edge of the cubes that lesion networks see as one voxel
     pad_to: tuple[int, int] | None = None  # (y, x); the paper pads to 512 x 512, the result inside is the same
     edge_share: float = 0.5  # components with more of their voxels on the mask's edge are dropped in training
     edge_vox: int = 2  # thickness of that edge
@@ -99,9 +105,27 @@ class SynthesisConfig(Section):
     mean_above: float = 0.2  # mean_t of Eq. 6
 
 
+class GroundGlassConfig(Section):
+    """Pale disease for the lesion networks, ours; lengths in voxels of their coarse grid."""
+
+    prob_texture: float = 0.2  # blobs that carry the paper's texture instead
+    density: Range = (0.08, 0.9)  # share of the air that is fluid
+    density_clumped: Range = (0.2, 0.9)
+    soft_vox: Range = (0.3, 1.8)  # edge
+    grain: Range = (0.0, 0.4)  # relative, fine and coarse
+    sigma_fine_vox: Range = (0.5, 1.2)
+    sigma_coarse_vox: Range = (1.5, 5.0)
+    prob_mottled: float = 0.3
+    sigma_mottled_vox: Range = (0.6, 2.5)
+    prob_clumped: float = 0.4  # dense spots in hardly changed lung, the patch around them is the lesion
+    sigma_clumped_vox: Range = (0.6, 3.5)
+    prob_empty: float = 0.1  # slabs without disease
+
+
 class TrainingConfig(Section):
     """How one member is trained (Sec. IV-B3) and what is varied in its slabs."""
 
+    target: Literal["normal", "lesions"] = "normal"  # the paper's; or the synthetic disease itself, on a coarse grid
     slab_vox: tuple[int, int, int] = (32, 512, 512)
     batch: int = 8
     iterations: int = 2000
@@ -120,6 +144,22 @@ class TrainingConfig(Section):
     shift_hu: Range = (-40.0, 60.0)
 
 
+class VariationConfig(Section):
+    """How healthy lungs and scanners differ, for the lesion networks; ours."""
+
+    zoom: Range = (0.85, 1.18)
+    scale: Range = (0.95, 1.05)  # of HU + 1024: calibration
+    prob_breath: float = 0.35
+    breath: Range = (-0.03, 0.08)  # share of the air that is tissue, in the whole lung
+    prob_gradient: float = 0.3
+    gradient: Range = (0.0, 0.06)  # the same, growing from front to back
+    prob_regional: float = 0.3
+    regional: Range = (0.0, 0.025)  # the same, rising and falling over a tenth of the slab
+    prob_slices: float = 0.3
+    slices: float = 0.015  # standard deviation of every slice's own scale of HU + 1024
+    lung_share: Range = (0.1, 0.6)  # thick slices: voxels with more lung than this are in the mask, hazy domes too
+
+
 class InferenceConfig(Section):
     """Slabs over the lungs and the vote (Sec. IV-B3)."""
 
@@ -130,7 +170,7 @@ class InferenceConfig(Section):
 
 
 class PostprocessingConfig(Section):
-    """Mean filters, thresholds and growth (Sec. III-D, Eq. 10); growth by density is ours."""
+    """Mean filters, thresholds and growth (Sec. III-D, Eq. 10); lesion networks and growth by density are ours."""
 
     k_d: int = 9
     k_f: int = 7
@@ -139,7 +179,10 @@ class PostprocessingConfig(Section):
     dilation_vox: int = 4  # not published; capped by I_g
     dimensions: Literal[2, 3] = 3  # of the mean filters
     normalised: bool = False  # means over lung voxels only
-    grow_vox: int = 0  # steps that Eq. 10's mask then grows into parenchyma denser than grow_hu; 0: the paper
+    lesion_networks: bool = False  # ask them; False: the paper
+    prob_sure: float = 0.5  # they add what is likelier than this
+    prob_possible: float = 0.1  # nothing below this is a lesion
+    grow_vox: int = 0  # steps that the mask then grows into parenchyma denser than grow_hu; 0: the paper
     grow_hu: float = -760.0
     grow_sigma_vox: float = 2.0  # the density is smoothed with this Gaussian
 
@@ -151,8 +194,10 @@ class Config(Section):
     lungs: LungsConfig = LungsConfig()
     preparation: PreparationConfig = PreparationConfig()
     synthesis: SynthesisConfig = SynthesisConfig()
+    ground_glass: GroundGlassConfig = GroundGlassConfig()
     network: NetworkConfig = NetworkConfig()
     training: TrainingConfig = TrainingConfig()
+    variation: VariationConfig = VariationConfig()
     inference: InferenceConfig = InferenceConfig()
     postprocessing: PostprocessingConfig = PostprocessingConfig()
 
@@ -186,7 +231,7 @@ def parse_config(values: dict[str, Any], where: str) -> Config:
 
 
 def load_config(source: str | Path | None = None) -> Config:
-    """Settings by name of a shipped file (``"paper"``, ``"default"``) or by path of a TOML file.
+    """Settings by name of a shipped file (``"paper"``, ``"default"``, ``"lesions"``) or by path of a TOML file.
 
     A path overrides single keys of the default.
 
@@ -197,14 +242,15 @@ def load_config(source: str | Path | None = None) -> Config:
     base = tomllib.loads((shipped / "default.toml").read_text(encoding="utf-8"))
     if source is None or str(source) == "default":
         return parse_config(base, "default.toml")
-    if str(source) == "paper":
-        return parse_config(tomllib.loads((shipped / "paper.toml").read_text(encoding="utf-8")), "paper.toml")
+    if str(source) in ("paper", "lesions"):
+        name = f"{source}.toml"
+        return parse_config(tomllib.loads((shipped / name).read_text(encoding="utf-8")), name)
     path = Path(source)
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(
-            "NN-CFG-003", "no such config", str(source), "give 'paper', 'default' or a TOML file"
+            "NN-CFG-003", "no such config", str(source), "give 'paper', 'default', 'lesions' or a TOML file"
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError("NN-CFG-004", f"not TOML ({error})", str(source), "mend the file") from error

@@ -1,4 +1,4 @@
-"""What a segmentation needs: the ensemble, the lung networks, and the settings they were trained with."""
+"""What a segmentation needs: the ensemble, the lesion and the lung networks, and their settings."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from normnet.config import Config, InferenceConfig, parse_config
 from normnet.errors import ModelError
-from normnet.network.weights import load_members
+from normnet.lungs.external import ExternalLungs, find_external
+from normnet.network.weights import load_members, read_manifest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,34 +22,47 @@ class Model:
 
     Attributes:
         networks: Members of the ensemble.
-        lung_networks: Members of the lung segmenter.
+        lung_networks: Members of the lung segmenter, or the model of another program in their place.
+        lesion_networks: Members that segment disease directly, pale ground glass included.
         config: Settings of the ensemble.
+        lesion_config: Settings of the lesion networks.
         manifest: What the ensemble's manifest says.
         lung_manifest: What the lung model's manifest says.
+        lesion_manifest: What the lesion model's manifest says.
     """
 
     networks: list[nn.Module]
-    lung_networks: list[nn.Module]
+    lung_networks: list[nn.Module] | ExternalLungs
+    lesion_networks: list[nn.Module]
     config: Config
+    lesion_config: Config
     manifest: dict[str, Any]
     lung_manifest: dict[str, Any]
+    lesion_manifest: dict[str, Any]
 
     def asked(self, config: InferenceConfig) -> list[nn.Module]:
         """The members that vote under these settings."""
         return self.networks[: config.max_members]
 
+    def lesions_asked(self, config: InferenceConfig) -> list[nn.Module]:
+        """The lesion networks that are asked under these settings."""
+        return self.lesion_networks[: config.max_members]
+
 
 def shipped(name: str) -> Path:
-    """Folder of a model that ships with the package: ``"normnet"`` or ``"lungs"``."""
+    """Folder of a model that ships with the package: ``"normnet"``, ``"lungs"`` or ``"lesions"``."""
     return Path(str(resources.files("normnet") / "weights" / name))
 
 
-def load_model(folder: str | Path | None = None, lungs: str | Path | None = None) -> Model:
-    """Load an ensemble and a lung segmenter.
+def load_model(
+    folder: str | Path | None = None, lungs: str | Path | None = None, lesions: str | Path | None = None
+) -> Model:
+    """Load an ensemble, a lung segmenter and lesion networks.
 
     Args:
         folder: Made by ``normnet train``; the shipped ensemble where None.
-        lungs: Made by ``normnet train-lungs``; the shipped one where None.
+        lungs: As ``load_lungs`` takes it.
+        lesions: Made by ``normnet train`` with the settings ``lesions``; the shipped ones where None.
 
     Raises:
         ModelError: If files are missing, altered or do not fit.
@@ -58,10 +72,49 @@ def load_model(folder: str | Path | None = None, lungs: str | Path | None = None
     folder = Path(folder) if folder else shipped("normnet")
     networks, manifest = load_members(folder, "normnet")
     networks = [quicken(network) for network in networks]
-    lung_folder = Path(lungs) if lungs else shipped("lungs")
-    lung_networks, lung_manifest = load_members(lung_folder, "lungs")
-    if lung_manifest["network"].get("in_channels") != 3:
+    lung_networks, lung_manifest = load_lungs(lungs)
+    lesion_folder = Path(lesions) if lesions else shipped("lesions")
+    lesion_networks, lesion_manifest = load_members(lesion_folder, "lesions")
+    return Model(
+        networks,
+        lung_networks,
+        [quicken(network) for network in lesion_networks],
+        parse_config(manifest["config"], str(folder)),
+        parse_config(lesion_manifest["config"], str(lesion_folder)),
+        manifest,
+        lung_manifest,
+        lesion_manifest,
+    )
+
+
+def load_lungs(path: str | Path | None = None) -> tuple[list[nn.Module] | ExternalLungs, dict[str, Any]]:
+    """Load a lung segmenter.
+
+    Args:
+        path: Made by ``normnet train-lungs``, or what ``find_external`` knows; the shipped one where None.
+
+    Returns:
+        What ``segment_lungs`` takes, and the manifest.
+
+    Raises:
+        ModelError: If files are missing, altered or do not fit, or the program that it needs is not installed.
+    """
+    from normnet.lungs.programs import find_program
+
+    path = Path(path) if path else shipped("lungs")
+    external = find_external(path)
+    if external is not None:
+        find_program(external)
+        return external, external.manifest
+    networks, manifest = load_members(path, "lungs")
+    if manifest["network"].get("in_channels") != 3:
         raise ModelError(
-            "NN-MOD-008", "lung model of an older kind, it sees one slice only", str(lung_folder), "train it again"
+            "NN-MOD-008", "lung model of an older kind, it sees one slice only", str(path), "train it again"
         )
-    return Model(networks, lung_networks, parse_config(manifest["config"], str(folder)), manifest, lung_manifest)
+    return networks, manifest
+
+
+def read_lung_manifest(path: Path) -> dict[str, Any]:
+    """What identifies a lung segmenter of any kind; nothing is loaded for it."""
+    external = find_external(path)
+    return read_manifest(path, "lungs") if external is None else external.manifest

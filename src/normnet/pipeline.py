@@ -11,6 +11,7 @@ import numpy as np
 
 from normnet.config import Config
 from normnet.errors import GeometryError, ValueRangeError
+from normnet.inference.lesions import predict_lesions
 from normnet.inference.voting import predict_normal
 from normnet.lungs.learned import doubt_lungs, segment_lungs
 from normnet.models import Model
@@ -88,6 +89,9 @@ def segment(
         device,
         lambda done, total: on_progress("inference", done, total),
     )
+    prob_lesion = None
+    if config.postprocessing.lesion_networks:
+        prob_lesion = predict_lesions(prepared, model.lesions_asked(config.inference), model.lesion_config, device)
     clock.lap("inference")
     steps = postprocess(
         prepared.thorax,
@@ -96,6 +100,7 @@ def segment(
         votes.normal_mask(config.inference),
         config.window.tau,
         config.postprocessing,
+        prob_lesion,
     )
     clock.lap("postprocessing")
     bright = (prepared.cut(lung_labels) > 0) & (prepared.cut(scan.volume_hu) >= config.window.bright_hu)

@@ -1,4 +1,4 @@
-"""From the vote to the lesion mask: mean filters, thresholds, capped growth (Sec. III-D, Eq. 10), growth by density."""
+"""From the vote to the lesion mask: Eq. 10 (Sec. III-D), the lesion networks' word on it, growth by density."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class LesionSteps(NamedTuple):
     remainder: np.ndarray  # (f) float32: windowed lung less what was voted normal
     cap: np.ndarray  # (g) bool: its mean over k_f exceeds t_f
     core: np.ndarray  # I_final, Eq. 10
-    lesions: np.ndarray  # the same, grown into dense parenchyma; equal where the growth is switched off
+    lesions: np.ndarray  # with what the lesion networks add and take, grown into dense parenchyma; else equal
 
 
 def mean_filter(image: np.ndarray, size: int, lung_mask: np.ndarray, config: PostprocessingConfig) -> np.ndarray:
@@ -78,11 +78,13 @@ def postprocess(
     normal_mask: np.ndarray,
     tau: float,
     config: PostprocessingConfig,
+    prob_lesion: np.ndarray | None = None,
 ) -> LesionSteps:
-    """Eq. 10 with all its intermediate images, then growth into what the window does not call bright.
+    """Eq. 10 with all its intermediate images, then what the window does not call bright.
 
-    Pale ground glass lies below the bright threshold. Around lesions that the vote found, parenchyma that is
-    denser than ``grow_hu``, vessels, airways and those lesions left out, belongs to them: up to ``grow_vox`` steps.
+    Pale ground glass lies below the bright threshold. The lesion networks add what they are sure of and take away
+    what they call impossible. Around all that, parenchyma denser than ``grow_hu``, vessels, airways and the lesions
+    themselves left out, belongs to it where it is possible: up to ``grow_vox`` steps.
 
     Args:
         thorax: (z, y, x) float32 in [0, 1], 0 outside the lungs.
@@ -91,15 +93,18 @@ def postprocess(
         normal_mask: Same shape, bool, the ensemble's vote.
         tau: Bright threshold.
         config: Kernel sizes, thresholds, growth.
+        prob_lesion: Same shape, float32; None: Eq. 10 and the growth alone.
     """
     anomaly = lung_mask & (thorax >= tau) & ~normal_mask
     seeds = mean_filter(anomaly.astype(np.float32), config.k_d, lung_mask, config) > config.t_d
     remainder = np.where(normal_mask, np.float32(0), thorax)
     cap = (mean_filter(remainder, config.k_f, lung_mask, config) > config.t_f) & lung_mask
     core = dilate(seeds, config.dilation_vox) & cap
-    lesions = core
-    if config.grow_vox > 0 and core.any():
-        density_hu = parenchyma_density(volume_hu, lung_mask, normal_mask | core, config.grow_sigma_vox)
-        dense = (density_hu > config.grow_hu) & lung_mask
-        lesions = dilate(core, config.grow_vox, within=dense)
+    lesions, possible = core, lung_mask
+    if prob_lesion is not None:
+        possible = lung_mask & (prob_lesion > config.prob_possible)
+        lesions = (core | (prob_lesion > config.prob_sure)) & possible
+    if config.grow_vox > 0 and lesions.any():
+        density_hu = parenchyma_density(volume_hu, lung_mask, normal_mask | lesions, config.grow_sigma_vox)
+        lesions = dilate(lesions, config.grow_vox, within=(density_hu > config.grow_hu) & possible)
     return LesionSteps(anomaly, seeds, remainder, cap, core, lesions)

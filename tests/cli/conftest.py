@@ -22,10 +22,10 @@ def phantom_lungs_everywhere(monkeypatch):
 
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory):
-    """Folders of an ensemble of two and of a lung network, with random weights."""
+    """Folders of an ensemble of two, of a lung network and of a lesion network, with random weights."""
     import torch
 
-    from normnet.config import Config, NetworkConfig, PreparationConfig
+    from normnet.config import Config, NetworkConfig, PreparationConfig, TrainingConfig
     from normnet.network.unet import build_unet
     from normnet.network.weights import save_model
 
@@ -37,7 +37,10 @@ def tiny_models(tmp_path_factory):
     save_model(root / "ensemble", members, "normnet", network, {"name": "tiny", "config": config.model_dump()})
     flat = NetworkConfig(spatial_dims=2, in_channels=3, channels=(4, 8), n_res_units=1)
     save_model(root / "lungs", {"member-1": build_unet(flat).state_dict()}, "lungs", flat, {"name": "tiny lungs"})
-    return root / "ensemble", root / "lungs"
+    lesions = config.model_copy(update={"training": TrainingConfig(target="lesions")})
+    state = {"member-1": build_unet(network).state_dict()}
+    save_model(root / "lesions", state, "lesions", network, {"name": "tiny lesions", "config": lesions.model_dump()})
+    return root / "ensemble", root / "lungs", root / "lesions"
 
 
 @pytest.fixture
@@ -68,6 +71,8 @@ def segment(tiny_models, tmp_path):
             tiny_models[0],
             "--lung-model",
             tiny_models[1],
+            "--lesion-model",
+            tiny_models[2],
             "--device",
             "cpu",
             "--out",

@@ -1,5 +1,6 @@
 """The commands, in-process: what they write, what they say, how they end."""
 
+import csv
 import json
 import os
 import re
@@ -17,7 +18,7 @@ from normnet.io.images import read_stored
 from normnet.io.outputs import FILES, RESULT, locked
 from normnet.io.read import read_ct
 
-COMMANDS = ["segment", "prepare", "train", "train-lungs", "synthesize", "evaluate", "info"]
+COMMANDS = ["segment", "prepare", "train", "train-lungs", "synthesize", "evaluate", "datasets", "info"]
 
 
 def _result(folder):
@@ -431,12 +432,31 @@ def test_evaluate_a_list_with_auc(segment, scans, tmp_path, capsys):
     caught = capsys.readouterr()
     assert "AUC" in caught.out
     assert "no partner for result b" in caught.err
-    header, case, mean, sd = table.read_text().splitlines()
-    assert header == "case,dsc,precision,sensitivity,auc,prediction_ml,reference_ml,in_mean"
-    assert case.startswith("a,0.")
-    assert mean.split(",")[1:5] == case.split(",")[1:5]
-    assert sd == "sd,,,,,,,"
+    rows = {row["case"]: row for row in csv.DictReader(table.open(encoding="utf-8"))}
+    assert list(rows) == ["a", "mean", "sd", "ci95_low", "ci95_high", "n", "pooled", "loa_low", "loa_high"]
+    assert 0 <= float(rows["a"]["dsc"]) <= 1
+    for column in ("dsc", "precision", "sensitivity", "auc"):
+        assert rows["mean"][column] == rows["a"][column]
+        assert rows["sd"][column] == rows["ci95_low"][column] == ""
+    assert rows["pooled"]["bright_specificity"] == rows["a"]["bright_specificity"] != ""
     assert main(["evaluate", str(tmp_path / "out"), str(tmp_path / "nowhere")]) == 3
+
+
+def test_evaluate_against_another_method(segment, scans, tmp_path, capsys):
+    assert segment(scans) == 0
+    capsys.readouterr()
+    out, curves = str(tmp_path / "out"), tmp_path / "curves.csv"
+    limits = ["--tolerance-mm", "4", "--min-lesion-ml", "0.5", "--slices", str(curves)]
+    assert main(["evaluate", out, str(scans), "--against", out, *limits]) == 0
+    told = capsys.readouterr().out
+    assert "tolerance 4 mm) and lesions of at least 0.5 ml" in told
+    assert "volume error: bias" in told
+    dsc = next(line.split() for line in told[told.index("out against out") :].splitlines() if " dsc " in line)
+    assert dsc[1] == "1"
+    assert dsc[4:] == ["0.000", "-", "1.000"]
+    assert len(curves.read_text().splitlines()) == 1 + 32
+    assert main(["evaluate", out, str(scans), "--against", str(tmp_path / "nowhere")]) == 3
+    assert "NN-EVA-001" in capsys.readouterr().err
 
 
 def test_info(scans, tmp_path, capsys):
@@ -509,6 +529,7 @@ def test_a_lung_model_that_sees_one_slice_is_refused(scans, tmp_path, capsys):
 def test_fast_asks_one_member(scans, tiny_models, tmp_path):
     arguments = ["segment", str(scans / "a.nii.gz"), "--out", str(tmp_path / "out"), "--device", "cpu"]
     arguments += ["--model", str(tiny_models[0]), "--lung-model", str(tiny_models[1])]
+    arguments += ["--lesion-model", str(tiny_models[2])]
     for options, n_members in (([], 2), (["--fast"], 1)):
         assert main([*arguments, *options]) == 0
         told = json.loads((tmp_path / "out" / "a" / RESULT).read_text())

@@ -35,9 +35,12 @@ from tests.phantoms import reorient, thorax_phantom, write_nifti
 MODEL = Model(
     networks=[None] * 3,
     lung_networks=[],
+    lesion_networks=[],
     config=Config(),
+    lesion_config=Config(),
     manifest={"name": "tiny", "version": "1"},
     lung_manifest={"name": "lungs"},
+    lesion_manifest={"name": "lesions"},
 )
 
 

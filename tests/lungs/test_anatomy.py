@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from normnet.lungs.anatomy import doubts, keep_lungs, left_out_share, split_left_right
+from normnet.lungs.anatomy import doubts, find_fat, keep_lungs, left_out_share, split_left_right
 
 SPACING_MM = (5.0, 5.0, 5.0)  # 0.125 ml a voxel
 
@@ -120,3 +120,31 @@ def test_a_small_side_raises_doubt(chest):
     assert [text.split(" lung ")[0] for text in doubts(volume_hu, labels, (3.0, 3.0, 3.0))] == ["the left"]
     swapped = np.where(labels > 0, 3 - labels, 0)
     assert doubts(volume_hu, swapped, (3.0, 3.0, 3.0))[0].startswith("the right lung")
+
+
+def test_fat_is_no_lung_but_disease_is():
+    """A block of -95 HU in the mask is fat; consolidation, ground glass and a steep edge through -95 HU are not."""
+    rng = np.random.default_rng(0)
+    hu = np.full((40, 60, 60), -850, np.float32)
+    hu[5:20, 5:25, 5:25] = -95  # 15 x 20 x 20 voxels of 2 x 1.5 x 1.5 mm: 27 ml
+    hu[5:20, 35:55, 5:25] = 40
+    hu[5:20, 5:25, 35:55] = -500
+    hu[25:35, 5:25, 5:55] = np.linspace(-850, 40, 20)[:, None]  # from lung to tissue within 30 mm
+    hu += rng.normal(0, 20, hu.shape).astype(np.float32)
+    lungs = np.ones(hu.shape, bool)
+    fat = find_fat(hu, lungs, (2.0, 1.5, 1.5))
+    truth = np.zeros(hu.shape, bool)
+    truth[5:20, 5:25, 5:25] = True
+    assert fat[truth].mean() > 0.8
+    assert fat[:22][~truth[:22]].sum() < 0.1 * truth.sum()
+    assert not fat[:22, 27:].any()
+    assert not fat[:22, :, 27:].any()
+    assert fat[22:].sum() * 4.5 / 1000 < 1.5
+    lungs[:, :30] = False
+    assert not find_fat(hu, lungs, (2.0, 1.5, 1.5)).any()
+
+
+def test_little_fat_is_left_alone():
+    hu = np.full((20, 30, 30), -850, np.float32)
+    hu[8:11, 12:18, 12:18] = -95
+    assert not find_fat(hu, np.ones(hu.shape, bool), (2.0, 1.5, 1.5)).any()

@@ -37,7 +37,7 @@ def _describe_installation() -> None:
     files = (resources.files("normnet") / "configs").iterdir()
     configs = sorted(file.name for file in files if file.name.endswith(".toml"))
     say(f"settings: {', '.join(configs)}")
-    for name in ("normnet", "lungs"):
+    for name in ("normnet", "lungs", "lesions"):
         _describe_model(name)
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from normnet.cli.texts import Bar
     from normnet.config import Config
     from normnet.datasets.manifest import Case
+    from normnet.lungs.external import ExternalLungs
     from normnet.preparation.cache import NormalCase
     from normnet.scan import Scan
 
@@ -85,19 +86,18 @@ class Preparer:
     Args:
         cache: Folder for the ``.npz`` files.
         config: Settings of lungs, window and preparation.
-        lung_model: Folder of a lung model; the shipped one where None.
+        lung_model: As ``load_lungs`` takes it; the shipped one where None.
         reference_lungs: Use the lung masks that a list of cases names, where there are any.
         device: Torch device of the lung networks.
     """
 
     def __init__(self, cache: Path, config: Config, lung_model: Path | None, reference_lungs: bool, device: str):
-        from normnet.models import shipped
-        from normnet.network.weights import read_manifest
+        from normnet.models import read_lung_manifest, shipped
 
         self.cache, self.config, self.reference_lungs, self.device = cache, config, reference_lungs, device
         self.lung_folder = lung_model or shipped("lungs")
-        self.lung_manifest = read_manifest(self.lung_folder, "lungs")
-        self._networks: list[nn.Module] | None = None
+        self.lung_manifest = read_lung_manifest(self.lung_folder)
+        self._networks: list[nn.Module] | ExternalLungs | None = None
 
     def load(self, case: Case) -> tuple[NormalCase, bool]:
         """A case on the training grid, and whether it had to be prepared."""
@@ -131,10 +131,10 @@ class Preparer:
 
             return read_labels(case.lung_mask, scan)
         from normnet.lungs.learned import segment_lungs
-        from normnet.network.weights import load_members
+        from normnet.models import load_lungs
 
         if self._networks is None:
-            self._networks = load_members(self.lung_folder, "lungs")[0]
+            self._networks = load_lungs(self.lung_folder)[0]
         return segment_lungs(scan, self._networks, self.config.lungs, self.device)
 
 

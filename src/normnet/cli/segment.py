@@ -41,7 +41,8 @@ def segment(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results, one folder a scan.")],
     model: Annotated[Path | None, typer.Option(help="Folder made by 'normnet train'.")] = None,
     lungs: Annotated[Path | None, typer.Option(help="Lung mask of one scan: 0/1, or 1 right, 2 left.")] = None,
-    lung_model: Annotated[Path | None, typer.Option(help="Folder made by 'normnet train-lungs'.")] = None,
+    lung_model: Annotated[Path | None, typer.Option(help="Folder of train-lungs or nnU-Net, or lungmask weights.")] = None,
+    lesion_model: Annotated[Path | None, typer.Option(help="Folder made by 'normnet train --config lesions'.")] = None,
     config: Annotated[str | None, typer.Option(help="TOML file; its keys override the model's settings.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     series: Annotated[str | None, typer.Option(help="SeriesInstanceUID, where a DICOM folder holds several.")] = None,
@@ -60,7 +61,7 @@ def segment(
     from normnet.errors import ConfigError, InputError
     from normnet.io.outputs import check_output, is_done, is_result_file, locked, output_folder, result_key
     from normnet.io.read import find_scans
-    from normnet.models import load_model, shipped
+    from normnet.models import load_model, read_lung_manifest, shipped
     from normnet.network.weights import read_manifest
 
     found = find_scans(scans)
@@ -71,8 +72,12 @@ def segment(
         say(f"{len(found) - len(paths)} masks passed over")
     if lungs is not None and len(paths) != 1:
         raise ConfigError("NN-CLI-002", f"--lungs with {len(paths)} scans", "--lungs", "give one scan")
-    folders = {"normnet": model or shipped("normnet"), "lungs": lung_model or shipped("lungs")}
-    manifests = [read_manifest(folder, kind) for kind, folder in folders.items()]
+    given = {"normnet": model, "lungs": lung_model, "lesions": lesion_model}
+    folders = {kind: folder or shipped(kind) for kind, folder in given.items()}
+    manifests = [
+        read_lung_manifest(folder) if kind == "lungs" else read_manifest(folder, kind)
+        for kind, folder in folders.items()
+    ]
     settings = override_config(parse_config(manifests[0].get("config", {}), "manifest.json"), config)
     if fast:
         alone = settings.inference.model_copy(update={"max_members": 1, "min_votes": None})
@@ -87,7 +92,7 @@ def segment(
         waiting = [job for job in jobs if overwrite or not is_done(job.folder, job.key)]
         if not waiting:
             return _sum_up(jobs, {}, len(jobs))
-        loaded = load_model(model, lung_model)
+        loaded = load_model(model, lung_model, lesion_model)
         torch_device = choose_device(device)
         failed: dict[Path, NormNetError] = {}
         with progress_bar() as bar:

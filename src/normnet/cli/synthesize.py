@@ -13,7 +13,7 @@ def synthesize(
     out: Annotated[Path, typer.Option("--out", "-o", help="Picture to write, .png.")],
     seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same lesions.")] = 0,
     config: Annotated[str, typer.Option(help="default, paper, or a TOML file.")] = "default",
-    lung_model: Annotated[Path | None, typer.Option(help="Folder made by 'normnet train-lungs'.")] = None,
+    lung_model: Annotated[Path | None, typer.Option(help="Folder of train-lungs or nnU-Net, or lungmask weights.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> int:
     """Draw every step of the generator (Fig. 3 of the paper) and a row of finished lesions."""
@@ -24,8 +24,7 @@ def synthesize(
     from normnet.io.atomic import replacing
     from normnet.io.read import read_ct
     from normnet.lungs.learned import segment_lungs
-    from normnet.models import shipped
-    from normnet.network.weights import load_members
+    from normnet.models import load_lungs
     from normnet.preparation.cache import load_case, prepare_normal
     from normnet.report.synthesis_sheet import draw_sheet
 
@@ -41,7 +40,7 @@ def synthesize(
             raise InputError("NN-TRN-013", "not a prepared case", ct.name, "give a CT, or run 'normnet prepare' again")
     else:
         scan = read_ct(ct)
-        networks, _ = load_members(lung_model or shipped("lungs"), "lungs")
+        networks, _ = load_lungs(lung_model)
         case = prepare_normal(scan, segment_lungs(scan, networks, settings.lungs, torch_device), settings)
     with replacing(out) as handle:
         draw_sheet(case, settings, seed).save(handle, "PNG")

@@ -24,14 +24,14 @@ def train(
         typer.Argument(help="Prepared cases, or normal CTs, folders, CSV lists.", show_default=False),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Model folder.")],
-    config: Annotated[str, typer.Option(help="default, paper, or a TOML file.")] = "default",
+    config: Annotated[str, typer.Option(help="default, paper, lesions, or a TOML file.")] = "default",
     members: Annotated[int | None, typer.Option(min=1, help="Networks of the ensemble.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of the first member; the others follow.")] = None,
     iterations: Annotated[int | None, typer.Option(min=1, help="Steps a member.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     split: Annotated[str | None, typer.Option(help="Split of a CSV list; else 'train' and unmarked.")] = None,
     leave_out: Annotated[list[str] | None, typer.Option(help="A case to leave out; repeatable.")] = None,
-    lung_model: Annotated[Path | None, typer.Option(help="Folder made by 'normnet train-lungs'.")] = None,
+    lung_model: Annotated[Path | None, typer.Option(help="Folder of train-lungs or nnU-Net, or lungmask weights.")] = None,
 ) -> int:
     """Train networks that know normal lung tissue, on synthetic lesions in normal CTs.
 

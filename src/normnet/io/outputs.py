@@ -354,6 +354,7 @@ def _describe(model: Model, config: Config) -> dict[str, Any]:
         "prob_normal": config.inference.prob_normal,
         "sha256": _of(model.manifest),
         "lungs_sha256": _of(model.lung_manifest),
+        "lesions_sha256": _of(model.lesion_manifest),
     }
 
 

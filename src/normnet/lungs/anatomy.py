@@ -8,6 +8,7 @@ SMALL_ML = 30.0  # smaller components are airways, bowel gas or noise
 SMALL_SHARE = 0.04  # of the largest component
 BAY_MM, DENSE_HU, BAY_SHARE = 12.0, -500.0, 0.02
 SMALL_SIDE = 0.5  # of the other lung
+FAT_HU, FAT_SPREAD_HU, EVEN_MM, FAT_ML = (-140.0, -50.0), 30.0, 6.0, 1.0
 
 
 def keep_lungs(mask: np.ndarray, spacing_mm: tuple[float, ...]) -> np.ndarray:
@@ -31,6 +32,33 @@ def keep_lungs(mask: np.ndarray, spacing_mm: tuple[float, ...]) -> np.ndarray:
     largest = np.argsort(ml)[::-1][:4]
     chosen = [label for label in largest if kept[label]]
     return binary_fill_holes(np.isin(labels, chosen))
+
+
+def find_fat(volume_hu: np.ndarray, lungs: np.ndarray, spacing_mm: tuple[float, ...]) -> np.ndarray:
+    """Fat that a lung mask took in for consolidated lung, under a high diaphragm for instance.
+
+    Nothing in a lung is as even at these HU: ground glass is lighter, consolidation denser, and where one ends the
+    HU runs through this range steeply.
+
+    Args:
+        volume_hu: (z, y, x) float32.
+        lungs: Same shape, bool.
+        spacing_mm: (z, y, x).
+
+    Returns:
+        Same shape, bool, inside ``lungs``.
+    """
+    import cc3d
+    from scipy.ndimage import binary_dilation, uniform_filter
+
+    sizes = [max(1, round(EVEN_MM / own)) // 2 * 2 + 1 for own in spacing_mm]
+    smooth = uniform_filter(volume_hu, (1, 3, 3))
+    mean = uniform_filter(smooth, sizes)
+    spread = np.sqrt(np.maximum(uniform_filter(smooth**2, sizes) - mean**2, 0))
+    fat = lungs & (mean > FAT_HU[0]) & (mean < FAT_HU[1]) & (spread < FAT_SPREAD_HU)
+    fat = cc3d.dust(fat, threshold=FAT_ML * 1000 / np.prod(spacing_mm), connectivity=6)
+    fatty = lungs & (smooth > FAT_HU[0] - FAT_SPREAD_HU) & (smooth < FAT_HU[1] + FAT_SPREAD_HU)
+    return binary_dilation(fat, iterations=max(sizes), mask=fatty) if fat.any() else fat
 
 
 def split_left_right(lungs: np.ndarray) -> np.ndarray:

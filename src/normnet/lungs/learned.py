@@ -9,7 +9,8 @@ import numpy as np
 
 from normnet.config import LungsConfig
 from normnet.errors import ValueRangeError
-from normnet.lungs.anatomy import doubts, keep_lungs, split_left_right
+from normnet.lungs.anatomy import doubts, find_fat, keep_lungs, split_left_right
+from normnet.lungs.external import ExternalLungs
 from normnet.preparation.orient import Orientation
 from normnet.preparation.prepare import bounding_box
 from normnet.preparation.resample import Grid, resample
@@ -35,7 +36,7 @@ def neighbour_step(slice_mm: float, config: LungsConfig) -> int:
 def predict_lungs(
     volume_hu: np.ndarray, slice_mm: float, networks: list[torch.nn.Module], config: LungsConfig, device: str = "cpu"
 ) -> np.ndarray:
-    """Mean probability of lung of every voxel.
+    """Mean probability of lung of every voxel, over the networks and over the slices as they are and mirrored.
 
     Args:
         volume_hu: (z, y, x) float32 on a grid of about ``slice_mm`` and ``pixel_mm``, turned to head, back, left.
@@ -60,17 +61,23 @@ def predict_lungs(
             chunk = torch.from_numpy(volume_hu[(middle[:, None] + apart).clip(0, depth - 1)])  # (B, 3, H, W)
             chunk = scale_hu(chunk, config)
             chunk = torch.nn.functional.pad(chunk, pads).to(device, memory_format=torch.channels_last)
-            mean = torch.stack([torch.sigmoid(network(chunk).float()) for network in networks]).mean(0)
+            probs = []
+            for network in networks:
+                probs.append(torch.sigmoid(network(chunk).float()))
+                probs.append(torch.sigmoid(network(chunk.flip(-1)).float()).flip(-1))
+            mean = torch.stack(probs).mean(0)
             prob[start : start + SLICES_AT_ONCE] = mean[:, 0, :height, :width].cpu().numpy()
     return prob
 
 
-def segment_lungs(scan: Scan, networks: list[torch.nn.Module], config: LungsConfig, device: str = "cpu") -> np.ndarray:
+def segment_lungs(
+    scan: Scan, networks: list[torch.nn.Module] | ExternalLungs, config: LungsConfig, device: str = "cpu"
+) -> np.ndarray:
     """Find both lungs, diseased parts included, without trachea and main bronchi.
 
     Args:
         scan: As read, any orientation.
-        networks: The lung model's members.
+        networks: The lung model's members; or the model of another program, whose lungs are taken as they are.
         config: Grid, grey scale and threshold.
         device: Torch device.
 
@@ -79,7 +86,12 @@ def segment_lungs(scan: Scan, networks: list[torch.nn.Module], config: LungsConf
 
     Raises:
         ValueRangeError: If no lung is found.
+        NormNetError: As ``segment_externally``, where another program is asked.
     """
+    if isinstance(networks, ExternalLungs):
+        from normnet.lungs.programs import segment_externally
+
+        return segment_externally(scan, networks, device)
     orientation = Orientation.of(scan.geometry)
     turned = orientation.apply(scan.volume_hu)
     spacing = [scan.geometry.spacing_mm[axis] for axis in orientation.axes]
@@ -90,6 +102,7 @@ def segment_lungs(scan: Scan, networks: list[torch.nn.Module], config: LungsConf
     grid = Grid(start, step, shape)
     coarse_hu = resample(turned, grid, outside=-1024).astype(np.float32)
     prob = predict_lungs(coarse_hu, targets[0], networks, config, device)
+    prob[find_fat(coarse_hu, prob > config.threshold, tuple(targets))] = 0
     coarse = keep_lungs(prob > config.threshold, tuple(targets))
     if not coarse.any():
         raise ValueRangeError(

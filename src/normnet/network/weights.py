@@ -27,7 +27,7 @@ def save_model(
     Args:
         folder: Model folder; created.
         members: Member name to state dict.
-        kind: ``"normnet"`` or ``"lungs"``.
+        kind: ``"normnet"``, ``"lungs"`` or ``"lesions"``.
         network: What to build before loading.
         card: Anything else the manifest should tell (training cases, licences, settings, seeds).
     """

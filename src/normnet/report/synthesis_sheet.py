@@ -104,7 +104,7 @@ def _fullest_slab(case: NormalCase, config: Config) -> tuple[torch.Tensor, torch
     part = slice(start, start + depth)
     hu = case.codes[part].astype(np.float32) * STEP_HU + LOWEST_HU
     window = config.window
-    healthy = np.clip((hu - window.low_hu) / (window.high_hu - window.low_hu), 0, 1) * lung_mask[part]
+    healthy = window.scale(hu) * lung_mask[part]
     return torch.from_numpy(healthy), torch.from_numpy(lung_mask[part])
 
 

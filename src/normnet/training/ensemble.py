@@ -63,5 +63,6 @@ def train_ensemble(
             **(card or {}),
         },
     }
-    save_model(out, members, "normnet", config.network, facts)
+    kind = "lesions" if config.training.target == "lesions" else "normnet"
+    save_model(out, members, kind, config.network, facts)
     return True

@@ -70,7 +70,7 @@ class SlabSampler:
             axes = [axis for axis in range(3) if uniform((0, 1), rng) < 0.5]
             hu, lungs, edges = (torch.flip(t, axes) for t in (hu, lungs, edges))
         edges = edges & training.remove_edges
-        healthy = _vary_scanner(hu, training, rng).sub(window.low_hu).div(window.high_hu - window.low_hu).clamp_(0, 1)
+        healthy = window.scale(_vary_scanner(hu, training, rng))
         lungs = lungs & ~edges
         image, lesion_mask = synthesize_lesions(healthy, lungs, self.max_lung_vox, self.config.synthesis, rng)
         if uniform((0, 1), rng) < training.prob_thick:

@@ -13,6 +13,7 @@ from normnet.network.losses import dice_cross_entropy
 from normnet.network.unet import build_unet
 from normnet.preparation.cache import NormalCase
 from normnet.training.checkpoints import Checkpoint, load_newest, save_checkpoint
+from normnet.training.lesion_slabs import LesionSampler
 from normnet.training.slabs import SlabSampler
 
 
@@ -26,7 +27,7 @@ def train_member(
     on_step: Callable[[int, float], None] = lambda step, loss: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Checkpoint:
-    """Learn to recognise normal bright tissue.
+    """Learn to recognise normal bright tissue, or disease where ``config.training.target`` says so.
 
     Every iteration draws from a generator seeded by (seed, iteration), so a run that was stopped goes on
     exactly as if it had not been.
@@ -43,7 +44,8 @@ def train_member(
     Returns:
         The state after the last iteration done.
     """
-    sampler = SlabSampler(cases, config)
+    lesions = config.training.target == "lesions"
+    sampler = LesionSampler(cases, config) if lesions else SlabSampler(cases, config)
     torch.manual_seed(seed)
     network = build_unet(config.network).to(device)
     optimizer = torch.optim.Adam(network.parameters(), lr=config.training.learning_rate)
@@ -66,7 +68,8 @@ def train_member(
             group["lr"] = learning_rate(step, config)
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=mixed):
             logits = network(image)
-        loss = dice_cross_entropy(logits, target)
+        inside = torch.stack([pair.lung_mask for pair in pairs])[:, None] if lesions else None
+        loss = dice_cross_entropy(logits, target, inside)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

@@ -1,0 +1,48 @@
+"""The lesion networks: what in the lungs looks like disease, bright or pale, on a coarse grid."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from normnet.config import Config
+from normnet.preparation.prepare import Prepared
+
+if TYPE_CHECKING:
+    import torch
+
+
+def predict_lesions(
+    prepared: Prepared, networks: list[torch.nn.Module], config: Config, device: str = "cpu"
+) -> np.ndarray:
+    """Mean probability of lesion, the lungs in one pass.
+
+    Args:
+        prepared: The thorax on any grid; its voxels are pooled to about those of the lesion networks' training.
+        networks: Members in evaluation mode.
+        config: The lesion networks' own settings (window, grid, stride).
+        device: Torch device.
+
+    Returns:
+        (z, y, x) float32 in [0, 1] on the prepared grid, 0 outside the lungs.
+    """
+    import torch
+
+    from normnet.preparation.coarse import pool_lungs, spread
+
+    grid = config.preparation
+    factors = tuple(
+        max(1, round(grid.pool_vox * trained / own))
+        for trained, own in zip(grid.spacing_mm, prepared.spacing_mm, strict=True)
+    )
+    stride = config.network.stride
+    lung_mask = torch.from_numpy(prepared.lung_mask).to(device)
+    with torch.inference_mode(), torch.autocast(torch.device(device).type, torch.bfloat16):
+        hu, inside = pool_lungs(torch.from_numpy(prepared.volume_hu).to(device), lung_mask, factors)
+        thorax = config.window.scale(hu) * inside
+        pads = [pad for n in reversed(thorax.shape) for pad in (0, -n % stride)]
+        image = torch.nn.functional.pad(thorax, pads)[None, None].contiguous(memory_format=torch.channels_last_3d)
+        prob = torch.stack([torch.sigmoid(network.to(device)(image).float()) for network in networks]).mean(0)
+        prob = prob[0, 0][tuple(slice(n) for n in thorax.shape)]  # (d, h, w)
+        return (spread(prob, factors, prepared.lung_mask.shape) * lung_mask).cpu().numpy()

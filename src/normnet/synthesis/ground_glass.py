@@ -1,0 +1,96 @@
+"""Pale disease: fluid in the air that healthy lung has left, in even, mottled and clumped patches.
+
+The paper's textures are bright by construction (Eq. 6). Ground glass is not: most of its voxels lie below the bright
+threshold. Here a blob takes the share f of the way from the voxel's own HU to that of fluid, so vessels stay visible
+in a pale one and vanish in a dense one.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from normnet.config import GroundGlassConfig, Range, SynthesisConfig
+from normnet.synthesis.generator import SyntheticSlab
+from normnet.synthesis.shapes import sample_shapes, uniform
+from normnet.synthesis.textures import gaussian_filter, sample_texture
+
+FLUID_HU = 50.0
+MOST_FLUID = 0.97
+TEXTURE_HU = (-800.0, 100.0)  # what the paper's textures cover, Sec. IV-B2
+
+
+def unit_noise(shape: tuple[int, ...], sigma_vox: float, rng: torch.Generator) -> torch.Tensor:
+    """Gaussian noise smoothed over ``sigma_vox``, zero mean, unit standard deviation."""
+    noise = gaussian_filter(torch.randn(shape, generator=rng, device=rng.device), round(sigma_vox, 1))
+    return (noise - noise.mean()) / noise.std().clamp(min=1e-6)
+
+
+def log_uniform(limits: Range, rng: torch.Generator) -> float:
+    """One draw, as likely between 1 and 2 as between 2 and 4."""
+    return math.exp(uniform((math.log(limits[0]), math.log(limits[1])), rng))
+
+
+def sample_fluid(
+    shape_mask: torch.Tensor, config: GroundGlassConfig, rng: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Share of the air that is fluid, (d, h, w) float32 in [0, 1), and where its soft edge is past half, bool.
+
+    Args:
+        shape_mask: (d, h, w) bool.
+        config: Densities and grain.
+        rng: On the device of ``shape_mask``.
+    """
+    shape = tuple(shape_mask.shape)
+    soft = gaussian_filter(shape_mask.float(), round(uniform(config.soft_vox, rng), 1))
+    kind = uniform((0, 1), rng)
+    clumped = config.prob_mottled <= kind < config.prob_mottled + config.prob_clumped
+    density = log_uniform(config.density_clumped if clumped else config.density, rng)
+    grain = 1 + uniform(config.grain, rng) * unit_noise(shape, uniform(config.sigma_fine_vox, rng), rng)
+    grain = grain + uniform(config.grain, rng) * unit_noise(shape, uniform(config.sigma_coarse_vox, rng), rng)
+    if kind < config.prob_mottled:
+        spots = unit_noise(shape, uniform(config.sigma_mottled_vox, rng), rng)
+        grain = grain * (uniform((0.1, 0.6), rng) + torch.relu(spots) * uniform((0.6, 1.8), rng))
+    elif clumped:
+        clumps = unit_noise(shape, log_uniform(config.sigma_clumped_vox, rng), rng)
+        clumps = torch.sigmoid((clumps - uniform((-0.2, 1.1), rng)) / uniform((0.1, 0.5), rng))
+        grain = grain * (uniform((0, 0.35), rng) + clumps)
+    return (density * soft * grain).clamp(0, MOST_FLUID), soft > 0.5
+
+
+def insert_ground_glass(
+    volume_hu: torch.Tensor,
+    lung_mask: torch.Tensor,
+    max_lung_vox: int,
+    shapes: SynthesisConfig,
+    config: GroundGlassConfig,
+    rng: torch.Generator,
+) -> SyntheticSlab:
+    """Insert synthetic disease, dense and pale, into a healthy slab.
+
+    Args:
+        volume_hu: (D, H, W) float32.
+        lung_mask: Same shape, bool.
+        max_lung_vox: Lung voxels of the fullest slab of the training set.
+        shapes: Counts and sizes of the blobs, and the paper's texture, which some of them carry.
+        config: Everything else.
+        rng: On the device of ``volume_hu``.
+
+    Returns:
+        New HU and the mask of what is to be found; the input is unchanged.
+    """
+    image, lesion_mask = volume_hu.clone(), torch.zeros_like(lung_mask)
+    for blob in sample_shapes(lung_mask, max_lung_vox, shapes, rng):
+        inside = blob.shape_mask & lung_mask[blob.box]
+        here = image[blob.box]
+        if uniform((0, 1), rng) < config.prob_texture:
+            low, high = TEXTURE_HU
+            texture = sample_texture(tuple(inside.shape), shapes, rng).scaled * (high - low) + low
+            image[blob.box] = torch.where(inside, torch.maximum(here, texture), here)
+            lesion_mask[blob.box] |= inside
+            continue
+        fluid, middle = sample_fluid(inside, config, rng)
+        image[blob.box] = here + fluid * (FLUID_HU - here).clamp(min=0) * inside
+        lesion_mask[blob.box] |= middle & inside
+    return SyntheticSlab(image, lesion_mask)

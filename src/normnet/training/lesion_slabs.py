@@ -1,0 +1,123 @@
+"""Training pairs of the lesion networks: healthy lungs on the coarse grid, varied, with dense and pale disease."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn.functional import interpolate, pad
+
+from normnet.config import Config
+from normnet.errors import InputError
+from normnet.preparation.cache import STEP_HU, NormalCase
+from normnet.preparation.coarse import pool_lungs
+from normnet.preparation.prepare import LOWEST_HU
+from normnet.synthesis.ground_glass import FLUID_HU, insert_ground_glass, unit_noise
+from normnet.synthesis.shapes import uniform
+from normnet.training.slabs import TrainingPair, thick_slices
+
+CONTROL_POINTS = 10  # an axis, of regional density
+ANTERIOR_SHARE = 0.2  # slabs whose density grows to the front: prone patients
+
+
+class LesionSampler:
+    """Draws training pairs from healthy cases held in memory on the coarse grid.
+
+    Args:
+        cases: Cached normal CTs.
+        config: All settings.
+
+    Raises:
+        InputError: If no case holds a slab of usable slices with lung.
+    """
+
+    def __init__(self, cases: list[NormalCase], config: Config):
+        self.config = config
+        factor, depth = config.preparation.pool_vox, config.training.slab_vox[0]
+        self.places: list[tuple[torch.Tensor, torch.Tensor]] = []  # HU float16 and lungs, (d, h, w)
+        self.max_lung_vox = 0  # the fullest slab of the set, |M_max|
+        for case in cases:
+            hu = torch.tensor(case.codes).float() * STEP_HU + LOWEST_HU
+            hu, lungs = pool_lungs(hu, torch.tensor(case.lung_mask), (factor,) * 3)
+            hu, usable = hu.half(), torch.tensor(case.usable)[::factor]
+            for start in range(max(1, len(hu) - depth + 1)):
+                part = slice(start, start + depth)
+                if usable[part].all() and lungs[part].any():
+                    self.places.append((hu[part], lungs[part]))
+                    self.max_lung_vox = max(self.max_lung_vox, int(lungs[part].sum()))
+        if not self.places:
+            raise InputError(
+                "NN-TRN-001",
+                f"no {depth * factor} usable slices with lung in a row",
+                f"{len(cases)} normal CTs",
+                "give more CTs",
+            )
+
+    def sample(self, rng: torch.Generator) -> TrainingPair:
+        """One pair on the device of ``rng``; the target is the synthetic disease."""
+        config, training, device = self.config, self.config.training, rng.device
+        index = int(torch.randint(len(self.places), (), generator=rng, device=device))
+        hu, lungs = (part.to(device).float() for part in self.places[index])
+        hu, lungs = self._zoom_and_crop(hu, lungs > 0, rng)
+        hu = self._vary_lungs(hu, rng)
+        if training.flip:
+            axes = [axis for axis in range(3) if uniform((0, 1), rng) < 0.5]
+            hu, lungs = torch.flip(hu, axes), torch.flip(lungs, axes)
+        disease = torch.zeros_like(lungs)
+        if uniform((0, 1), rng) >= config.ground_glass.prob_empty:
+            hu, disease = insert_ground_glass(hu, lungs, self.max_lung_vox, config.synthesis, config.ground_glass, rng)
+        hu, lungs, disease = self._vary_scanner(hu, lungs, disease, rng)
+        disease = disease & lungs
+        pads = [
+            p for n, size in zip(reversed(hu.shape), reversed(training.slab_vox), strict=True) for p in (0, size - n)
+        ]
+        image, disease, lungs = (pad(t, pads) for t in (config.window.scale(hu) * lungs, disease, lungs))
+        return TrainingPair(image, disease, lungs, disease)
+
+    def _zoom_and_crop(
+        self, hu: torch.Tensor, lungs: torch.Tensor, rng: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Larger and smaller patients; then a crop around a random lung voxel where the slab is smaller."""
+        zooms = [uniform(self.config.variation.zoom, rng) for _ in range(2)]
+        size = [max(8, round(n * zoom)) for n, zoom in zip(hu.shape, (zooms[0], zooms[1], zooms[1]), strict=True)]
+        hu = interpolate(hu[None, None], size=size, mode="trilinear")[0, 0]
+        lungs = interpolate(lungs.float()[None, None], size=size, mode="trilinear")[0, 0] > 0.5
+        hits = lungs.nonzero()
+        centre = hits[int(torch.randint(len(hits), (), generator=rng, device=rng.device))].tolist()
+        box = []
+        for c, n, width in zip(centre, size, self.config.training.slab_vox, strict=True):
+            first = min(max(c - width // 2, 0), max(0, n - width))
+            box.append(slice(first, first + width))
+        return hu[tuple(box)], lungs[tuple(box)]
+
+    def _vary_lungs(self, hu: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+        """Calibration, depth of breath, dependent and regional density: all of it healthy."""
+        variation, device = self.config.variation, rng.device
+        hu = (hu - LOWEST_HU) * uniform(variation.scale, rng) + LOWEST_HU
+        if uniform((0, 1), rng) < variation.prob_breath:
+            hu = hu + uniform(variation.breath, rng) * (FLUID_HU - hu)
+        if uniform((0, 1), rng) < variation.prob_gradient:
+            ramp = torch.linspace(-1, 1, hu.shape[1], device=device)[:, None]
+            if uniform((0, 1), rng) < ANTERIOR_SHARE:
+                ramp = -ramp
+            hu = hu + uniform(variation.gradient, rng) * ramp * (FLUID_HU - hu)
+        if uniform((0, 1), rng) < variation.prob_regional:
+            control = unit_noise(tuple(min(CONTROL_POINTS, n) for n in hu.shape), 1.0, rng)
+            hills = interpolate(control[None, None], size=hu.shape, mode="trilinear")[0, 0]
+            hu = hu + uniform(variation.regional, rng) * hills * (FLUID_HU - hu)
+        return hu
+
+    def _vary_scanner(
+        self, hu: torch.Tensor, lungs: torch.Tensor, disease: torch.Tensor, rng: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Slices scaled apart, noise, thick slices with the diaphragm half in them."""
+        training, variation = self.config.training, self.config.variation
+        if uniform((0, 1), rng) < variation.prob_slices:
+            jitter = torch.randn((hu.shape[0], 1, 1), generator=rng, device=rng.device)
+            hu = (hu - LOWEST_HU) * (1 + variation.slices * jitter) + LOWEST_HU
+        if uniform((0, 1), rng) < training.prob_noise:
+            hu = hu + unit_noise(tuple(hu.shape), uniform((0.3, 0.8), rng), rng) * uniform(training.noise_hu, rng)
+        if uniform((0, 1), rng) < training.prob_thick:
+            slice_mm = self.config.preparation.spacing_mm[0] * self.config.preparation.pool_vox
+            factor = max(2, round(uniform(training.thick_mm, rng) / slice_mm))
+            hu, disease = thick_slices(hu, factor), thick_slices(disease.float(), factor) > 0.5
+            lungs = thick_slices(lungs.float(), factor) > uniform(variation.lung_share, rng)
+        return hu, lungs, disease
