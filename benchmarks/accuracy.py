@@ -4,12 +4,14 @@
 
 For cases with a lesion mask: DSC, precision and sensitivity of normnet, of (a) HU >= -500 inside the same lungs and of
 (b) the same after the paper's mean filters and growth; AUC of bright voxels (Table II); how good the lungs are.
-For cases without: the share of the lung that is marked.
+For cases without: the share of the lung that is marked; where the list names infected slices, also outside them.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,9 @@ from normnet.datasets.manifest import Case, read_manifest
 from normnet.evaluation.metrics import compute_bright_auc, compute_overlap
 from normnet.io.masks import read_mask
 from normnet.postprocessing import postprocess
+from normnet.preparation.orient import Orientation
 from normnet.preparation.prepare import prepare
+from normnet.report.worst_slices import draw_worst_slices
 
 
 def rivals(scan: normnet.Scan, lung_labels: np.ndarray, config: normnet.Config) -> dict[str, np.ndarray]:
@@ -34,7 +38,19 @@ def rivals(scan: normnet.Scan, lung_labels: np.ndarray, config: normnet.Config) 
     }
 
 
-def measure(case: Case, model: normnet.Model, reference_lungs: bool) -> None:
+def outside_listed(case: Case, infected: str, found: normnet.Segmentation, scan: normnet.Scan) -> None:
+    """Marked share of the lung in the slices that the list does not call infected; its indices count from the foot."""
+    orientation = Orientation.of(scan.geometry)
+    lesions, lungs = orientation.apply(found.lesion_mask), orientation.apply(found.lung_labels) > 0
+    free = np.ones(len(lungs), bool)
+    for part in infected.split(";"):
+        first, _, last = part.strip().partition("-")
+        free[int(first) : int(last or first) + 1] = False
+    share = 100 * lesions[free].sum() / lungs[free].sum()
+    print(f"| {case.case_id} | marked outside the infected slices | {share:.2f} % of the lung there |", flush=True)
+
+
+def measure(case: Case, model: normnet.Model, reference_lungs: bool, infected: str, pictures: Path | None) -> None:
     """Print the rows of one case."""
     scan = normnet.read_ct(case.image)
     given = read_mask(case.lung_mask, scan) if case.lung_mask else None
@@ -45,8 +61,14 @@ def measure(case: Case, model: normnet.Model, reference_lungs: bool) -> None:
         print(
             f"| {case.case_id} | marked | {100 * found.lesion_mask.sum() / lungs.sum():.2f} % of the lung |", flush=True
         )
+        if infected:
+            outside_listed(case, infected, found, scan)
         return
     reference = read_mask(case.lesion_mask, scan)
+    if pictures is not None:
+        pictures.mkdir(parents=True, exist_ok=True)
+        sheet = draw_worst_slices(scan, found.lung_labels, found.lesion_mask, reference)
+        sheet.save(pictures / f"{case.case_id}.png")
     masks = {"normnet": found.lesion_mask, **rivals(scan, found.lung_labels, model.config)}
     for name, mask in masks.items():
         overlap = compute_overlap(mask, reference)
@@ -69,12 +91,20 @@ def main() -> None:
     parser.add_argument("--case", action="append", help="repeatable; all where not given")
     parser.add_argument("--model", type=Path)
     parser.add_argument("--reference-lungs", action="store_true", help="use the lung masks of the list")
+    parser.add_argument("--lesion-model", type=Path)
+    parser.add_argument("--fast", action="store_true", help="ask the first member alone")
+    parser.add_argument("--pictures", type=Path, help="folder for the worst slices of every case")
     options = parser.parse_args()
-    model = normnet.load_model(options.model)
+    model = normnet.load_model(options.model, lesions=options.lesion_model)
+    if options.fast:
+        alone = model.config.inference.model_copy(update={"max_members": 1})
+        model = replace(model, config=model.config.model_copy(update={"inference": alone}))
+    with options.manifest.open(newline="", encoding="utf-8") as file:
+        infected = {row["case_id"]: row.get("infected_slices") or "" for row in csv.DictReader(file)}
     for case in read_manifest(options.manifest):
         wanted = not options.split or case.split in options.split
         if wanted and (not options.case or case.case_id in options.case) and case.image.suffix != ".npz":
-            measure(case, model, options.reference_lungs)
+            measure(case, model, options.reference_lungs, infected[case.case_id], options.pictures)
 
 
 if __name__ == "__main__":

@@ -180,7 +180,7 @@ class PostprocessingConfig(Section):
     dimensions: Literal[2, 3] = 3  # of the mean filters
     normalised: bool = False  # means over lung voxels only
     lesion_networks: bool = False  # ask them; False: the paper
-    prob_sure: float = 0.5  # they add what is likelier than this
+    prob_sure: float = 0.6  # they add what is likelier than this
     prob_possible: float = 0.1  # nothing below this is a lesion
     grow_vox: int = 0  # steps that the mask then grows into parenchyma denser than grow_hu; 0: the paper
     grow_hu: float = -760.0

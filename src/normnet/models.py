@@ -115,6 +115,6 @@ def load_lungs(path: str | Path | None = None) -> tuple[list[nn.Module] | Extern
 
 
 def read_lung_manifest(path: Path) -> dict[str, Any]:
-    """What identifies a lung segmenter of any kind; nothing is loaded for it."""
+    """What identifies a lung segmenter of any kind, before it is made ready."""
     external = find_external(path)
     return read_manifest(path, "lungs") if external is None else external.manifest

@@ -33,6 +33,7 @@ class Segmentation:
         volumes: Millilitres and shares, see ``quantify``.
         warnings: One line each.
         seconds: Time of each stage.
+        lungs_by: Name of the lung segmenter, ``given mask`` where the caller gave one.
     """
 
     lesion_mask: np.ndarray
@@ -42,6 +43,7 @@ class Segmentation:
     volumes: dict[str, Any]
     warnings: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
+    lungs_by: str = ""
 
 
 def segment(
@@ -69,6 +71,7 @@ def segment(
     """
     config = config or model.config
     clock = _Clock(on_progress)
+    lungs_by = str(model.lung_manifest.get("name", "")) if lung_labels is None else "given mask"
     if lung_labels is None:
         lung_labels = segment_lungs(scan, model.lung_networks, config.lungs, device)
     elif lung_labels.shape != scan.shape:
@@ -110,7 +113,7 @@ def segment(
     lesion_mask = prepared.restore_mask(steps.lesions) & (lung_labels > 0)
     volumes = quantify(prepared.cut(lesion_mask), prepared.cut(lung_labels), scan.geometry.voxel_ml)
     clock.lap("restoring")
-    return Segmentation(lesion_mask, lung_labels, anomaly, n_votes, volumes, warnings, clock.seconds)
+    return Segmentation(lesion_mask, lung_labels, anomaly, n_votes, volumes, warnings, clock.seconds, lungs_by)
 
 
 class _Clock:

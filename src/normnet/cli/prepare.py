@@ -16,7 +16,7 @@ def prepare(
     exclude: Annotated[
         list[str] | None, typer.Option(help="Slices not to learn from, CASE:FIRST-LAST; repeatable.")
     ] = None,
-    lung_model: Annotated[Path | None, typer.Option(help="Folder of train-lungs or nnU-Net, or lungmask weights.")] = None,
+    lung_model: Annotated[Path | None, typer.Option(help="Folder of train-lungs or nnU-Net, or lungmask file.")] = None,
     reference_lungs: Annotated[bool, typer.Option("--reference-lungs", help="Use a CSV list's lung masks.")] = False,
     config: Annotated[str, typer.Option(help="default, paper, or a TOML file.")] = "default",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",

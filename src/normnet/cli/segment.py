@@ -41,7 +41,7 @@ def segment(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results, one folder a scan.")],
     model: Annotated[Path | None, typer.Option(help="Folder made by 'normnet train'.")] = None,
     lungs: Annotated[Path | None, typer.Option(help="Lung mask of one scan: 0/1, or 1 right, 2 left.")] = None,
-    lung_model: Annotated[Path | None, typer.Option(help="Folder of train-lungs or nnU-Net, or lungmask weights.")] = None,
+    lung_model: Annotated[Path | None, typer.Option(help="Folder of train-lungs or nnU-Net, or lungmask file.")] = None,
     lesion_model: Annotated[Path | None, typer.Option(help="Folder made by 'normnet train --config lesions'.")] = None,
     config: Annotated[str | None, typer.Option(help="TOML file; its keys override the model's settings.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",

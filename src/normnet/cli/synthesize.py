@@ -13,7 +13,7 @@ def synthesize(
     out: Annotated[Path, typer.Option("--out", "-o", help="Picture to write, .png.")],
     seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same lesions.")] = 0,
     config: Annotated[str, typer.Option(help="default, paper, or a TOML file.")] = "default",
-    lung_model: Annotated[Path | None, typer.Option(help="Folder of train-lungs or nnU-Net, or lungmask weights.")] = None,
+    lung_model: Annotated[Path | None, typer.Option(help="Folder of train-lungs or nnU-Net, or lungmask file.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> int:
     """Draw every step of the generator (Fig. 3 of the paper) and a row of finished lesions."""

@@ -31,7 +31,7 @@ def train(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     split: Annotated[str | None, typer.Option(help="Split of a CSV list; else 'train' and unmarked.")] = None,
     leave_out: Annotated[list[str] | None, typer.Option(help="A case to leave out; repeatable.")] = None,
-    lung_model: Annotated[Path | None, typer.Option(help="Folder of train-lungs or nnU-Net, or lungmask weights.")] = None,
+    lung_model: Annotated[Path | None, typer.Option(help="Folder of train-lungs or nnU-Net, or lungmask file.")] = None,
 ) -> int:
     """Train networks that know normal lung tissue, on synthetic lesions in normal CTs.
 

@@ -11,7 +11,7 @@ every file. Its keys:
     scan         shape_zyx and spacing_mm_zyx of the input's own grid
     volumes      lung_ml, lesion_ml and lesion_percent (% of the lung) for both, right and left
     labels       what the values of the images mean
-    model        name, version, n_members, min_votes, prob_normal and the sha256 of both manifests
+    model        name, version, n_members, min_votes, prob_normal, the sha256 of all manifests, what found the lungs
     warnings     one line each
     files        sha256 of each file beside it
     error        status other than "ok": id, message and exit_code
@@ -122,7 +122,7 @@ def write_results(
                 },
                 "volumes": segmentation.volumes,
                 "labels": LABELS,
-                "model": _describe(model, config),
+                "model": {**_describe(model, config), "lungs": segmentation.lungs_by},
                 "warnings": list(dict.fromkeys((*scan.warnings, *segmentation.warnings))),
                 "files": {name: _sha256(folder / name) for name in FILES},
                 "seconds": seconds,

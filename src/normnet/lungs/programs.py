@@ -138,7 +138,7 @@ def _last_words(log: Path) -> str:
     """The last line that names an error, else the last of all; without folders."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     told = [line for line in lines if _ERROR_LINE.match(line)] or lines or ["it said nothing"]
-    return _FOLDERS.sub("", told[-1])[:200]
+    return _FOLDERS.sub("", told[-1])[:200].rstrip(" .:;")
 
 
 def _told_apart(labels: np.ndarray, orientation: Orientation) -> np.ndarray:

@@ -45,7 +45,7 @@ def draw_preview(scan: Scan, segmentation: Segmentation, model_name: str = "") -
     hu = orientation.apply(scan.volume_hu)
     lungs = orientation.apply(segmentation.lung_labels)
     lesions = orientation.apply(segmentation.lesion_mask)
-    box = _box(lungs, geometry.spacing_mm)
+    box = lungs_box(lungs, geometry.spacing_mm)
     dz, dy, _ = geometry.spacing_mm
     depth_mm, height_mm, width_mm = (
         (part.stop - part.start) * d for part, d in zip(box, geometry.spacing_mm, strict=True)
@@ -64,14 +64,14 @@ def draw_preview(scan: Scan, segmentation: Segmentation, model_name: str = "") -
         cut = (z, box[1], box[2])
         tile = _tile(hu[cut], lungs[cut], lesions[cut], (TILE_PX, axial_px))
         index = scan.shape[orientation.axes[0]] - 1 - z if orientation.flips[0] else z
-        _annotate(tile, f"slice {index}", f"z {geometry.origin_mm[0] + z * dz:.0f} mm", px_per_mm, bar=place == 0)
+        annotate(tile, f"slice {index}", f"z {geometry.origin_mm[0] + z * dz:.0f} mm", px_per_mm, bar=place == 0)
         row, column = divmod(place, N_COLUMNS)
         sheet.paste(tile, (GAP_PX + column * (TILE_PX + GAP_PX), HEAD_PX + row * (axial_px + GAP_PX)))
     for place, y in enumerate(choose_slices(lungs, lesions, 1, N_CORONAL)):
         coronal = (box[0], y, box[2])
         hu_plane, lung_plane, lesion_plane = (array[coronal][::-1] for array in (hu, lungs, lesions))
         tile = _tile(hu_plane, lung_plane, lesion_plane, coronal_size)
-        _annotate(tile, "coronal", f"y {geometry.origin_mm[1] + y * dy:.0f} mm", coronal_scale, bar=place == 0)
+        annotate(tile, "coronal", f"y {geometry.origin_mm[1] + y * dy:.0f} mm", coronal_scale, bar=place == 0)
         sheet.paste(tile, (GAP_PX + place * (coronal_size[0] + GAP_PX), HEAD_PX + n_rows * (axial_px + GAP_PX)))
     _head(sheet, scan, segmentation, model_name)
     _legend(sheet, segmentation)
@@ -112,7 +112,7 @@ def choose_slices(lungs: np.ndarray, lesions: np.ndarray, axis: int, n: int) -> 
     return chosen
 
 
-def _box(lungs: np.ndarray, spacing_mm: tuple[float, ...]) -> tuple[slice, slice, slice]:
+def lungs_box(lungs: np.ndarray, spacing_mm: tuple[float, ...]) -> tuple[slice, slice, slice]:
     """The lungs' box with a margin; the whole array without lungs."""
     parts = []
     for axis, spacing in enumerate(spacing_mm):
@@ -130,19 +130,20 @@ def _tile(hu: np.ndarray, lungs: np.ndarray, lesions: np.ndarray, size: tuple[in
     canvas = np.repeat(np.asarray(Image.fromarray(grey).resize(size, Image.Resampling.BICUBIC))[..., None], 3, 2)
     canvas = canvas.astype(np.float32)
     for label, colour in LUNGS.items():
-        canvas[_outline(_enlarge(lungs == label, size))] = np.array(colour) * 0.85
-    lesion = _enlarge(lesions, size)
+        canvas[outline(enlarge(lungs == label, size))] = np.array(colour) * 0.85
+    lesion = enlarge(lesions, size)
     canvas[lesion] = (1 - OVERLAY_ALPHA) * canvas[lesion] + OVERLAY_ALPHA * np.array(LESION)
-    canvas[_outline(lesion)] = LESION
+    canvas[outline(lesion)] = LESION
     return Image.fromarray(canvas.round().astype(np.uint8))
 
 
-def _enlarge(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def enlarge(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A mask at another (width, height), its outline following the interpolated half."""
     image = Image.fromarray(mask.astype(np.uint8) * 255)
     return np.asarray(image.resize(size, Image.Resampling.BILINEAR)) >= 128
 
 
-def _outline(mask: np.ndarray) -> np.ndarray:
+def outline(mask: np.ndarray) -> np.ndarray:
     """The outermost pixels of a mask."""
     padded = np.pad(mask, 1)
     inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
@@ -153,7 +154,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 
-def _write(
+def write(
     draw: ImageDraw.ImageDraw,
     xy: tuple[float, float],
     text: str,
@@ -161,24 +162,25 @@ def _write(
     anchor: str = "la",
     fill: tuple[int, int, int] = TEXT,
 ) -> None:
+    """Text with a dark rim, readable on any slice."""
     draw.text(xy, text, font=_font(size), fill=fill, anchor=anchor, stroke_width=1, stroke_fill=(0, 0, 0))
 
 
-def _annotate(tile: Image.Image, name: str, position: str, px_per_mm: float, bar: bool) -> None:
+def annotate(tile: Image.Image, name: str, position: str, px_per_mm: float, bar: bool) -> None:
     """Sides, position and, where wanted, a scale bar."""
     draw = ImageDraw.Draw(tile)
     width, height = tile.size
-    _write(draw, (7, height / 2), "R", 17, "lm")
-    _write(draw, (width - 7, height / 2), "L", 17, "rm")
-    _write(draw, (7, 5), name, 13)
-    _write(draw, (width - 7, 5), position, 13, "ra")
+    write(draw, (7, height / 2), "R", 17, "lm")
+    write(draw, (width - 7, height / 2), "L", 17, "rm")
+    write(draw, (7, 5), name, 13)
+    write(draw, (width - 7, 5), position, 13, "ra")
     if bar:
         length, y = BAR_MM * px_per_mm, height - 9
         for colour, wide in (((0, 0, 0), 5), (TEXT, 2)):
             draw.line([(9, y), (9 + length, y)], fill=colour, width=wide)
             for x in (9, 9 + length):
                 draw.line([(x, y - 4), (x, y + 4)], fill=colour, width=wide)
-        _write(draw, (9 + length / 2, y - 6), f"{BAR_MM / 10:.0f} cm", 13, "mb")
+        write(draw, (9 + length / 2, y - 6), f"{BAR_MM / 10:.0f} cm", 13, "mb")
 
 
 def _head(sheet: Image.Image, scan: Scan, segmentation: Segmentation, model_name: str) -> None:
@@ -187,13 +189,13 @@ def _head(sheet: Image.Image, scan: Scan, segmentation: Segmentation, model_name
     share = "no lung" if both["lesion_percent"] is None else f"{both['lesion_percent']:.1f} % of the lung"
     dz, dy, dx = scan.geometry.spacing_mm
     nz, ny, nx = scan.shape
-    _write(draw, (GAP_PX + 4, 10), _fitting(scan.case_id, 56), 24)
-    _write(draw, (GAP_PX + 4, 46), f"Lesions {both['lesion_ml']:.1f} ml, {share}", 21, fill=LESION)
+    write(draw, (GAP_PX + 4, 10), _fitting(scan.case_id, 56), 24)
+    write(draw, (GAP_PX + 4, 46), f"Lesions {both['lesion_ml']:.1f} ml, {share}", 21, fill=LESION)
     right = sheet.width - GAP_PX - 4
-    _write(draw, (right, 10), "Research use only, not a medical device", 17, "ra")
-    _write(draw, (right, 35), model_name, 14, "ra", DIM)
+    write(draw, (right, 10), "Research use only, not a medical device", 17, "ra")
+    write(draw, (right, 35), model_name, 14, "ra", DIM)
     grid = f"{nz} x {ny} x {nx} voxels of {dz:.3g} x {dy:.3g} x {dx:.3g} mm; lung window -600 / 1500 HU"
-    _write(draw, (right, 56), grid, 14, "ra", DIM)
+    write(draw, (right, 56), grid, 14, "ra", DIM)
 
 
 def _legend(sheet: Image.Image, segmentation: Segmentation) -> None:
@@ -209,9 +211,9 @@ def _legend(sheet: Image.Image, segmentation: Segmentation) -> None:
         inside = tuple(round(c * OVERLAY_ALPHA) for c in colour) if filled else None
         draw.rectangle([x, middle - 8, x + 22, middle + 8], outline=colour, fill=inside, width=2)
         text = f"{name}: {ml:.1f} ml" if filled else f"{name}: {ml:.0f} ml"
-        _write(draw, (x + 30, middle), text, 16, "lm")
+        write(draw, (x + 30, middle), text, 16, "lm")
         x += 30 + draw.textlength(text, font=_font(16)) + 34
-    _write(draw, (sheet.width - GAP_PX - 4, middle), "R: the patient's right", 14, "rm", DIM)
+    write(draw, (sheet.width - GAP_PX - 4, middle), "R: the patient's right", 14, "rm", DIM)
 
 
 def _fitting(text: str, n: int) -> str:
