@@ -112,12 +112,17 @@ def test_settings_of_the_user_count(phantom, tiny_model, found):
 
 
 def test_lesion_networks_are_asked_where_the_settings_say_so(phantom, tiny_model, found):
-    """Untrained, their word is noise, so what they take away must show; the vote does not change."""
-    told = tiny_model.config.postprocessing.model_copy(update={"lesion_networks": True, "prob_possible": 0.5})
-    config = tiny_model.config.model_copy(update={"postprocessing": told})
-    asked = segment(phantom.scan, tiny_model, config, lung_labels=sides_of(phantom))
-    assert not np.array_equal(asked.lesion_mask, found.lesion_mask)
-    np.testing.assert_array_equal(asked.n_votes_normal, found.n_votes_normal)
+    """Sure of everything, they mark the lungs; nothing possible, they leave none of it. The vote does not change."""
+    masks = []
+    for sure, possible in ((0.0, 0.0), (1.0, 1.0)):
+        said = {"lesion_networks": True, "prob_sure": sure, "prob_possible": possible}
+        told = tiny_model.config.postprocessing.model_copy(update=said)
+        config = tiny_model.config.model_copy(update={"postprocessing": told})
+        asked = segment(phantom.scan, tiny_model, config, lung_labels=sides_of(phantom))
+        np.testing.assert_array_equal(asked.n_votes_normal, found.n_votes_normal)
+        masks.append(asked.lesion_mask)
+    assert masks[0][sides_of(phantom) > 0].mean() > 0.95 > found.lesion_mask[sides_of(phantom) > 0].mean()
+    assert not masks[1].any()
 
 
 def test_warnings_of_the_reader_and_about_the_lungs(phantom, tiny_model):
