@@ -33,10 +33,6 @@ class WindowConfig(Section):
     high_hu: float = 100.0
     bright_hu: float = -500.0  # T; tau in the window
 
-    def scale(self, hu):
-        """HU, a tensor or an array, to [0, 1]."""
-        return ((hu - self.low_hu) / (self.high_hu - self.low_hu)).clip(0, 1)
-
     @property
     def tau(self) -> float:
         """The bright threshold on the windowed scale; 1/3 for the paper's values."""

@@ -70,15 +70,12 @@ def _bright_scores(counts: BrightCounts) -> dict[str, float]:
     }
 
 
-BRIGHT_COLUMNS = ("bright_precision", "bright_sensitivity", "bright_specificity", "auc")
+BRIGHT_COLUMNS = ("auc", "bright_precision", "bright_sensitivity", "bright_specificity")
 COLUMNS: dict[str, Callable[[Row], float]] = {
     "dsc": lambda row: row.overlap.dsc,
     "precision": lambda row: row.overlap.precision,
     "sensitivity": lambda row: row.overlap.sensitivity,
-    "auc": _bright("auc"),
-    "bright_precision": _bright("bright_precision"),
-    "bright_sensitivity": _bright("bright_sensitivity"),
-    "bright_specificity": _bright("bright_specificity"),
+    **{column: _bright(column) for column in BRIGHT_COLUMNS},
     "surface_dice": lambda row: row.surfaces.surface_dice,
     "hd95_mm": lambda row: row.surfaces.hd95_mm,
     "surface_mean_mm": lambda row: row.surfaces.mean_mm,

@@ -30,6 +30,7 @@ def predict_lesions(
     import torch
 
     from normnet.preparation.coarse import pool_lungs, spread
+    from normnet.preparation.window import scale_hu
 
     grid = config.preparation
     factors = tuple(
@@ -40,7 +41,7 @@ def predict_lesions(
     lung_mask = torch.from_numpy(prepared.lung_mask).to(device)
     with torch.inference_mode(), torch.autocast(torch.device(device).type, torch.bfloat16):
         hu, inside = pool_lungs(torch.from_numpy(prepared.volume_hu).to(device), lung_mask, factors)
-        thorax = config.window.scale(hu) * inside
+        thorax = scale_hu(hu, config.window) * inside
         pads = [pad for n in reversed(thorax.shape) for pad in (0, -n % stride)]
         image = torch.nn.functional.pad(thorax, pads)[None, None].contiguous(memory_format=torch.channels_last_3d)
         prob = torch.stack([torch.sigmoid(network.to(device)(image).float()) for network in networks]).mean(0)

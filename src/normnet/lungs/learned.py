@@ -14,6 +14,7 @@ from normnet.lungs.external import ExternalLungs
 from normnet.preparation.orient import Orientation
 from normnet.preparation.prepare import bounding_box
 from normnet.preparation.resample import Grid, resample
+from normnet.preparation.window import scale_hu
 from normnet.scan import Scan
 
 if TYPE_CHECKING:
@@ -21,11 +22,6 @@ if TYPE_CHECKING:
 
 SLICES_AT_ONCE = 16
 COARSE_MM = 3.0
-
-
-def scale_hu(image_hu: torch.Tensor, config: LungsConfig) -> torch.Tensor:
-    """HU to [0, 1] as the lung network sees it."""
-    return ((image_hu - config.low_hu) / (config.high_hu - config.low_hu)).clamp(0, 1)
 
 
 def neighbour_step(slice_mm: float, config: LungsConfig) -> int:

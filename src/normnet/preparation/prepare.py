@@ -10,6 +10,7 @@ import numpy as np
 from normnet.config import PreparationConfig, WindowConfig
 from normnet.preparation.orient import Orientation
 from normnet.preparation.resample import Grid, resample
+from normnet.preparation.window import scale_hu
 from normnet.scan import Scan
 
 LOWEST_HU = -1024
@@ -112,6 +113,5 @@ def prepare(scan: Scan, lung_labels: np.ndarray, config: PreparationConfig, wind
     crop = np.clip(turned_hu[box], LOWEST_HU, window.high_hu).astype(np.float32)
     lung_mask = resample(turned_lungs[box].astype(np.uint8) * np.uint8(200), grid) >= 100
     volume_hu = resample(crop, grid, outside=LOWEST_HU)
-    thorax = np.maximum(volume_hu - window.low_hu, 0) / (window.high_hu - window.low_hu)
-    thorax *= lung_mask
+    thorax = scale_hu(volume_hu, window) * lung_mask
     return Prepared(thorax, volume_hu, lung_mask, config.spacing_mm, orientation, box, grid, scan.shape)

@@ -125,15 +125,29 @@ def lungs_box(lungs: np.ndarray, spacing_mm: tuple[float, ...]) -> tuple[slice, 
 
 def _tile(hu: np.ndarray, lungs: np.ndarray, lesions: np.ndarray, size: tuple[int, int]) -> Image.Image:
     """One slice in the lung window with lung outlines and lesions, (width, height) pixels."""
-    low, high = WINDOW_HU
-    grey = np.clip((hu.astype(np.float32) - low) * (255 / (high - low)), 0, 255).astype(np.uint8)
-    canvas = np.repeat(np.asarray(Image.fromarray(grey).resize(size, Image.Resampling.BICUBIC))[..., None], 3, 2)
-    canvas = canvas.astype(np.float32)
+    canvas = grey_canvas(hu, size)
     for label, colour in LUNGS.items():
         canvas[outline(enlarge(lungs == label, size))] = np.array(colour) * 0.85
-    lesion = enlarge(lesions, size)
-    canvas[lesion] = (1 - OVERLAY_ALPHA) * canvas[lesion] + OVERLAY_ALPHA * np.array(LESION)
-    canvas[outline(lesion)] = LESION
+    shade(canvas, enlarge(lesions, size), LESION, OVERLAY_ALPHA)
+    return as_picture(canvas)
+
+
+def grey_canvas(hu: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A slice in the lung window, (height, width, 3) float32 of 0 to 255."""
+    low, high = WINDOW_HU
+    grey = np.clip((hu.astype(np.float32) - low) * (255 / (high - low)), 0, 255).astype(np.uint8)
+    large = np.asarray(Image.fromarray(grey).resize(size, Image.Resampling.BICUBIC))
+    return np.repeat(large[..., None], 3, 2).astype(np.float32)
+
+
+def shade(canvas: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int], alpha: float) -> None:
+    """Tint a mask on the canvas and draw its outline."""
+    canvas[mask] = (1 - alpha) * canvas[mask] + alpha * np.array(colour)
+    canvas[outline(mask)] = colour
+
+
+def as_picture(canvas: np.ndarray) -> Image.Image:
+    """The canvas as RGB."""
     return Image.fromarray(canvas.round().astype(np.uint8))
 
 

@@ -12,6 +12,7 @@ from normnet.config import Config, SynthesisConfig
 from normnet.errors import InputError
 from normnet.preparation.cache import STEP_HU, NormalCase
 from normnet.preparation.prepare import LOWEST_HU
+from normnet.preparation.window import scale_hu
 from normnet.synthesis.generator import synthesize_lesions, target_normal
 from normnet.synthesis.shapes import Blob, sample_shapes
 from normnet.synthesis.textures import TextureSteps, sample_texture
@@ -104,7 +105,7 @@ def _fullest_slab(case: NormalCase, config: Config) -> tuple[torch.Tensor, torch
     part = slice(start, start + depth)
     hu = case.codes[part].astype(np.float32) * STEP_HU + LOWEST_HU
     window = config.window
-    healthy = window.scale(hu) * lung_mask[part]
+    healthy = scale_hu(hu, window) * lung_mask[part]
     return torch.from_numpy(healthy), torch.from_numpy(lung_mask[part])
 
 

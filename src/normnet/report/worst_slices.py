@@ -11,11 +11,13 @@ from normnet.report.preview import (
     PAPER,
     TEXT,
     TILE_PX,
-    WINDOW_HU,
     annotate,
+    as_picture,
     enlarge,
+    grey_canvas,
     lungs_box,
     outline,
+    shade,
     write,
 )
 from normnet.scan import Scan
@@ -53,17 +55,14 @@ def draw_worst_slices(
     sheet = Image.new("RGB", (width, HEAD_PX + 2 * (size[1] + GAP_PX) + FOOT_PX), PAPER)
     for place, z in enumerate(chosen):
         cut = (z, box[1], box[2])
-        low, high = WINDOW_HU
-        grey = np.clip((hu[cut].astype(np.float32) - low) * (255 / (high - low)), 0, 255).astype(np.uint8)
-        plain = Image.fromarray(grey).resize(size, Image.Resampling.BICUBIC).convert("RGB")
-        canvas = np.asarray(plain).astype(np.float32)
+        canvas = grey_canvas(hu[cut], size)
+        plain = as_picture(canvas)
         canvas[outline(enlarge(lungs[cut] > 0, size))] = LUNG
         found, wanted = enlarge(lesions[cut], size), enlarge(reference[cut], size)
         for part, colour in ((found & wanted, FOUND), (wanted & ~found, MISSED), (found & ~wanted, EXTRA)):
-            canvas[part] = (1 - ALPHA) * canvas[part] + ALPHA * np.array(colour)
-            canvas[outline(part)] = colour
+            shade(canvas, part, colour, ALPHA)
         index = scan.shape[orientation.axes[0]] - 1 - z if orientation.flips[0] else z
-        for row, tile in enumerate((plain, Image.fromarray(canvas.round().astype(np.uint8)))):
+        for row, tile in enumerate((plain, as_picture(canvas))):
             annotate(tile, f"slice {index}", "", TILE_PX / width_mm, bar=row == place == 0)
             sheet.paste(tile, (GAP_PX + place * (TILE_PX + GAP_PX), HEAD_PX + row * (size[1] + GAP_PX)))
     draw = ImageDraw.Draw(sheet)

@@ -6,13 +6,13 @@ import torch
 from torch.nn.functional import interpolate, pad
 
 from normnet.config import Config
-from normnet.errors import InputError
 from normnet.preparation.cache import STEP_HU, NormalCase
 from normnet.preparation.coarse import pool_lungs
 from normnet.preparation.prepare import LOWEST_HU
+from normnet.preparation.window import scale_hu
 from normnet.synthesis.ground_glass import FLUID_HU, insert_ground_glass, unit_noise
 from normnet.synthesis.shapes import uniform
-from normnet.training.slabs import TrainingPair, thick_slices
+from normnet.training.slabs import TrainingPair, find_slabs, no_slab, thick_slices
 
 CONTROL_POINTS = 10  # an axis, of regional density
 ANTERIOR_SHARE = 0.2  # slabs whose density grows to the front: prone patients
@@ -37,19 +37,13 @@ class LesionSampler:
         for case in cases:
             hu = torch.tensor(case.codes).float() * STEP_HU + LOWEST_HU
             hu, lungs = pool_lungs(hu, torch.tensor(case.lung_mask), (factor,) * 3)
-            hu, usable = hu.half(), torch.tensor(case.usable)[::factor]
-            for start in range(max(1, len(hu) - depth + 1)):
+            hu = hu.half()
+            for start, n_lung in find_slabs(lungs.numpy(), case.usable[::factor], min(depth, len(hu))):
                 part = slice(start, start + depth)
-                if usable[part].all() and lungs[part].any():
-                    self.places.append((hu[part], lungs[part]))
-                    self.max_lung_vox = max(self.max_lung_vox, int(lungs[part].sum()))
+                self.places.append((hu[part], lungs[part]))
+                self.max_lung_vox = max(self.max_lung_vox, n_lung)
         if not self.places:
-            raise InputError(
-                "NN-TRN-001",
-                f"no {depth * factor} usable slices with lung in a row",
-                f"{len(cases)} normal CTs",
-                "give more CTs",
-            )
+            raise no_slab(depth * factor, len(cases))
 
     def sample(self, rng: torch.Generator) -> TrainingPair:
         """One pair on the device of ``rng``; the target is the synthetic disease."""
@@ -69,7 +63,7 @@ class LesionSampler:
         pads = [
             p for n, size in zip(reversed(hu.shape), reversed(training.slab_vox), strict=True) for p in (0, size - n)
         ]
-        image, disease, lungs = (pad(t, pads) for t in (config.window.scale(hu) * lungs, disease, lungs))
+        image, disease, lungs = (pad(t, pads) for t in (scale_hu(hu, config.window) * lungs, disease, lungs))
         return TrainingPair(image, disease, lungs, disease)
 
     def _zoom_and_crop(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from normnet.config import Config, TrainingConfig
 from normnet.errors import InputError
 from normnet.preparation.cache import STEP_HU, NormalCase
 from normnet.preparation.prepare import LOWEST_HU
+from normnet.preparation.window import scale_hu
 from normnet.synthesis.generator import synthesize_lesions, target_normal
 from normnet.synthesis.shapes import uniform
 from normnet.synthesis.textures import gaussian_filter
@@ -24,6 +26,27 @@ class TrainingPair(NamedTuple):
     target: torch.Tensor  # GT of Eq. 1, bool
     lung_mask: torch.Tensor  # M, bool
     lesion_mask: torch.Tensor  # G, bool
+
+
+def find_slabs(lung_mask: np.ndarray, usable: np.ndarray, depth: int) -> Iterator[tuple[int, int]]:
+    """First slice and lung voxels of every slab of ``depth`` usable slices that holds lung.
+
+    Args:
+        lung_mask: (z, y, x) bool.
+        usable: (z,) bool.
+        depth: Slices in a row.
+    """
+    per_slice = lung_mask.sum(axis=(1, 2))
+    for start in range(len(usable) - depth + 1):
+        n_lung = int(per_slice[start : start + depth].sum())
+        if n_lung and usable[start : start + depth].all():
+            yield start, n_lung
+
+
+def no_slab(depth: int, n_cases: int) -> InputError:
+    """What to raise where no case holds a slab."""
+    found = f"no {depth} usable slices with lung in a row"
+    return InputError("NN-TRN-001", found, f"{n_cases} normal CTs", "give more CTs")
 
 
 class SlabSampler:
@@ -43,19 +66,11 @@ class SlabSampler:
         self.places: list[tuple[NormalCase, int]] = []
         self.max_lung_vox = 0  # the fullest slab of the set, |M_max|
         for case in cases:
-            per_slice = case.lung_mask.sum(axis=(1, 2))
-            for start in range(case.codes.shape[0] - depth + 1):
-                n_lung = int(per_slice[start : start + depth].sum())
-                if case.usable[start : start + depth].all() and n_lung:
-                    self.places.append((case, start))
-                    self.max_lung_vox = max(self.max_lung_vox, n_lung)
+            for start, n_lung in find_slabs(case.lung_mask, case.usable, depth):
+                self.places.append((case, start))
+                self.max_lung_vox = max(self.max_lung_vox, n_lung)
         if not self.places:
-            raise InputError(
-                "NN-TRN-001",
-                f"no {depth} usable slices with lung in a row",
-                f"{len(cases)} normal CTs",
-                "give more CTs",
-            )
+            raise no_slab(depth, len(cases))
 
     def sample(self, rng: torch.Generator) -> TrainingPair:
         """One pair on the device of ``rng``."""
@@ -70,7 +85,7 @@ class SlabSampler:
             axes = [axis for axis in range(3) if uniform((0, 1), rng) < 0.5]
             hu, lungs, edges = (torch.flip(t, axes) for t in (hu, lungs, edges))
         edges = edges & training.remove_edges
-        healthy = window.scale(_vary_scanner(hu, training, rng))
+        healthy = scale_hu(_vary_scanner(hu, training, rng), window)
         lungs = lungs & ~edges
         image, lesion_mask = synthesize_lesions(healthy, lungs, self.max_lung_vox, self.config.synthesis, rng)
         if uniform((0, 1), rng) < training.prob_thick:
