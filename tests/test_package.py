@@ -18,11 +18,12 @@ LAYERS = {
     "config": 1,
     **dict.fromkeys(("io", "datasets", "lungs", "preparation", "synthesis", "network", "inference"), 2),
     **dict.fromkeys(("postprocessing", "quantification"), 2),
-    **dict.fromkeys(("models", "training"), 3),
-    "pipeline": 4,
+    "models": 3,
+    **dict.fromkeys(("training", "pipeline"), 4),
     "evaluation": 5,
     "report": 6,
-    "cli": 7,
+    "experiments": 7,
+    "cli": 8,
 }
 STAGES = {
     "datasets": {"io"},

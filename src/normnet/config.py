@@ -121,7 +121,9 @@ class GroundGlassConfig(Section):
 class TrainingConfig(Section):
     """How one member is trained (Sec. IV-B3) and what is varied in its slabs."""
 
-    target: Literal["normal", "lesions"] = "normal"  # the paper's; or the synthetic disease itself, on a coarse grid
+    # "normal": bright tissue, the paper's. "areas", "lesions": all healthy lung, the synthetic lesions (Table IV).
+    # "disease": what the shipped lesion networks learn, dense and pale disease on a coarse grid.
+    target: Literal["normal", "areas", "lesions", "disease"] = "normal"
     slab_vox: tuple[int, int, int] = (32, 512, 512)
     batch: int = 8
     iterations: int = 2000
@@ -250,10 +252,19 @@ def load_config(source: str | Path | None = None) -> Config:
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError("NN-CFG-004", f"not TOML ({error})", str(source), "mend the file") from error
+    return parse_config(_merged(base, values), str(source))
+
+
+def override(config: Config, values: dict[str, Any], where: str) -> Config:
+    """The settings with single keys of ``values`` (as a TOML file holds them) put over; raises as ``parse_config``."""
+    return parse_config(_merged(config.model_dump(), values), where)
+
+
+def _merged(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
     merged = {name: dict(section) for name, section in base.items()}
     for name, section in values.items():
         if isinstance(section, dict):
             merged.setdefault(name, {}).update(section)
         else:
             merged[name] = section
-    return parse_config(merged, str(source))
+    return merged

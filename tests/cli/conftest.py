@@ -37,7 +37,7 @@ def tiny_models(tmp_path_factory):
     save_model(root / "ensemble", members, "normnet", network, {"name": "tiny", "config": config.model_dump()})
     flat = NetworkConfig(spatial_dims=2, in_channels=3, channels=(4, 8), n_res_units=1)
     save_model(root / "lungs", {"member-1": build_unet(flat).state_dict()}, "lungs", flat, {"name": "tiny lungs"})
-    lesions = config.model_copy(update={"training": TrainingConfig(target="lesions")})
+    lesions = config.model_copy(update={"training": TrainingConfig(target="disease")})
     state = {"member-1": build_unet(network).state_dict()}
     save_model(root / "lesions", state, "lesions", network, {"name": "tiny lesions", "config": lesions.model_dump()})
     return root / "ensemble", root / "lungs", root / "lesions"

@@ -18,7 +18,7 @@ CASE = make_case(shape=(48, 64, 64))
 
 
 def config_with(**training) -> Config:
-    values = {"target": "lesions", "slab_vox": (16, 24, 32), "flip": True, "prob_thick": 0.5, "prob_noise": 0.5}
+    values = {"target": "disease", "slab_vox": (16, 24, 32), "flip": True, "prob_thick": 0.5, "prob_noise": 0.5}
     return Config(synthesis=SHAPES, training=TrainingConfig(**(values | training)))
 
 
@@ -79,11 +79,11 @@ def test_training_writes_a_lesion_model(tmp_path):
     assert train_ensemble([CASE], config, tmp_path / "lesions")
     manifest = read_manifest(tmp_path / "lesions", "lesions")
     assert manifest["training"]["cases"] == ["normal"]
-    assert manifest["config"]["training"]["target"] == "lesions"
+    assert manifest["config"]["training"]["target"] == "disease"
 
 
 def test_the_shipped_settings_are_for_lesions():
     config = load_config("lesions")
-    assert config.training.target == "lesions"
+    assert config.training.target == "disease"
     assert load_config().training.target == "normal"
     assert all(size % config.network.stride == 0 for size in config.training.slab_vox)

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from normnet import __version__
-from normnet.cli import datasets, evaluate, info, prepare, segment, synthesize, train, train_lungs
+from normnet.cli import datasets, evaluate, info, prepare, reproduce, segment, synthesize, train, train_lungs
 from normnet.cli.failures import as_named_error
 from normnet.cli.signals import Stopped, raising_on_signals
 from normnet.cli.texts import warn
@@ -34,6 +34,7 @@ app.command("synthesize")(synthesize.synthesize)
 app.command("evaluate")(evaluate.evaluate)
 app.command("info")(info.info)
 app.command("datasets")(datasets.datasets)
+app.command("reproduce")(reproduce.reproduce)
 
 
 def _print_version(wanted: bool) -> None:

@@ -26,10 +26,11 @@ def prepare(
     Slices that a list marks as suspect are kept out of the training. What is up to date is not made again.
     """
     from normnet.cli.devices import choose_device
-    from normnet.cli.normals import Preparer, find_cases, prepare_all, without_slices
+    from normnet.cli.normals import find_cases, prepare_all, without_slices
     from normnet.cli.texts import progress_bar, say
     from normnet.config import load_config
     from normnet.io.outputs import check_output, locked
+    from normnet.training.normals import Preparer
 
     settings = load_config(config)
     cases = without_slices(find_cases(inputs, split, leave_out or []), exclude or [])

@@ -78,9 +78,10 @@ def load_normals(
     Raises:
         InputError: If a prepared case is damaged, a CT fails, or there is none.
     """
-    from normnet.cli.normals import Preparer, find_cases, prepare_all
+    from normnet.cli.normals import find_cases, prepare_all
     from normnet.errors import InputError
     from normnet.preparation.cache import load_case
+    from normnet.training.normals import Preparer
 
     files, others = [], []
     for path in inputs:

@@ -63,6 +63,6 @@ def train_ensemble(
             **(card or {}),
         },
     }
-    kind = "lesions" if config.training.target == "lesions" else "normnet"
+    kind = "lesions" if config.training.target == "disease" else "normnet"
     save_model(out, members, kind, config.network, facts)
     return True

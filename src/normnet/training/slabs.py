@@ -23,7 +23,7 @@ class TrainingPair(NamedTuple):
     """What the network sees and what it should say, each (D, H, W)."""
 
     image: torch.Tensor  # A, float32 in [0, 1]
-    target: torch.Tensor  # GT of Eq. 1, bool
+    target: torch.Tensor  # GT of Eq. 1 or what ``training.target`` says, bool
     lung_mask: torch.Tensor  # M, bool
     lesion_mask: torch.Tensor  # G, bool
 
@@ -94,7 +94,12 @@ class SlabSampler:
             lesion_mask, lungs = (thick_slices(t.float(), factor) > 0.5 for t in (lesion_mask, lungs))
             lungs, lesion_mask = lungs & ~edges, lesion_mask & lungs
         thorax = healthy * lungs
-        return TrainingPair(image * lungs, target_normal(thorax, lesion_mask, window.tau), lungs, lesion_mask)
+        target = {
+            "normal": target_normal(thorax, lesion_mask, window.tau),
+            "areas": lungs & ~lesion_mask,
+            "lesions": lesion_mask,
+        }[training.target]
+        return TrainingPair(image * lungs, target, lungs, lesion_mask)
 
     def _place_crop(self, case: NormalCase, start: int, rng: torch.Generator) -> list[slice]:
         """In-plane crop: the whole plane where it fits (centred), else around a random lung voxel."""

@@ -27,7 +27,7 @@ def train_member(
     on_step: Callable[[int, float], None] = lambda step, loss: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Checkpoint:
-    """Learn to recognise normal bright tissue, or disease where ``config.training.target`` says so.
+    """Learn to recognise normal bright tissue, or what else ``config.training.target`` says.
 
     Every iteration draws from a generator seeded by (seed, iteration), so a run that was stopped goes on
     exactly as if it had not been.
@@ -44,8 +44,8 @@ def train_member(
     Returns:
         The state after the last iteration done.
     """
-    lesions = config.training.target == "lesions"
-    sampler = LesionSampler(cases, config) if lesions else SlabSampler(cases, config)
+    disease = config.training.target == "disease"
+    sampler = LesionSampler(cases, config) if disease else SlabSampler(cases, config)
     torch.manual_seed(seed)
     network = build_unet(config.network).to(device)
     optimizer = torch.optim.Adam(network.parameters(), lr=config.training.learning_rate)
@@ -68,7 +68,7 @@ def train_member(
             group["lr"] = learning_rate(step, config)
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=mixed):
             logits = network(image)
-        inside = torch.stack([pair.lung_mask for pair in pairs])[:, None] if lesions else None
+        inside = torch.stack([pair.lung_mask for pair in pairs])[:, None] if disease else None
         loss = dice_cross_entropy(logits, target, inside)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -1,0 +1,103 @@
+"""``normnet reproduce``: the tables and figures of the paper."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from normnet.experiments.catalogue import Experiment, Scale
+
+
+def reproduce(
+    name: Annotated[str | None, typer.Argument(help="An experiment, see --list.", show_default=False)] = None,
+    data: Annotated[
+        list[Path] | None, typer.Option("--data", help="Folder of a public data set or CSV list; repeatable.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for tables, networks and all else.")] = None,
+    scale: Annotated[str, typer.Option(help="small, paper, or a TOML file.")] = "small",
+    row: Annotated[list[str] | None, typer.Option(help="Only this row of a table; repeatable.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Times every training is done over.")] = None,
+    leave_out: Annotated[list[str] | None, typer.Option(help="A case to leave out; repeatable.")] = None,
+    lung_model: Annotated[Path | None, typer.Option(help="Folder of train-lungs or nnU-Net, or lungmask file.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    list_: Annotated[bool, typer.Option("--list", help="Print every experiment with its cost and stop.")] = False,
+) -> int:
+    """Reproduce a table or a figure of the paper, on the data sets at hand.
+
+    A table is written anew after every row. Stopped at any point, the same command goes on from there: networks,
+    lungs and scores in OUT are used again by every experiment that needs the same.
+    """
+    from normnet.experiments.catalogue import find_experiment, load_scale
+
+    size = load_scale(scale)
+    if seeds is not None:
+        size = size.model_copy(update={"seeds": seeds})
+    if list_:
+        _print_list(size)
+        return 0
+    if name is None:
+        raise typer.BadParameter("give an experiment, or --list")
+    experiment = find_experiment(name)
+    if out is None or not data:
+        raise typer.BadParameter(f"'{name}' needs --data and --out")
+    return _run(experiment, size, data, out, row or [], leave_out or [], lung_model, device)
+
+
+def _print_list(scale: Scale) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from normnet.cli.texts import say
+    from normnet.experiments.catalogue import experiments
+
+    table = Table(box=box.SIMPLE, title=f"Experiments at scale {scale.name}", title_justify="left")
+    for column in ("name", "in the paper", "what", "cost"):
+        table.add_column(column, no_wrap=column == "name", overflow="fold")
+    for experiment in experiments().values():
+        table.add_row(experiment.name, experiment.where, experiment.title, _cost(experiment, scale))
+    console = Console()
+    (console if console.is_terminal else Console(width=160)).print(table)
+    say(scale.note)
+
+
+def _cost(experiment: Experiment, scale: Scale) -> str:
+    from normnet.experiments.catalogue import count_trainings
+
+    n = count_trainings(experiment, scale)
+    trainings = f"{n} networks of {scale.config().training.iterations} iterations" if n else ""
+    return "; ".join(part for part in (trainings, experiment.cost) if part)
+
+
+def _run(
+    experiment: Experiment,
+    scale: Scale,
+    data: list[Path],
+    out: Path,
+    rows: list[str],
+    leave_out: list[str],
+    lung_model: Path | None,
+    device: str,
+) -> int:
+    from normnet.cli.devices import choose_device
+    from normnet.cli.signals import stopping_on_signals
+    from normnet.cli.texts import say
+    from normnet.experiments.bench import Bench, Interrupted, find_data
+    from normnet.experiments.run import run_experiment
+    from normnet.io.outputs import check_output, locked
+
+    found = find_data(data, leave_out)
+    check_output(out, data)
+    with locked(out), stopping_on_signals() as stop:
+        bench = Bench(found, out, lung_model, choose_device(device), say, stop)
+        tests = ", ".join(f"{len(cases)} of {name}" for name, cases in found.tests.items() if cases)
+        say(f"{len(found.normals)} normal CTs; with lesion masks: {tests or 'none'}")
+        try:
+            for path in run_experiment(experiment, scale, bench, rows):
+                say(f"written: {path}")
+        except Interrupted:
+            say("stopped; the same command goes on from here")
+    return 0

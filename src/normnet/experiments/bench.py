@@ -1,0 +1,278 @@
+"""What every experiment works with: the CTs, the prepared lungs and the trained networks, each made once and kept.
+
+Below the output folder:
+
+    normals/<key>/<case>.npz      normal CTs on the training grid
+    lungs/<key>.npz               lungs of a CT of a test set
+    networks/<key>-<iterations>/  a trained network with its checkpoints
+    scores/<key>.json             scores of a row, case by case (``scores``)
+
+Every key is a hash of all that the content depends on, so nothing is made twice and nothing stale is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from normnet import __version__
+from normnet.config import Config
+from normnet.datasets.manifest import Case
+from normnet.datasets.reading import read_lesions, read_scan
+from normnet.datasets.registry import recognise
+from normnet.errors import InputError
+from normnet.experiments.catalogue import SETS
+from normnet.inference.voting import Votes, predict_normal
+from normnet.io.atomic import replacing
+from normnet.io.outputs import fingerprint
+from normnet.lungs.learned import segment_lungs
+from normnet.models import load_lungs, read_lung_manifest, shipped
+from normnet.network.weights import load_members, save_model
+from normnet.preparation.cache import NormalCase
+from normnet.preparation.prepare import Prepared, prepare
+from normnet.scan import Scan
+from normnet.training.normals import Preparer
+from normnet.training.train import train_member
+
+NORMAL_SETS = ("luna16",)
+
+
+class Interrupted(Exception):  # noqa: N818
+    """The run was asked to stop; what is finished is kept."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """CTs by what they are for.
+
+    Attributes:
+        normals: To train on.
+        tests: With lesion masks, by data set.
+        found: Name and folder of every data set that was recognised.
+    """
+
+    normals: list[Case]
+    tests: dict[str, list[Case]]
+    found: list[tuple[str, Path]]
+
+
+class Subject(NamedTuple):
+    """A CT of a test set, ready to be segmented."""
+
+    case: Case
+    scan: Scan
+    lung_labels: np.ndarray
+    prepared: Prepared
+    reference: np.ndarray  # bool, the scan's shape
+
+
+def find_data(paths: list[Path], leave_out: list[str]) -> Data:
+    """Sort what lies in the folders; of a CSV list, cases marked ``train`` or nothing are normal if they have no mask.
+
+    Args:
+        paths: Folders of public data sets or CSV lists of cases.
+        leave_out: Names of cases not to use, normal ones or others.
+
+    Raises:
+        InputError: If a folder holds no data set, or a name to leave out is not there.
+    """
+    normals: list[Case] = []
+    tests: dict[str, list[Case]] = {name: [] for name in SETS}
+    found = []
+    names = set()
+    for path in paths:
+        for dataset, root in recognise(path):
+            found.append((dataset.name, root))
+            for case in dataset.find(root):
+                names.add(case.case_id)
+                if case.case_id in leave_out or case.left_out or not case.image.exists():
+                    continue
+                with_lesions = case.lesion_mask is not None and case.lesion_mask.exists()
+                if dataset.name in NORMAL_SETS:
+                    normals.append(case)
+                elif dataset.name in SETS and with_lesions:
+                    tests[dataset.name].append(case)
+                elif dataset.name == "csv" and with_lesions:
+                    tests.setdefault(re.sub(r"[\W_]*\d*$", "", case.case_id), []).append(case)
+                elif dataset.name == "csv" and case.split in ("", "train") and case.image.suffix != ".npz":
+                    normals.append(case)
+    unknown = sorted(set(leave_out) - names)
+    if unknown:
+        raise InputError("NN-TRN-010", f"no case '{unknown[0]}' to leave out", "--leave-out", "check its name")
+    return Data(normals, tests, found)
+
+
+def digest(parts: Any) -> str:
+    """Sixteen hexadecimal digits that change with anything in ``parts``."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+@dataclass
+class Bench:
+    """See the module.
+
+    Args:
+        data: The CTs.
+        out: Folder for all that is kept.
+        lung_model: As ``load_lungs`` takes it; the shipped one where None.
+        device: Torch device.
+        say: Takes a line now and then.
+        stop: Asked after every iteration of a training.
+    """
+
+    data: Data
+    out: Path
+    lung_model: Path | None = None
+    device: str = "cpu"
+    say: Callable[[str], None] = lambda line: None
+    stop: Callable[[], bool] = lambda: False
+    _normals: dict[str, list[NormalCase]] = field(default_factory=dict)
+    _normals_keys: dict[str, str] = field(default_factory=dict)
+    _fingerprints: dict[Path, str] = field(default_factory=dict)
+    _lungs: Any = None
+
+    def normals(self, config: Config) -> list[NormalCase]:
+        """The normal CTs under these settings, prepared if they are not there.
+
+        Raises:
+            InputError: NN-TRN-011 without any.
+            Interrupted: If asked to stop.
+        """
+        key, preparer = self.normals_key(config), self._preparer(config)
+        if key not in self._normals:
+            cases = []
+            for case in self.data.normals:
+                prepared, new = preparer.load(case)
+                cases.append(prepared)
+                if new:
+                    self.say(f"{case.case_id}: prepared")
+                if self.stop():
+                    raise Interrupted
+            self._normals = {key: cases}  # one at a time: the whole of LUNA16 is large
+        return self._normals[key]
+
+    def normals_key(self, config: Config) -> str:
+        """Changes with the normal CTs and all that their preparation depends on; raises as ``normals``."""
+        if not self.data.normals:
+            raise InputError("NN-TRN-011", "no normal CT to learn from", "--data", "give LUNA16 or a CSV list")
+        preparer = self._preparer(config)
+        folder = preparer.cache.name
+        if folder not in self._normals_keys:
+            self._normals_keys[folder] = digest([preparer.key(case) for case in self.data.normals])
+        return self._normals_keys[folder]
+
+    def _preparer(self, config: Config) -> Preparer:
+        settings = digest([config.preparation.model_dump(), config.window.model_dump(), config.lungs.model_dump()])
+        return Preparer(self.out / "normals" / settings, config, self.lung_model, False, self.device)
+
+    def training_key(self, config: Config, seed: int) -> str:
+        """Changes with all that the weights depend on, but for the number of iterations of a constant rate."""
+        training = config.training.model_dump(exclude={"members", "seed", "checkpoint_every"})
+        if config.training.schedule == "constant":
+            training.pop("iterations")
+        sections = (config.window, config.preparation, config.synthesis, config.network)
+        return digest([training, *(section.model_dump() for section in sections), self.normals_key(config), seed])
+
+    def network(self, config: Config, seed: int) -> torch.nn.Module:
+        """A network of these settings and this seed, trained if it is not there.
+
+        Raises:
+            Interrupted: If asked to stop; the checkpoint stays.
+        """
+        key, iterations = self.training_key(config, seed), config.training.iterations
+        folder = self.out / "networks" / f"{key}-{iterations}"
+        if not (folder / "manifest.json").exists():
+            self._train(config, seed, key, folder)
+        networks, _ = load_members(folder, "normnet")
+        return networks[0]
+
+    def _train(self, config: Config, seed: int, key: str, folder: Path) -> None:
+        iterations, checkpoints = config.training.iterations, folder / "checkpoints"
+        constant = config.training.schedule == "constant"
+        if constant and not checkpoints.exists():  # go on from a shorter training of the same kind
+            shorter = [path for path in folder.parent.glob(f"{key}-*") if int(path.name.split("-")[1]) < iterations]
+            finished = [path for path in shorter if (path / "manifest.json").exists()]
+            if finished:
+                last = max(finished, key=lambda path: int(path.name.split("-")[1]))
+                shutil.copytree(last / "checkpoints", checkpoints)
+        cases = self.normals(config)
+        losses: list[float] = []
+
+        def on_step(step: int, loss: float) -> None:
+            losses.append(loss)
+            if step % 100 == 0:
+                recent = sum(losses[-100:]) / len(losses[-100:])
+                self.say(f"seed {seed}: iteration {step} of {iterations}, loss {recent:.4f}")
+
+        state = train_member(
+            cases, config, seed=seed, device=self.device, checkpoints=checkpoints, on_step=on_step, stop=self.stop
+        )
+        if state.step < iterations:
+            raise Interrupted
+        facts = {"normnet": __version__, "config": config.model_dump(), "seed": seed}
+        save_model(folder, {"member-1": state.network}, "normnet", config.network, facts)
+        if not constant:
+            shutil.rmtree(checkpoints)
+
+    def subject(self, case: Case, config: Config) -> Subject:
+        """A CT with its lungs on the network's grid and its reference; raises as the readers do."""
+        scan = read_scan(case)
+        lung_labels = self._lung_labels(case, scan, config)
+        reference = read_lesions(case, scan)
+        if reference is None:
+            raise InputError("NN-EXP-004", "no lesion mask", case.case_id, "give one, or leave the case out")
+        prepared = prepare(scan, lung_labels, config.preparation, config.window)
+        return Subject(case, scan, lung_labels, prepared, reference)
+
+    def case_key(self, case: Case) -> str:
+        """Changes with the CT and its reference."""
+        for path in (case.image, case.lesion_mask):
+            if path is not None and path not in self._fingerprints:
+                self._fingerprints[path] = fingerprint(path)
+        return digest([self._fingerprints.get(path) for path in (case.image, case.lesion_mask) if path is not None])
+
+    def lungs_key(self, config: Config) -> str:
+        """Changes with the lung model and its settings."""
+        return digest([read_lung_manifest(self.lung_model or shipped("lungs")), config.lungs.model_dump()])
+
+    def _lung_labels(self, case: Case, scan: Scan, config: Config) -> np.ndarray:
+        key = digest([self.case_key(case), self.lungs_key(config), __version__])
+        path = self.out / "lungs" / f"{key}.npz"
+        if path.exists():
+            with np.load(path) as file:
+                return file["labels"]
+        if self._lungs is None:
+            self._lungs = load_lungs(self.lung_model)[0]
+        labels = segment_lungs(scan, self._lungs, config.lungs, self.device)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as handle:
+            np.savez_compressed(handle, labels=labels)
+        return labels
+
+
+class Opposite(torch.nn.Module):
+    """A network with its answer turned round: what it does not call a lesion is healthy."""
+
+    def __init__(self, network: torch.nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Logits of the opposite."""
+        return -self.network(image)
+
+
+def predict(subject: Subject, networks: list[torch.nn.Module], config: Config, device: str) -> Votes:
+    """The vote of networks trained to any of the paper's targets, as one for healthy."""
+    if config.training.target == "lesions":
+        networks = [Opposite(network) for network in networks]
+    return predict_normal(subject.prepared.thorax, networks, config.network.stride, config.inference, device)

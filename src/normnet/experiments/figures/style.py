@@ -1,0 +1,52 @@
+"""How every figure looks: panels with equal voxels, small letters, a scale bar, colours with a legend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+TRUE, MISSED, FALSE = (0.20, 0.75, 0.30), (0.20, 0.45, 1.00), (0.95, 0.25, 0.20)  # the paper's green, blue, red
+BAR_MM = 50.0
+
+
+def panels(n_rows: int, n_columns: int, aspect: float, width: float = 7.2) -> tuple[Figure, np.ndarray]:
+    """A figure of the width of a page (inches) and its axes, (n_rows, n_columns); ``aspect`` is height over width."""
+    side = width / n_columns
+    figure = Figure(figsize=(width, n_rows * (side * aspect + 0.22) + 0.3), layout="constrained")
+    axes = figure.subplots(n_rows, n_columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    return figure, axes
+
+
+def show(axis: Axes, image: np.ndarray, title: str = "", top: float = 1.0) -> None:
+    """A slice in grey, 0 to ``top``, or in colours where it has three of them; front of the patient above."""
+    axis.imshow(image, cmap="gray", vmin=0, vmax=top, interpolation="nearest")
+    if title:
+        axis.set_title(title, fontsize=7, pad=2)
+
+
+def overlay(image: np.ndarray, masks: Sequence[tuple[np.ndarray, tuple[float, float, float]]], alpha: float = 0.55):
+    """(h, w, 3) in [0, 1]: a grey slice with tinted masks."""
+    picture = np.repeat(np.clip(image, 0, 1)[..., None], 3, axis=-1)
+    for mask, colour in masks:
+        picture[mask] = (1 - alpha) * picture[mask] + alpha * np.array(colour)
+    return picture
+
+
+def scale_bar(axis: Axes, pixel_mm: float, length_mm: float = BAR_MM) -> None:
+    """A bar of ``length_mm`` at the lower left, in the colour that is seen on black."""
+    height = axis.get_ylim()[0]
+    left, y = 0.04 * axis.get_xlim()[1], 0.95 * height
+    axis.plot([left, left + length_mm / pixel_mm], [y, y], color="white", linewidth=1.5, solid_capstyle="butt")
+    axis.text(left, y - 0.02 * height, f"{length_mm:g} mm", color="white", fontsize=6, va="bottom")
+
+
+def legend(figure: Figure, entries: Sequence[tuple[str, tuple[float, float, float]]]) -> None:
+    """Colours and what they mean, below the panels."""
+    patches = [Patch(color=colour, label=label) for label, colour in entries]
+    figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), fontsize=7, frameon=False)

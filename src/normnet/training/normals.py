@@ -1,0 +1,76 @@
+"""Normal CTs on the training grid, prepared once and kept as ``<case>.npz``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from normnet import __version__
+from normnet.config import Config
+from normnet.datasets.manifest import Case
+from normnet.datasets.reading import read_scan
+from normnet.io.masks import read_labels
+from normnet.io.outputs import fingerprint
+from normnet.lungs.external import ExternalLungs
+from normnet.lungs.learned import segment_lungs
+from normnet.models import load_lungs, read_lung_manifest, shipped
+from normnet.preparation.cache import CACHE_VERSION, NormalCase, load_case, prepare_normal, save_case
+from normnet.scan import Scan
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Preparer:
+    """Brings normal CTs into a cache folder; what is there and up to date is only loaded.
+
+    Args:
+        cache: Folder for the ``.npz`` files.
+        config: Settings of lungs, window and preparation.
+        lung_model: As ``load_lungs`` takes it; the shipped one where None.
+        reference_lungs: Use the lung masks that a list of cases names, where there are any.
+        device: Torch device of the lung networks.
+    """
+
+    def __init__(self, cache: Path, config: Config, lung_model: Path | None, reference_lungs: bool, device: str):
+        self.cache, self.config, self.reference_lungs, self.device = cache, config, reference_lungs, device
+        self.lung_folder = lung_model or shipped("lungs")
+        self.lung_manifest = read_lung_manifest(self.lung_folder)
+        self._networks: list[nn.Module] | ExternalLungs | None = None
+
+    def load(self, case: Case) -> tuple[NormalCase, bool]:
+        """A case on the training grid, and whether it had to be prepared."""
+        path, key = self.cache / f"{case.case_id}.npz", self.key(case)
+        cached = load_case(path, key)
+        if cached is not None:
+            return cached, False
+        scan = read_scan(case)
+        prepared = prepare_normal(scan, self._lungs(case, scan), self.config, set(case.excluded_slices))
+        save_case(path, prepared, key)
+        return prepared, True
+
+    def key(self, case: Case) -> str:
+        """Changes with the CT, its lungs, its excluded slices, the settings and the version."""
+        given = case.lung_mask if self.reference_lungs else None
+        lungs = _fingerprint(given) if given else [self.lung_manifest, self.config.lungs.model_dump()]
+        settings = [self.config.preparation.model_dump(), self.config.window.model_dump()]
+        parts = [__version__, CACHE_VERSION, _fingerprint(case.image), lungs, settings, sorted(case.excluded_slices)]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def _lungs(self, case: Case, scan: Scan) -> np.ndarray:
+        if self.reference_lungs and case.lung_mask is not None:
+            return read_labels(case.lung_mask, scan)
+        if self._networks is None:
+            self._networks = load_lungs(self.lung_folder)[0]
+        return segment_lungs(scan, self._networks, self.config.lungs, self.device)
+
+
+@cache
+def _fingerprint(path: Path) -> str:
+    """Of a file that does not change while the program runs; CTs are large."""
+    return fingerprint(path)
