@@ -10,6 +10,7 @@ from normnet.cli.main import main
 from normnet.cli.normals import without_slices
 from normnet.datasets.manifest import Case
 from normnet.errors import ConfigError
+from tests.datasets import trees
 
 CASES = [Case("a", Path("a.nii.gz"), excluded_slices=frozenset({1})), Case("b:c", Path("b.nii.gz"))]
 
@@ -42,3 +43,17 @@ def test_excluded_slices_are_not_usable(scans, tiny_models, tmp_path, capsys):
     assert len(part) == len(whole)
     assert 25 < whole.sum() - part.sum() < 45  # six slices of 5 mm on a grid of 1 mm
     assert main(["prepare", scan, "--exclude", "b:10-15", *options]) == 2
+
+
+def test_luna16_brings_its_nodules(tmp_path):
+    """A nodule of 12 mm on slices 5 mm apart."""
+    from normnet.cli.normals import find_cases
+
+    first = trees.chest().scan.geometry.origin_mm[0]
+    root = trees.luna16(tmp_path / "luna", f"{trees.SERIES}1,0,0,{first + 50},12\n")
+    cases = find_cases([tmp_path], None, [])
+    assert [(case.case_id, sorted(case.excluded_slices)) for case in cases] == [
+        (f"{trees.SERIES}0", []),
+        (f"{trees.SERIES}1", [9, 10, 11]),
+    ]
+    assert cases[0].image.parent == root / "subset0"

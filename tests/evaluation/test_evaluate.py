@@ -15,6 +15,7 @@ from normnet.evaluation.statistics import bootstrap_mean
 from normnet.evaluation.tables import to_csv, to_slices_csv
 from normnet.io.images import write_image
 from normnet.scan import Geometry
+from tests.datasets import trees
 
 SPACING_MM = (2.0, 1.0, 1.0)
 
@@ -207,7 +208,20 @@ def test_reference_on_another_grid_is_refused(folders):
 
 def test_nothing_in_common(folders, tmp_path):
     (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="NN-DAT-011"):  # no masks, and no data set either
+        evaluate_folder(folders[0], tmp_path / "empty")
+    write_image(tmp_path / "empty/z_lesion.nii.gz", _mask(1), Geometry(SPACING_MM))
     with pytest.raises(InputError, match="NN-EVA-003"):
         evaluate_folder(folders[0], tmp_path / "empty")
     with pytest.raises(InputError, match="NN-EVA-001"):
         evaluate_folder(tmp_path / "nowhere", folders[1])
+
+
+def test_a_data_set_in_its_own_layout_is_a_reference(tmp_path):
+    """Label 3 of Radiopaedia's masks is no lesion; volume 6 is left out as in the paper."""
+    root = trees.radiopaedia(tmp_path / "medseg")
+    phantom = trees.chest()
+    (tmp_path / "found").mkdir()
+    write_image(tmp_path / "found/1.nii.gz", phantom.lesion_mask, phantom.scan.geometry)
+    evaluation = evaluate_folder(tmp_path / "found", root)
+    assert [(row.overlap.dsc, row.overlap.n_missed) for row in evaluation.rows] == [(1.0, 0)]

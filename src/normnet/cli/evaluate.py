@@ -32,7 +32,7 @@ def evaluate(
         Path, typer.Argument(help="Folder of 'normnet segment', or of masks <case>….nii.gz.", show_default=False)
     ],
     references: Annotated[
-        Path, typer.Argument(help="Folder with <case>…lesion….nii.gz, or a CSV list of cases.", show_default=False)
+        Path, typer.Argument(help="Folder with <case>…lesion….nii.gz, a data set, or a CSV list.", show_default=False)
     ],
     leave_out: Annotated[list[str] | None, typer.Option(help="A case to keep out of the means; repeatable.")] = None,
     csv: Annotated[Path | None, typer.Option("--csv", help="Write the table as CSV too.")] = None,
@@ -43,7 +43,7 @@ def evaluate(
 ) -> int:
     """Overlap, surfaces, lesions and volumes of every case; mean, deviation and 95 % interval over the cases.
 
-    With a CSV list of cases (which names the CTs) also the bright voxels, healthy against lesion. --against compares
+    With a data set or a CSV list (which name the CTs) also the bright voxels, healthy against lesion. --against compares
     two methods case by case.
     """
     from normnet.cli.texts import warn

@@ -20,7 +20,7 @@ def find_cases(inputs: list[Path], split: str | None, leave_out: Iterable[str]) 
     """The normal CTs among the inputs.
 
     Args:
-        inputs: CTs, folders of them, or CSV lists of cases.
+        inputs: CTs, folders of them, LUNA16 as it is given out, or CSV lists of cases.
         split: Of the cases in a list; None takes those marked ``train`` and those without a mark.
         leave_out: Names of cases to leave out.
 
@@ -28,6 +28,7 @@ def find_cases(inputs: list[Path], split: str | None, leave_out: Iterable[str]) 
         InputError: If an input is missing, nothing is left, two cases have one name, or none has a name to leave out.
     """
     from normnet.datasets.manifest import Case, read_manifest
+    from normnet.datasets.registry import DATASETS, root_of
     from normnet.io.read import case_id_of, find_scans
 
     cases: list[Case] = []
@@ -36,6 +37,8 @@ def find_cases(inputs: list[Path], split: str | None, leave_out: Iterable[str]) 
             wanted = {"", "train"} if split is None else {split}
             listed = [case for case in read_manifest(path) if case.split in wanted]
             cases += [case for case in listed if case.image.suffix != ".npz"]
+        elif (root := root_of("luna16", path)) is not None:  # its list of nodules tells what not to learn
+            cases += DATASETS["luna16"].find(root)
         else:
             cases += [Case(case_id_of(scan), scan) for scan in find_scans([path])]
     names = [case.case_id for case in cases]

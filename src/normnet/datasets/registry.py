@@ -64,5 +64,11 @@ def load(path: Path, kind: str | None = None) -> list[Case]:
     return [case for case in cases if case.image.exists() and not case.left_out]
 
 
+def root_of(name: str, path: Path) -> Path | None:
+    """Root of the data set of that name in a folder or one level below it; None if it is not there."""
+    places = [path, *sorted(below for below in path.iterdir() if below.is_dir())] if path.is_dir() else []
+    return _root(DATASETS[name], places)
+
+
 def _root(dataset: Dataset, places: list[Path]) -> Path | None:
     return next((place for place in places if any(any(place.glob(marker)) for marker in dataset.markers)), None)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from normnet.datasets.reading import read_lesions, read_scan
 from normnet.errors import InputError
 from normnet.evaluation.bright import BRIGHT_HU, BrightCounts, count_bright, pool_bright, score_bright
 from normnet.evaluation.lesions import MIN_LESION_ML, Detection, compute_detection
@@ -18,9 +19,8 @@ from normnet.evaluation.statistics import Interval, Paired, bootstrap_mean, comp
 from normnet.evaluation.surfaces import TOLERANCE_MM, SurfaceScores, compute_surface_scores
 from normnet.evaluation.volumes import Agreement, SliceAreas, compute_agreement, compute_slice_areas
 from normnet.io.images import read_stored
-from normnet.io.masks import read_labels, read_mask
+from normnet.io.masks import read_labels
 from normnet.io.outputs import read_result
-from normnet.io.read import read_ct
 from normnet.io.values import labels_of
 from normnet.preparation.prepare import bounding_box
 from normnet.scan import Scan
@@ -140,8 +140,8 @@ def evaluate_folder(
 
     Args:
         predictions: Holds ``<case>/lesions.nii.gz`` as ``normnet segment`` writes, or ``<case>….nii.gz`` masks.
-        references: Holds ``<case>…lesion….nii.gz``, or a CSV list of cases (see ``normnet.datasets.manifest``); with
-            the list the CTs are known, and the bright voxels are scored too.
+        references: Holds ``<case>…lesion….nii.gz``, or a public data set in its own layout, or a CSV list of cases (see
+            ``normnet.datasets.manifest``); with these two the CTs are known, and the bright voxels are scored too.
         leave_out: Cases that are scored but left out of the means.
         tolerance_mm: Of surface Dice.
         min_lesion_ml: Smaller lesions are not counted.
@@ -202,7 +202,9 @@ def compare(evaluation: Evaluation, other: Evaluation) -> dict[str, Paired]:
 def _score(prediction: Path, reference: Reference, counted: bool, tolerance_mm: float, min_lesion_ml: float) -> Row:
     stored = read_stored(prediction)
     like = Scan(labels_of(stored, prediction.name), stored.geometry, reference.case_id)
-    found, wanted = like.volume_hu > 0, read_mask(reference.mask, like)
+    found, wanted = like.volume_hu > 0, read_lesions(reference.case, like)
+    if wanted is None:
+        raise InputError("NN-EVA-006", "no lesion mask", reference.case_id, "check the list of cases")
     either = found | wanted
     box = bounding_box(either, 0) if either.any() else (slice(0),) * 3  # nothing outside it changes a score
     cut, ml = (found[box], wanted[box]), stored.geometry.voxel_ml
@@ -223,9 +225,9 @@ def _count_bright(prediction: Path, reference: Reference, lesion_mask: np.ndarra
     """From the CT and the maps beside the lesion mask; the map's 256 steps are its resolution."""
     folder = prediction.parent
     maps = folder / "anomaly.nii.gz", folder / "lungs.nii.gz"
-    if reference.image is None or prediction.name != "lesions.nii.gz" or not all(path.is_file() for path in maps):
+    if not reference.with_ct or prediction.name != "lesions.nii.gz" or not all(path.is_file() for path in maps):
         return None
-    scan = read_ct(reference.image)
+    scan = read_scan(reference.case)
     if scan.shape != lesion_mask.shape:
         return None
     bright = (scan.volume_hu >= BRIGHT_HU) & (read_labels(maps[1], scan) > 0)

@@ -1,23 +1,28 @@
-"""Which mask belongs to which reference, and which CT to both: by name, or by a list of cases."""
+"""Which mask belongs to which reference, and which CT to both: by name, or by a data set or list of cases."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from normnet.datasets.manifest import read_manifest
+from normnet.datasets.manifest import Case, read_manifest
+from normnet.datasets.registry import load
 from normnet.errors import InputError
 from normnet.io.read import IMAGE_SUFFIXES, case_id_of
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A reference mask and, where a list of cases names it, its CT."""
+    """A case with a lesion mask; ``with_ct`` tells whether its CT is known, too (else the mask stands in its place)."""
 
-    case_id: str
-    mask: Path
-    image: Path | None = None
+    case: Case
+    with_ct: bool
+
+    @property
+    def case_id(self) -> str:
+        """Name of the case."""
+        return self.case.case_id
 
 
 def find_predictions(folder: Path) -> dict[str, Path]:
@@ -30,14 +35,15 @@ def find_predictions(folder: Path) -> dict[str, Path]:
 
 
 def find_references(source: Path) -> list[Reference]:
-    """Reference masks of a folder or of a CSV list of cases."""
+    """Reference masks of a folder of masks, of a public data set or of a CSV list of cases."""
     if source.is_file():
-        cases = read_manifest(source)
-        return [Reference(case.case_id, case.lesion_mask, case.image) for case in cases if case.lesion_mask is not None]
+        return [Reference(case, True) for case in read_manifest(source) if case.lesion_mask is not None]
     _check_folder(source)
     images = _images(source)
+    if not images:
+        return _named_as_results([case for case in load(source) if case.lesion_mask is not None])
     named = [path for path in images if "lesion" in path.name.lower() and "lung" not in path.name.lower()]
-    return [Reference(_before_lesion(path), path) for path in named or images]
+    return [Reference(Case(_before_lesion(path), path, lesion_mask=path), False) for path in named or images]
 
 
 def pair_names(predictions: list[str], references: list[str]) -> dict[str, str]:
@@ -54,6 +60,14 @@ def pair_names(predictions: list[str], references: list[str]) -> dict[str, str]:
         elif close:
             pairs[name] = max(close, key=len)
     return pairs
+
+
+def _named_as_results(cases: list[Case]) -> list[Reference]:
+    """``normnet segment`` names a result after the CT's file; so are the cases, where no two files have one name."""
+    names = [case_id_of(case.image) for case in cases]
+    if len(set(names)) == len(names):
+        cases = [replace(case, case_id=name) for case, name in zip(cases, names, strict=True)]
+    return [Reference(case, True) for case in cases]
 
 
 def _images(folder: Path) -> list[Path]:

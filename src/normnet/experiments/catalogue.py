@@ -59,6 +59,7 @@ class Experiment(Section):
         scores: Columns, names as in ``normnet.experiments.scores``.
         baseline: Row that others are compared with.
         rows: Of a table of scores.
+        needs_lesions: CTs with lesion masks.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Experiment(Section):
     scores: tuple[str, ...] = ("dsc",)
     baseline: str = ""
     rows: tuple[Row, ...] = ()
+    needs_lesions: bool = True
 
 
 class Scale(Section):

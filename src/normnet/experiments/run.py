@@ -8,31 +8,51 @@ from pathlib import Path
 from normnet.errors import ConfigError, InputError
 from normnet.experiments.bench import Bench
 from normnet.experiments.catalogue import Experiment, Row, Scale
-from normnet.experiments.scores import finished_rows, run_rows
-from normnet.experiments.tables import write_tables
 
 
 def run_experiment(experiment: Experiment, scale: Scale, bench: Bench, rows: list[str]) -> Iterator[Path]:
-    """Run an experiment; every file as it is written, a table again after each of its rows.
+    """Run an experiment; the files it wrote, in the folder of the scale.
 
     Args:
         experiment: What.
         scale: Size.
         bench: The CTs and what is kept.
-        rows: Rows of a table, by id; all where empty.
+        rows: Rows of a table of scores, by id; all where empty.
 
     Raises:
         ConfigError: NN-EXP-005 if a row is not known.
-        InputError: NN-EXP-006 if there is no CT with a lesion mask.
+        InputError: NN-EXP-006 if there is no CT with a lesion mask and the experiment needs one.
         Interrupted: If asked to stop.
     """
-    wanted = _chosen(experiment, rows)
-    if not any(bench.data.tests.values()):
+    wanted, folder = _chosen(experiment, rows), bench.out / scale.name
+    if experiment.needs_lesions and not any(bench.data.tests.values()):
         raise InputError("NN-EXP-006", "no CT with a lesion mask", "--data", "see 'normnet datasets list'")
-    folder = bench.out / scale.name
-    for _ in run_rows(wanted, scale, bench):
-        write_tables(folder, experiment, scale, finished_rows(experiment, scale, bench))
-    yield from write_tables(folder, experiment, scale, finished_rows(experiment, scale, bench))
+    if experiment.kind == "scores":
+        from normnet.experiments.scores import finished_rows, run_rows
+        from normnet.experiments.tables import write_tables
+
+        for _ in run_rows(wanted, scale, bench):
+            write_tables(folder, experiment, scale, finished_rows(experiment, scale, bench))
+        yield from write_tables(folder, experiment, scale, finished_rows(experiment, scale, bench))
+    elif experiment.kind == "figure":
+        from normnet.experiments.figures import draw_figure, save_figure
+
+        path = folder / f"{experiment.name}.png"
+        save_figure(draw_figure(experiment.name, scale, bench), path)
+        yield path
+    elif experiment.kind == "datasets":
+        from normnet.experiments.overview import write_overview
+
+        yield from write_overview(folder, experiment, scale, bench)
+    elif experiment.kind == "lungs":
+        from normnet.experiments.lungs import run_lungs
+
+        yield from run_lungs(folder, experiment, scale, bench)
+    else:
+        from normnet.experiments.searches import search_postprocessing, search_threshold, write_search
+
+        search = search_postprocessing if experiment.kind == "search-postprocessing" else search_threshold
+        yield from write_search(folder, experiment, scale, search(scale, bench))
 
 
 def _chosen(experiment: Experiment, rows: list[str]) -> list[Row]:

@@ -13,8 +13,7 @@ import numpy as np
 from normnet import __version__
 from normnet.config import Config
 from normnet.datasets.manifest import Case
-from normnet.datasets.reading import read_scan
-from normnet.io.masks import read_labels
+from normnet.datasets.reading import read_lungs, read_scan
 from normnet.io.outputs import fingerprint
 from normnet.lungs.external import ExternalLungs
 from normnet.lungs.learned import segment_lungs
@@ -63,8 +62,9 @@ class Preparer:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def _lungs(self, case: Case, scan: Scan) -> np.ndarray:
-        if self.reference_lungs and case.lung_mask is not None:
-            return read_labels(case.lung_mask, scan)
+        given = read_lungs(case, scan) if self.reference_lungs else None
+        if given is not None:
+            return given
         if self._networks is None:
             self._networks = load_lungs(self.lung_folder)[0]
         return segment_lungs(scan, self._networks, self.config.lungs, self.device)

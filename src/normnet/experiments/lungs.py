@@ -1,0 +1,213 @@
+"""The lung segmenter in cross-validation (Sec. IV-A3): a 2D U-Net, every fold scored on the CTs it has not seen.
+
+All folds together, their probabilities averaged, are scored on the test sets. Below the output folder:
+
+    lung-networks/<key>/      the network of a fold
+    lung-scores/<key>.json    Dice of a CT
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from normnet import __version__
+from normnet.config import LungsConfig
+from normnet.datasets.manifest import Case
+from normnet.datasets.reading import read_lungs, read_scan
+from normnet.datasets.registry import DATASETS
+from normnet.errors import InputError, ValueRangeError
+from normnet.evaluation.metrics import compute_overlap
+from normnet.experiments.bench import Bench, Interrupted, digest
+from normnet.experiments.catalogue import SETS, Experiment, Scale
+from normnet.experiments.kept import kept
+from normnet.experiments.plain import with_sd, write_plain
+from normnet.io.outputs import fingerprint
+from normnet.lungs import train
+from normnet.lungs.learned import segment_lungs
+from normnet.lungs.slices import volume_slices
+from normnet.network.weights import load_members, save_model
+from normnet.preparation.orient import Orientation
+
+LUNG_SETS = ("nsclc", "structseg", "msd-lung")
+PAPER = {"coronacases": "> 98", "radiopaedia": "> 98"}
+N_FOLDS = 5
+LUNG_ITERATIONS = {"paper": 3000}
+OTHER_ITERATIONS = 300
+ALL_FOLDS = "all folds"
+MOST_SLICES = 10_000  # to learn from, 5 GB; of more CTs fewer slices each
+
+
+class LungCase(NamedTuple):
+    """A CT with a lung mask."""
+
+    set_name: str
+    case: Case
+    key: str  # of the CT, its mask and how they are read
+
+
+class Fold(NamedTuple):
+    """A part of the CTs and the network that has not seen it."""
+
+    held_out: list[LungCase]
+    folder: Path
+    key: str
+
+
+def run_lungs(
+    folder: Path, experiment: Experiment, scale: Scale, bench: Bench, leave_out: Collection[str] = ()
+) -> list[Path]:
+    """Train the folds that are missing, score, and write ``<name>.csv``, ``.md`` and ``.tex``.
+
+    Args:
+        folder: Where they are written.
+        experiment: Its name and title.
+        scale: Size.
+        bench: Data sets and what is kept.
+        leave_out: Names of cases not to learn from; the data sets are listed anew.
+
+    Raises:
+        InputError: NN-EXP-021 if there are fewer than two CTs to learn from.
+        OutputError: If they cannot be written.
+        Interrupted: If asked to stop; finished folds and scores are kept.
+    """
+    config = scale.config().lungs
+    iterations = LUNG_ITERATIONS.get(scale.name, OTHER_ITERATIONS)
+    cases = find_lung_cases(bench, leave_out)
+    folds = _make_folds(cases, config, iterations, bench)
+    _train_missing(folds, cases, config, iterations, bench)
+    scored = [(f"fold {n}", item, [fold]) for n, fold in enumerate(folds, 1) for item in fold.held_out]
+    scored += [(ALL_FOLDS, item, folds) for item in _test_cases(bench)]
+    records = [
+        {
+            "set": item.set_name,
+            "case": item.case.case_id,
+            "networks": label,
+            "dice": 100 * _score(item, asked, config, bench),
+        }
+        for label, item, asked in scored
+    ]
+    sizes = Counter(item.set_name for item in cases)
+    about = [
+        f"Scale {scale.name}: {len(folds)} folds of {iterations} iterations.",
+        "Trained on " + ", ".join(f"{n} CTs of {name}" for name, n in sizes.items()) + ".",
+        experiment.note,
+        f"Config {digest([fold.key for fold in folds])[:8]}.",
+    ]
+    return write_plain(folder, experiment, " ".join(filter(None, about)), _summary(records), records)
+
+
+def find_lung_cases(bench: Bench, leave_out: Collection[str] = ()) -> list[LungCase]:
+    """CTs to learn lungs from: the paper's three sets, and of CSV lists what is for training and has no lesion mask."""
+    found = []
+    for name, root in bench.data.found:
+        for case in DATASETS[name].find(root) if name in (*LUNG_SETS, "csv") else ():
+            listed = case.lesion_mask is None and case.split in ("", "train") and case.image.suffix != ".npz"
+            wanted = (name in LUNG_SETS or listed) and not case.left_out and case.case_id not in leave_out
+            if wanted and _has_lungs(case):
+                found.append(_lung_case(name, case, bench))
+    return found
+
+
+def _test_cases(bench: Bench) -> list[LungCase]:
+    tests = bench.data.tests
+    return [_lung_case(name, case, bench) for name in tests for case in tests[name] if _has_lungs(case)]
+
+
+def _has_lungs(case: Case) -> bool:
+    return case.image.exists() and case.lung_mask is not None and case.lung_mask.exists()
+
+
+def _lung_case(name: str, case: Case, bench: Bench) -> LungCase:
+    assert case.lung_mask is not None
+    read = [sorted(case.excluded_slices), sorted(case.lung_labels), case.window_hu, case.mask_follows_array]
+    return LungCase(name, case, digest([bench.case_key(case), fingerprint(case.lung_mask), read]))
+
+
+def _make_folds(cases: list[LungCase], config: LungsConfig, iterations: int, bench: Bench) -> list[Fold]:
+    """Every set in every fold where there are enough; fewer folds where there are fewer CTs."""
+    n = min(N_FOLDS, len(cases))
+    if n < 2:
+        raise InputError("NN-EXP-021", f"{n} CTs with lung masks to learn from, two are needed", "--data", "give more")
+    settings = [config.model_dump(), train.LUNG_NETWORK.model_dump(), iterations, MOST_SLICES, __version__]
+    folds = []
+    for k in range(n):
+        key = digest([settings, k, [item.key for place, item in enumerate(cases) if place % n != k]])
+        folds.append(Fold(cases[k::n], bench.out / "lung-networks" / key, key))
+    return folds
+
+
+def _train_missing(
+    folds: list[Fold], cases: list[LungCase], config: LungsConfig, iterations: int, bench: Bench
+) -> None:
+    missing = [(n, fold) for n, fold in enumerate(folds) if not (fold.folder / "manifest.json").exists()]
+    slices = _read_slices(cases, config, bench) if missing else {}
+    for n, fold in missing:
+        unseen = {item.key for item in fold.held_out}
+        learned = [part for key, parts in slices.items() if key not in unseen for part in parts]
+
+        def on_step(step: int, loss: float, n: int = n) -> None:
+            if step % 100 == 0 or step == iterations:
+                bench.say(f"lungs, fold {n + 1} of {len(folds)}: iteration {step} of {iterations}, loss {loss:.4f}")
+            if bench.stop():
+                raise Interrupted
+
+        state = train.train_lungs(learned, config, iterations=iterations, seed=n, device=bench.device, on_step=on_step)
+        card = {"config": config.model_dump(), "training": {"n_slices": len(learned), "iterations": iterations}}
+        save_model(fold.folder, {"member-1": state}, "lungs", train.LUNG_NETWORK, card)
+
+
+def _read_slices(cases: list[LungCase], config: LungsConfig, bench: Bench) -> dict[str, list[train.LungSlice]]:
+    slices = {}
+    for item in cases:
+        if bench.stop():
+            raise Interrupted
+        scan = read_scan(item.case)
+        lung_mask = read_lungs(item.case, scan)
+        assert lung_mask is not None
+        parts = volume_slices(scan, lung_mask, config, item.case.excluded_slices)
+        slices[item.key] = parts[:: -(-len(parts) * len(cases) // MOST_SLICES)]
+    return slices
+
+
+def _score(item: LungCase, folds: list[Fold], config: LungsConfig, bench: Bench) -> float:
+    """Dice of the folds' mean probability in the slices in which the reference is drawn."""
+
+    def make() -> float:
+        if bench.stop():
+            raise Interrupted
+        scan = read_scan(item.case)
+        reference = read_lungs(item.case, scan)
+        assert reference is not None
+        networks = [load_members(fold.folder, "lungs")[0][0] for fold in folds]
+        try:
+            found = segment_lungs(scan, networks, config, bench.device) > 0
+        except ValueRangeError:  # no lung found
+            found = np.zeros(scan.shape, bool)
+        turned, lungs = (Orientation.of(scan.geometry).apply(mask) for mask in (reference, found))
+        drawn = turned.any(axis=(1, 2))
+        dice = compute_overlap(lungs[drawn], turned[drawn]).dsc
+        bench.say(f"{item.case.case_id}: lungs, Dice {dice:.4f}")
+        return dice
+
+    key = digest([[fold.key for fold in folds], item.key])
+    return kept(bench.out / "lung-scores" / f"{key}.json", make)
+
+
+def _summary(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A line a set: held out first, then the test sets."""
+    lines = []
+    groups: dict[tuple[str, bool], list[float]] = {}
+    for record in records:
+        groups.setdefault((record["set"], record["networks"] == ALL_FOLDS), []).append(record["dice"])
+    for (name, tested), dice in groups.items():
+        sd = statistics.stdev(dice) if len(dice) > 1 else None
+        label = SETS.get(name, name) if tested else f"{name}, held out"
+        figures = {"Dice": with_sd(statistics.fmean(dice), sd), "lowest": f"{min(dice):.1f}"}
+        lines.append({"set": label, "CTs": len(dice), **figures, "paper": PAPER.get(name, "-") if tested else "-"})
+    return lines

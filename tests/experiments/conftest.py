@@ -1,0 +1,79 @@
+"""Phantoms as a CSV list of cases, and a scale at which a network trains in a second."""
+
+import csv
+
+import numpy as np
+import pytest
+
+SHAPE, SPACING_MM = (32, 64, 64), (5.0, 5.0, 5.0)
+SCALE = """
+note = "Tiny."
+members = 1
+seeds = 2
+[settings.preparation]
+spacing_mm = [5.0, 5.0, 5.0]
+pad_to = [0, 0]
+[settings.network]
+channels = [4, 8]
+n_res_units = 0
+[settings.training]
+slab_vox = [16, 32, 32]
+batch = 1
+iterations = 4
+"""
+
+
+def phantom_lungs(scan, networks, config, device="cpu"):
+    from tests.phantoms import thorax_phantom
+
+    lungs = thorax_phantom(scan.shape, scan.geometry.spacing_mm, vessels=False).lung_mask
+    left = np.arange(scan.shape[2]) >= scan.shape[2] // 2
+    return np.where(lungs, np.where(left, 2, 1), 0).astype(np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def phantom_lungs_everywhere(monkeypatch):
+    monkeypatch.setattr("normnet.experiments.bench.segment_lungs", phantom_lungs)
+    monkeypatch.setattr("normnet.training.normals.segment_lungs", phantom_lungs)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """A folder with cases.csv: two normal CTs to train on, one Coronacases and one Radiopaedia to try."""
+    from normnet.io.images import write_image
+    from tests.phantoms import thorax_phantom, write_nifti
+
+    folder = tmp_path_factory.mktemp("data")
+    rows = []
+    for seed, (name, split) in enumerate(
+        [("healthy1", "train"), ("healthy2", ""), ("coronacases_001", "dev"), ("radiopaedia_5", "dev")]
+    ):
+        sick = split == "dev"
+        phantom = thorax_phantom(SHAPE, SPACING_MM, lesions=sick, seed=seed)
+        write_nifti(phantom.scan, folder / f"{name}.nii.gz")
+        row = {"case_id": name, "file": f"{name}.nii.gz", "split": split, "lesion_mask": ""}
+        if sick:
+            row["lesion_mask"] = f"{name}_lesion.nii.gz"
+            write_image(folder / row["lesion_mask"], phantom.lesion_mask, phantom.scan.geometry)
+        rows.append(row)
+    with (folder / "cases.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_scale(tmp_path_factory):
+    """A TOML file with the scale."""
+    path = tmp_path_factory.mktemp("scale") / "tiny.toml"
+    path.write_text(SCALE)
+    return path
+
+
+@pytest.fixture
+def bench(data, tmp_path):
+    """The CTs and a folder of their own."""
+    from normnet.experiments.bench import Bench, find_data
+
+    return Bench(find_data([data], []), tmp_path / "out")

@@ -1,0 +1,137 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from normnet.errors import InputError
+from normnet.experiments.bench import Bench, Interrupted, Opposite, find_data
+from normnet.experiments.catalogue import Experiment, Row, load_scale
+from normnet.experiments.scores import finished_rows, run_rows
+
+ROWS = (
+    Row(id="base", label="base", paper={"coronacases": (69.8,)}),
+    Row(id="k_d", label="k_d = 7", settings={"postprocessing": {"k_d": 3}}),
+    Row(id="lesions", label="lesions", settings={"training": {"target": "lesions"}, "inference": {"prob_normal": 0.5}}),
+    Row(id="areas", label="areas", settings={"training": {"target": "areas"}}),
+    Row(id="vote", label="vote", votes=(0, 1, 2)),
+    Row(id="cap", label="cap", reading="cap"),
+)
+TABLE = Experiment(name="t", kind="scores", title="T", where="Table 0", baseline="base", rows=ROWS)
+
+
+@pytest.fixture
+def scale(tiny_scale):
+    return load_scale(str(tiny_scale))
+
+
+def results(bench, scale):
+    return {(result.row.id, result.seed): result for result in finished_rows(TABLE, scale, bench)}
+
+
+def test_data_are_sorted_by_what_they_are_for(data):
+    found = find_data([data], ["healthy2"])
+    assert [case.case_id for case in found.normals] == ["healthy1"]
+    assert {name: len(cases) for name, cases in found.tests.items()} == {"coronacases": 1, "radiopaedia": 1, "uestc": 0}
+    with pytest.raises(InputError, match="no case 'nobody'"):
+        find_data([data], ["nobody"])
+
+
+def test_every_row_and_seed_is_scored(bench, scale):
+    list(run_rows(list(ROWS), scale, bench))
+    found = results(bench, scale)
+    assert set(found) == {(row.id, seed) for row in ROWS for seed in range(1 if row.id == "vote" else 2)}
+    for result in found.values():
+        assert set(result.sets) == {"coronacases", "radiopaedia"}
+        assert 0 <= result.sets["coronacases"]["coronacases_001"]["dsc"] <= 1
+    assert found["base", 0].key != found["base", 1].key != found["k_d", 0].key
+    assert found["base", 0].key == found["cap", 0].key  # one run, another mask of it
+    # rows that share networks share them: 2 seeds of base, lesions, areas and the third of the vote
+    assert len(list((bench.out / "networks").iterdir())) == 7
+
+
+def test_finished_rows_are_not_repeated(bench, scale, monkeypatch):
+    list(run_rows(list(ROWS[:2]), scale, bench))
+    before = {path: path.read_bytes() for path in bench.out.rglob("*") if path.is_file()}
+
+    def never(*args, **kwargs):
+        raise AssertionError("made again")
+
+    for name in ("train_member", "predict_normal", "segment_lungs"):
+        monkeypatch.setattr(f"normnet.experiments.bench.{name}", never)
+    again = Bench(bench.data, bench.out)
+    assert list(run_rows(list(ROWS[:2]), scale, again)) == []
+    assert {path: path.read_bytes() for path in bench.out.rglob("*") if path.is_file()} == before
+
+
+def test_stopped_in_the_middle_it_goes_on(bench, scale, data, tmp_path):
+    """Stopped after every few questions, the scores are those of a run that was never stopped."""
+    list(run_rows(list(ROWS[:1]), scale, bench))
+    wanted = results(bench, scale)
+    out = tmp_path / "stopped"
+    for n in range(40):
+        asked = iter([False] * 2 + [True] * 1000)
+        stopped = Bench(bench.data, out, stop=lambda asked=asked: next(asked))
+        try:
+            list(run_rows(list(ROWS[:1]), scale, stopped))
+        except Interrupted:
+            continue
+        break
+    assert 2 < n < 39
+    assert {key: result.sets for key, result in results(stopped, scale).items()} == {
+        key: result.sets for key, result in wanted.items()
+    }
+
+
+def test_a_changed_mask_is_scored_anew(bench, scale, data, tmp_path):
+    from normnet.io.images import write_image
+    from normnet.io.read import read_ct
+
+    list(run_rows(list(ROWS[:1]), scale, bench))
+    case = bench.data.tests["coronacases"][0]
+    other = tmp_path / "other.nii.gz"
+    scan = read_ct(case.image)
+    write_image(other, np.zeros(scan.shape, bool), scan.geometry)
+    tests = {**bench.data.tests, "coronacases": [replace(case, lesion_mask=other)]}
+    changed = Bench(replace(bench.data, tests=tests), bench.out)
+    assert "coronacases" not in results(changed, scale)["base", 0].sets
+    list(run_rows(list(ROWS[:1]), scale, changed))
+    assert results(changed, scale)["base", 0].sets["coronacases"]["coronacases_001"]["dsc"] in (0, 1)
+
+
+def test_a_constant_rate_goes_on_from_the_shorter_training(bench, scale, monkeypatch):
+    rows = [Row(id="short", label="s", votes=(0,), length=0.5), Row(id="long", label="l", votes=(0,))]
+    steps = []
+    from normnet.experiments import bench as module
+
+    train = module.train_member
+
+    def counting(*args, on_step, **kwargs):
+        return train(*args, on_step=lambda step, loss: (steps.append(step), on_step(step, loss)), **kwargs)
+
+    monkeypatch.setattr(module, "train_member", counting)
+    list(run_rows(rows, scale, bench))
+    assert steps == [1, 2, 3, 4]
+
+
+def test_the_opposite_turns_probabilities_round():
+    network = torch.nn.Conv3d(1, 1, 1)
+    image = torch.randn(1, 1, 4, 4, 4)
+    total = torch.sigmoid(network(image)) + torch.sigmoid(Opposite(network)(image))
+    assert torch.allclose(total, torch.ones_like(total))
+
+
+def test_scores_are_kept_with_their_settings(bench, scale):
+    list(run_rows(list(ROWS[:1]), scale, bench))
+    [result, _] = finished_rows(TABLE, scale, bench)[:2]
+    kept = json.loads((bench.out / "scores" / f"{result.key}.json").read_text())
+    assert kept["config"]["network"]["channels"] == [4, 8]
+    assert kept["seeds"] == [0]
+    assert len(kept["cases"]) == 2
+
+
+def test_without_normal_cts(bench, scale):
+    empty = Bench(replace(bench.data, normals=[]), bench.out)
+    with pytest.raises(InputError, match="NN-TRN-011"):
+        list(run_rows(list(ROWS[:1]), scale, empty))

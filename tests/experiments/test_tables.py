@@ -1,0 +1,81 @@
+import csv
+import io
+import math
+
+import pytest
+
+from normnet.experiments.catalogue import Experiment, Row, Scale
+from normnet.experiments.scores import Result
+from normnet.experiments.tables import cells, to_csv, to_latex, to_markdown
+
+BASE = Row(id="base", label="base & all", paper={"coronacases": (70.0,), "uestc": (61.4,)})
+OTHER = Row(id="other", label="other", paper={"coronacases": (60.0,), "uestc": (50.0,)})
+TABLE = Experiment(
+    name="t", kind="scores", title="Some_title", where="Table 0", note="Noted.", baseline="base", rows=(BASE, OTHER)
+)
+SCALE = Scale(name="tiny", note="All is small.", members=1, seeds=2)
+
+
+def result(row, seed, *scores):
+    cases = {f"coronacases_{n}": {"dsc": score} for n, score in enumerate(scores)}
+    return Result(row, seed, f"{row.id:0<16}", {"coronacases": cases})
+
+
+RESULTS = [result(BASE, 0, 0.5, 0.7), result(BASE, 1, 0.6, 0.8), result(OTHER, 0, 0.4, 0.5), result(OTHER, 1, 0.4, 0.6)]
+
+
+def test_means_deviations_and_spread():
+    """Seeds 60 and 70: mean 65, spread 7.07; cases 20 apart in each: deviation 14.14."""
+    cell = cells(TABLE, BASE, RESULTS, "coronacases")["dsc"]
+    assert cell.mean == pytest.approx(65)
+    assert cell.sd == pytest.approx(math.sqrt(200))
+    assert cell.spread == pytest.approx(math.sqrt(50))
+    assert cell.paper == 70
+
+
+def test_a_set_without_data_has_the_papers_value_alone():
+    cell = cells(TABLE, BASE, RESULTS, "uestc")["dsc"]
+    assert math.isnan(cell.mean)
+    assert cell.paper == 61.4
+
+
+def test_cases_without_a_value_do_not_count():
+    cell = cells(TABLE, BASE, [result(BASE, 0, 0.5, math.nan)], "coronacases")["dsc"]
+    assert cell.mean == 50
+    assert math.isnan(cell.sd)
+    assert math.isnan(cell.spread)
+
+
+def test_markdown():
+    text = to_markdown(TABLE, SCALE, RESULTS)
+    assert text.startswith("# Table 0: Some_title\n")
+    assert "Scale tiny. All is small. Noted. Coronacases: 2 cases; UESTC: no data." in text
+    assert "| base & all | 65.0 ± 14.1 | 70.0 | - | 61.4 | - | base0000 | 2 |" in text
+    difference = "Coronacases -17.5 (seeds ± 3.5, baseline ± 7.1), paper -10.0"
+    assert f"| other | 47.5 ± 10.6 | 60.0 | - | 50.0 | {difference} | other000 | 2 |" in text
+    head, rule, *rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert {line.count("|") for line in (head, rule, *rows)} == {9}
+
+
+def test_csv_has_a_line_a_row_seed_and_set():
+    rows = list(csv.DictReader(io.StringIO(to_csv(TABLE, SCALE, RESULTS))))
+    assert [(row["row"], row["seed"], row["mean"], row["n_cases"]) for row in rows] == [
+        ("base", "0", "60.00", "2"),
+        ("base", "1", "70.00", "2"),
+        ("other", "0", "45.00", "2"),
+        ("other", "1", "50.00", "2"),
+    ]
+    assert {row["config"] for row in rows} == {"base000000000000", "other00000000000"}
+
+
+def test_latex_is_escaped_and_balanced():
+    text = to_latex(TABLE, SCALE, RESULTS)
+    assert r"base \& all & 65.0$\pm$14.1 (70.0) & -- (61.4) \\ % base0000 (seed 0), base0000 (seed 1)" in text
+    assert r"\caption{Some\_title." in text
+    body = [line.split("%")[0] for line in text.splitlines() if line.split("%")[0].rstrip().endswith(r"\\")]
+    assert {line.replace(r"\&", "").count("&") for line in body} == {2}
+    assert text.count(r"\begin") == text.count(r"\end") == 2
+
+
+def test_rows_that_did_not_run_are_not_there():
+    assert "other" not in to_markdown(TABLE, SCALE, RESULTS[:1]).split("\n", 6)[-1]
