@@ -43,8 +43,8 @@ def evaluate(
 ) -> int:
     """Overlap, surfaces, lesions and volumes of every case; mean, deviation and 95 % interval over the cases.
 
-    With a data set or a CSV list (which name the CTs) also the bright voxels, healthy against lesion. --against compares
-    two methods case by case.
+    With a data set or a CSV list (which name the CTs) also the bright voxels, healthy against lesion. --against
+    compares two methods case by case.
     """
     from normnet.cli.texts import warn
     from normnet.evaluation.evaluate import compare, evaluate_folder

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
 
 TRUE, MISSED, FALSE = (0.20, 0.75, 0.30), (0.20, 0.45, 1.00), (0.95, 0.25, 0.20)  # the paper's green, blue, red
 BAR_MM = 50.0
@@ -39,14 +40,38 @@ def overlay(image: np.ndarray, masks: Sequence[tuple[np.ndarray, tuple[float, fl
 
 
 def scale_bar(axis: Axes, pixel_mm: float, length_mm: float = BAR_MM) -> None:
-    """A bar of ``length_mm`` at the lower left, in the colour that is seen on black."""
+    """A bar of ``length_mm`` at the lower left, white with a black edge, so that it is seen on everything."""
     height = axis.get_ylim()[0]
     left, y = 0.04 * axis.get_xlim()[1], 0.95 * height
-    axis.plot([left, left + length_mm / pixel_mm], [y, y], color="white", linewidth=1.5, solid_capstyle="butt")
-    axis.text(left, y - 0.02 * height, f"{length_mm:g} mm", color="white", fontsize=6, va="bottom")
+    edge = [withStroke(linewidth=2.5, foreground="black")]
+    axis.plot(
+        [left, left + length_mm / pixel_mm],
+        [y, y],
+        color="white",
+        linewidth=1.5,
+        solid_capstyle="butt",
+        path_effects=edge,
+    )
+    axis.text(left, y - 0.02 * height, f"{length_mm:g} mm", color="white", fontsize=6, va="bottom", path_effects=edge)
 
 
 def legend(figure: Figure, entries: Sequence[tuple[str, tuple[float, float, float]]]) -> None:
     """Colours and what they mean, below the panels."""
     patches = [Patch(color=colour, label=label) for label, colour in entries]
     figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), fontsize=7, frameon=False)
+
+
+def fit(images: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The same slices, (h, w) or (h, w, 3), in the middle of black ones of the largest height and width of all."""
+    height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
+    fitted = []
+    for image in images:
+        below, right = height - image.shape[0], width - image.shape[1]
+        pads = [(below // 2, below - below // 2), (right // 2, right - right // 2), (0, 0)]
+        fitted.append(np.pad(image, pads[: image.ndim]))
+    return fitted
+
+
+def row_label(axis: Axes, text: str) -> None:
+    """What a row shows, written upwards beside its first panel."""
+    axis.text(-0.03, 0.5, text, transform=axis.transAxes, rotation=90, ha="right", va="center", fontsize=7)
