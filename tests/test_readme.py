@@ -15,6 +15,7 @@ from normnet.config import Config, NetworkConfig, load_config
 from normnet.errors import NormNetError
 from normnet.io.images import write_image
 from normnet.io.outputs import FILES, RESULT
+from tests.experiments.conftest import SCALE
 from tests.phantoms import thorax_phantom, write_dicom, write_nifti
 
 ROOT = Path(__file__).parents[1]
@@ -34,7 +35,7 @@ def words_of(command: str) -> list[str]:
 
 def test_the_readme_has_commands():
     shown = {words_of(command)[0] for command in commands_of(README)}
-    assert shown == {"segment", "synthesize", "prepare", "train", "train-lungs", "evaluate"}
+    assert shown == {"segment", "synthesize", "prepare", "train", "train-lungs", "evaluate", "reproduce"}
     assert len(commands_of(README)) >= 10
 
 
@@ -96,8 +97,11 @@ def place(tmp_path, monkeypatch) -> Path:
     write_dicom(phantom.scan, Path("dicom_folder"))
     write_nifti(healthy.scan, Path("normal.nii.gz"))
     write_image(Path("lung.nii.gz"), healthy.lung_mask, healthy.scan.geometry)
-    Path("cases.csv").write_text("case_id,folder,file,lung_mask,suspect_slices\nn,.,normal.nii.gz,lung.nii.gz,3;4\n")
     Path("references").mkdir()
+    Path("cases.csv").write_text(
+        "case_id,folder,file,lung_mask,suspect_slices,lesion_mask,split\nn,.,normal.nii.gz,lung.nii.gz,3;4,,train\n"
+        "coronacases_1,.,ct.nii.gz,,,references/ct_lesion.nii.gz,test\n"
+    )
     write_image(Path("references/ct_lesion.nii.gz"), phantom.lesion_mask, phantom.scan.geometry)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (4, 64, 64), dtype=np.uint8)
@@ -125,11 +129,14 @@ def test_every_command_of_the_readme_runs(place, monkeypatch, capsys):
         arguments = words_of(command)
         if arguments[0] == "train-lungs":
             arguments += ["--iterations", "1"]
+        if arguments[0] == "reproduce" and "--out" in arguments:
+            Path("tiny.toml").write_text(SCALE)
+            arguments += ["--scale", "tiny.toml"]
         assert main(arguments) == 0, f"{command}: {capsys.readouterr().err}"
     assert main(["info"]) == main(["info", "ct.nii.gz"]) == 0
     for name in ("ct", "dicom_folder", "other", "one", "two"):
         assert {path.name for path in Path("results", name).iterdir()} == {*FILES, RESULT}
-    for name in ("sheet.png", "cache/n.npz", "my_model/manifest.json", "lungs/manifest.json"):
+    for name in ("reproduced/tiny/table4.md", "reproduced/tiny/figure5.png", "sheet.png", "cache/n.npz", "my_model/manifest.json", "lungs/manifest.json"):
         assert Path(name).is_file()
     score = Path("table.csv").read_text().splitlines()[1].split(",")
     assert score[0] == "ct"

@@ -148,8 +148,7 @@ def _train_missing(
     missing = [(n, fold) for n, fold in enumerate(folds) if not (fold.folder / "manifest.json").exists()]
     slices = _read_slices(cases, config, bench) if missing else {}
     for n, fold in missing:
-        unseen = {item.key for item in fold.held_out}
-        learned = [part for key, parts in slices.items() if key not in unseen for part in parts]
+        learned = [part for item in cases if item not in fold.held_out for part in slices[item]]
 
         def on_step(step: int, loss: float, n: int = n) -> None:
             if step % 100 == 0 or step == iterations:
@@ -162,7 +161,7 @@ def _train_missing(
         save_model(fold.folder, {"member-1": state}, "lungs", train.LUNG_NETWORK, card)
 
 
-def _read_slices(cases: list[LungCase], config: LungsConfig, bench: Bench) -> dict[str, list[train.LungSlice]]:
+def _read_slices(cases: list[LungCase], config: LungsConfig, bench: Bench) -> dict[LungCase, list[train.LungSlice]]:
     slices = {}
     for item in cases:
         if bench.stop():
@@ -171,7 +170,7 @@ def _read_slices(cases: list[LungCase], config: LungsConfig, bench: Bench) -> di
         lung_mask = read_lungs(item.case, scan)
         assert lung_mask is not None
         parts = volume_slices(scan, lung_mask, config, item.case.excluded_slices)
-        slices[item.key] = parts[:: -(-len(parts) * len(cases) // MOST_SLICES)]
+        slices[item] = parts[:: -(-len(parts) * len(cases) // MOST_SLICES)]
     return slices
 
 

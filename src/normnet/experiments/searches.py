@@ -191,9 +191,10 @@ def find_threshold_of_counts(counts: Iterable[Counts]) -> tuple[float, float]:
     Raises:
         ValueError: If there are none.
     """
-    dice = np.mean([_dice_above(lesion, rest, int(lesion.sum())) for lesion, rest in counts], axis=0)
-    if dice.ndim == 0:
+    per_map = [_dice_above(lesion, rest, int(lesion.sum())) for lesion, rest in counts]
+    if not per_map:
         raise ValueError("no map of scores")
+    dice = np.mean(per_map, axis=0)
     tenth = max(range(0, 100, 10), key=dice.__getitem__)
     best = max(range(max(0, tenth - 9), min(100, tenth + 9) + 1), key=dice.__getitem__)
     return best / 100, float(dice[best])

@@ -10,7 +10,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from scipy.ndimage import uniform_filter
+from scipy.ndimage import gaussian_filter
 
 from normnet.config import Range, SynthesisConfig, WindowConfig
 from normnet.experiments.bench import Bench
@@ -26,7 +26,7 @@ from normnet.training.slabs import find_slabs, no_slab
 
 NORMAL, LESION, LUNG, EDGE, PATCH = TRUE, FALSE, MISSED, FALSE, (1.0, 0.75, 0.1)
 WHITE = (1.0, 1.0, 1.0)
-BLOBS = tuple(colormaps["Set3"].colors)  # type: ignore[attr-defined]
+BLOBS = [colormaps["tab20"](k)[:3] for k in (0, 2, 8, 10, 12, 14, 16, 18, 1, 3, 9, 11, 13, 15, 17, 19)]  # no green, red
 UNDEFORMED = (1e-6, 1e-6)  # 0 would draw fewer random numbers, and so give other ellipsoids
 ONE_LARGE = {"n_small": (0, 0), "n_medium": (0, 0), "prob_large": 1.0}
 SEED_STEPS, SEED_NUMBERS, SEED_LARGE = 11, 11, 5
@@ -97,7 +97,7 @@ def draw_generator(scale: Scale, bench: Bench) -> Figure:
 
 
 def draw_lesions(scale: Scale, bench: Bench) -> Figure:
-    """Supplementary Fig. 1: several synthetic lesions, each the first that fits of another random state."""
+    """Supplementary Fig. 1: several synthetic lesions, each of another random state."""
     config = scale.config()
     slabs = _slabs(scale, bench, 4)
     pixel_mm = config.preparation.spacing_mm[2]
@@ -106,7 +106,7 @@ def draw_lesions(scale: Scale, bench: Bench) -> Figure:
         slab = slabs[seed % len(slabs)]
         drawn = _generate(slab, config.synthesis, seed)
         shown, z = _pick(drawn, slab)
-        field = _field(drawn.lesion_mask[z], drawn.blobs[shown], round(CLOSE_MM / pixel_mm))
+        field = _field(drawn.blobs[shown], round(CLOSE_MM / pixel_mm), drawn.image[z].shape)
         show(axis, drawn.image[z][field], f"({'abcdefgh'[seed]})")
         axis.contour(drawn.lesion_mask[z][field], levels=[0.5], colors=[PATCH], linewidths=0.5)
         scale_bar(axis, pixel_mm, 10)
@@ -128,13 +128,13 @@ def draw_numbers(scale: Scale, bench: Bench) -> Figure:
         z = slab.healthy.shape[0] // 2
         low, high = (round(n) for n in synthesis.n_small)
         numbers = rf"$N_s, N_m \sim F[{low}\lambda, {high}\lambda]$, $P_L = {synthesis.prob_large:g}\lambda$"
-        from_above = [(mask & slab.lung_mask.numpy()).any(axis=0) for mask in _masks(drawn.blobs, slab)]
-        shapes = overlay(DIM * slab.healthy[z].numpy(), _coloured(from_above), 0.8)
+        projected = [(mask & slab.lung_mask.numpy()).any(axis=0) for mask in _masks(drawn.blobs, slab)]
+        shapes = overlay(DIM * slab.healthy[z].numpy(), _coloured(projected), 0.8)
         show(column[0], shapes, f"{name}: {numbers}\n$G_1, G_2, …$ of the whole slab, projected")
         share = drawn.lesion_mask.sum() / int(slab.lung_mask.sum())
         show(column[1], drawn.image[z], f"$A$, {share:.0%} of the slab's lung in $G$")
-        for axis in column:
-            scale_bar(axis, config.preparation.spacing_mm[2])
+    for axis in axes[:, 0]:
+        scale_bar(axis, config.preparation.spacing_mm[2])
     return figure
 
 
@@ -172,11 +172,11 @@ def draw_edges(scale: Scale, bench: Bench) -> Figure:
     figure, axes = panels(3, len(cases), height / width)
     for case, box, column in zip(cases, boxes, axes.T, strict=True):
         lung_mask, edge_mask = case.lung_mask[box], case.edge_mask[box]
-        removed = overlay(_windowed(case, config.window, box) * lung_mask, [(edge_mask, EDGE)], 1.0)
+        ct, thorax = _windowed(case, LUNG_WINDOW, box), _windowed(case, config.window, box) * lung_mask
         field = _fullest_field(edge_mask, round(EDGE_MM / pixel_mm))
-        show(column[0], overlay(_windowed(case, LUNG_WINDOW, box), [(lung_mask, LUNG)], 0.4), "$M'$: lung segmentation")
-        show(column[1], removed, "$H'$ and $E$")
-        show(column[2], removed[field], "$H'$ and $E$, enlarged")
+        show(column[0], overlay(ct, [(lung_mask, LUNG)], 0.4), "$M'$: lung segmentation")
+        show(column[1], overlay(thorax, [(edge_mask, EDGE)], 1.0), "$H'$ and $E$")
+        show(column[2], overlay(ct[field], [(edge_mask[field], EDGE)], 0.8), "CT and $E$, enlarged")
         _mark(column[1], field)
         scale_bar(column[1], pixel_mm)
         scale_bar(column[2], pixel_mm, 10)
@@ -251,15 +251,15 @@ def _pick(drawn: Drawn, slab: Slab) -> tuple[int, int]:
     return shown, drawn.blobs[shown].low[0] + int(areas[shown].argmax())
 
 
-def _field(mask: np.ndarray, blob: Blob, side: int) -> tuple[slice, slice]:
+def _field(blob: Blob, side: int, plane: tuple[int, ...]) -> tuple[slice, slice]:
     """A square of ``side`` voxels about the blob, inside the slice (h, w)."""
     middle = [a + n // 2 for a, n in zip(blob.low[1:], blob.shape_mask.shape[1:], strict=True)]
-    return _square(middle, side, mask.shape)
+    return _square(middle, side, plane)
 
 
 def _fullest_field(mask: np.ndarray, side: int) -> tuple[slice, slice]:
-    """The square of ``side`` voxels with the most of a mask (h, w)."""
-    density = uniform_filter(mask.astype(np.float32), side, mode="constant")
+    """The square of ``side`` voxels about the densest place of a mask (h, w)."""
+    density = gaussian_filter(mask.astype(np.float32), side / 4, mode="constant")
     return _square([int(n) for n in np.unravel_index(density.argmax(), mask.shape)], side, mask.shape)
 
 

@@ -1,0 +1,250 @@
+"""What the networks make of CTs with lesions: Figs. 4, 5, 8 and 9, and Fig. 7 of the supplementary material."""
+
+from __future__ import annotations
+
+from itertools import zip_longest
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+
+from normnet.config import Config
+from normnet.datasets.manifest import Case
+from normnet.errors import InputError
+from normnet.experiments.bench import Bench, Subject, predict
+from normnet.experiments.catalogue import Scale, find_experiment, row_config, row_votes
+from normnet.experiments.figures.style import (
+    FALSE,
+    MISSED,
+    TRUE,
+    fit,
+    legend,
+    overlay,
+    panels,
+    row_label,
+    scale_bar,
+    show,
+)
+from normnet.postprocessing import LesionSteps, postprocess
+from normnet.preparation.prepare import bounding_box
+from normnet.preparation.resample import resample
+from normnet.report.worst_slices import APART_MM, choose_worst
+from normnet.training.slabs import SlabSampler, TrainingPair
+
+HEALTHY = (0.95, 0.75, 0.10)
+THRESHOLDS_HU = (-700, -600, -500, -400, -300)
+COLOURS = "turbo"
+MARGIN_VOX = 4  # around the lungs
+N_CASES = 6  # of Fig. 5
+N_WORST, N_WORST_A_CASE, N_COLUMNS = 8, 2, 4  # slices of Fig. 9
+N_PAIRS = 8  # drawn, the one that shows most is taken
+OVERLAP = [("true positive", TRUE), ("false negative", MISSED), ("false positive", FALSE)]
+
+
+class Outcome(NamedTuple):
+    """A segmented CT; arrays (z, y, x) on the prepared grid, cut to the lungs."""
+
+    thorax: np.ndarray  # float32 in [0, 1]
+    lung_mask: np.ndarray
+    normal_mask: np.ndarray  # the vote
+    steps: LesionSteps
+    reference_mask: np.ndarray
+
+
+def draw_postprocessing(scale: Scale, bench: Bench) -> Figure:
+    """Fig. 4: from the vote to the lesions, every image between, on the slice with the most lesion."""
+    config = scale.config()
+    outcome = segment_case(spread_cases(bench, 1)[0], baseline(scale, bench), config, bench)
+    z = fullest_slice(outcome.reference_mask)
+    thorax, normal = outcome.thorax[z], outcome.normal_mask[z]
+    steps = LesionSteps(*(step[z] for step in outcome.steps))
+    own = config.postprocessing
+    pictures = [
+        (thorax, "(a) input"),
+        (outcome.lung_mask[z], "(b) lung mask"),
+        (thorax * normal, "(c) healthy part"),
+        (thorax * steps.anomaly, "(d) bright and not healthy"),
+        (steps.seeds, f"(e) mean of (d) over {own.k_d} voxels > {own.t_d:g}"),
+        (steps.remainder, "(f) lungs less the healthy part"),
+        (steps.cap, f"(g) mean of (f) over {own.k_f} voxels > {own.t_f:g}"),
+        (_compared(outcome, z), "$I_{final}$: (e) grown within (g)"),
+    ]
+    figure, axes = panels(2, 4, thorax.shape[0] / thorax.shape[1])
+    for axis, (picture, title) in zip(axes.flat, pictures, strict=True):
+        show(axis, picture, title)
+    scale_bar(axes[0, 0], config.preparation.spacing_mm[2])
+    legend(figure, OVERLAP)
+    return figure
+
+
+def draw_segmentations(scale: Scale, bench: Bench) -> Figure:
+    """Fig. 5: one slice of each of some test CTs, from the input to the overlap with the reference."""
+    config, networks = scale.config(), baseline(scale, bench)
+    cases = spread_cases(bench, N_CASES)
+    pictures = []
+    for case in cases:
+        outcome = segment_case(case, networks, config, bench)
+        z = fullest_slice(outcome.reference_mask)
+        thorax = outcome.thorax[z]
+        parts = (thorax * outcome.normal_mask[z], thorax * outcome.steps.anomaly[z])
+        pictures += [thorax, *parts, _compared(outcome, z)]
+    pictures = fit(pictures)
+    titles = ("(a) lungs", "(b) healthy tissue", "(c) lesion part", "(d) segmentation")
+    figure, axes = panels(len(cases), len(titles), pictures[0].shape[0] / pictures[0].shape[1])
+    for place, (axis, picture) in enumerate(zip(axes.flat, pictures, strict=True)):
+        show(axis, picture, titles[place] if place < len(titles) else "")
+    for axis, case in zip(axes[:, 0], cases, strict=True):
+        row_label(axis, case.case_id)
+    scale_bar(axes[0, 0], config.preparation.spacing_mm[2])
+    legend(figure, OVERLAP)
+    return figure
+
+
+def draw_thresholds(scale: Scale, bench: Bench) -> Figure:
+    """Fig. 8: the bright voxels of the slice with the most lesion, whatever HU bright begins at."""
+    config = scale.config()
+    subject = bench.subject(spread_cases(bench, 1)[0], config)
+    box = lungs_box(subject)
+    z = fullest_slice(reference_on_grid(subject)[box])
+    hu, lungs, thorax = (
+        array[box][z] for array in (subject.prepared.volume_hu, subject.prepared.lung_mask, subject.prepared.thorax)
+    )
+    figure, axes = panels(2, 3, hu.shape[0] / hu.shape[1])
+    show(axes[0, 0], thorax, "lungs")
+    scale_bar(axes[0, 0], config.preparation.spacing_mm[2])
+    colours = colormaps[COLOURS].with_extremes(bad="black")
+    for axis, threshold in zip(axes.flat[1:], THRESHOLDS_HU, strict=True):
+        bright = np.ma.masked_where(~lungs | (hu < threshold), hu)
+        image = axis.imshow(
+            bright, cmap=colours, vmin=THRESHOLDS_HU[0], vmax=config.window.high_hu, interpolation="nearest"
+        )
+        axis.set_title(f"$T = {threshold}$ HU", fontsize=7, pad=2)
+    bar = figure.colorbar(image, ax=axes, aspect=30, pad=0.01)
+    bar.set_label("HU", fontsize=7)
+    bar.ax.tick_params(labelsize=6)
+    return figure
+
+
+def draw_failures(scale: Scale, bench: Bench) -> Figure:
+    """Fig. 9: the worst slices, first the worst of every CT, then the second of every CT."""
+    config, networks = scale.config(), baseline(scale, bench)
+    apart = max(1, round(APART_MM / config.preparation.spacing_mm[0]))
+    found = []
+    for case in spread_cases(bench, None):
+        outcome = segment_case(case, networks, config, bench)
+        wrong = (outcome.steps.lesions ^ outcome.reference_mask).sum(axis=(1, 2))
+        for rank, z in enumerate(choose_worst(wrong, apart, N_WORST_A_CASE)):
+            found.append((rank, -int(wrong[z]), case.case_id, outcome.thorax[z], _compared(outcome, z, found=False)))
+    worst = sorted(found, key=lambda item: item[:3])[:N_WORST]
+    pictures = fit([picture for *_, plain, marked in worst for picture in (plain, marked)])
+    n_columns = min(N_COLUMNS, len(worst))
+    n_rows = 2 * -(-len(worst) // n_columns)
+    figure, axes = panels(n_rows, n_columns, pictures[0].shape[0] / pictures[0].shape[1])
+    for place, (_, _, case_id, *_) in enumerate(worst):
+        row, column = divmod(place, n_columns)
+        show(axes[2 * row, column], pictures[2 * place], case_id)
+        show(axes[2 * row + 1, column], pictures[2 * place + 1])
+    scale_bar(axes[0, 0], config.preparation.spacing_mm[2])
+    legend(figure, OVERLAP[1:])
+    return figure
+
+
+def draw_areas(scale: Scale, bench: Bench) -> Figure:
+    """Supplementary Fig. 7: networks whose target is all healthy lung, a training pair and a test CT."""
+    row = next(row for row in find_experiment("table4").rows if row.id == "areas")
+    config = row_config(row, scale)
+    pixel_mm = config.preparation.spacing_mm[2]
+    pair, z = _sample_pair(config, bench)
+    image, target = pair.image[z].numpy(), pair.target[z].numpy()
+    networks = [bench.network(config, seed) for seed in row_votes(row, scale, 0)]
+    outcome = segment_case(spread_cases(bench, 1)[0], networks, config, bench)
+    z = fullest_slice(outcome.reference_mask)
+    thorax = outcome.thorax[z]
+    figure, axes = panels(2, 3, thorax.shape[0] / thorax.shape[1])
+    show(axes[0, 0], image, "synthetic input $A$")
+    show(axes[0, 1], overlay(image, [(pair.lesion_mask[z].numpy(), FALSE)]), "synthetic lesions $G$")
+    show(axes[0, 2], overlay(image, [(target, HEALTHY)]), r"target $M \odot (1 - G)$")
+    show(axes[1, 0], thorax, "test CT")
+    show(axes[1, 1], overlay(thorax, [(outcome.normal_mask[z], HEALTHY)]), "called healthy")
+    show(axes[1, 2], _compared(outcome, z), "segmentation")
+    for axis, name in zip(axes[:, 0], ("training", "testing"), strict=True):
+        row_label(axis, name)
+        scale_bar(axis, pixel_mm)
+    legend(figure, [("healthy", HEALTHY), *OVERLAP])
+    return figure
+
+
+def baseline(scale: Scale, bench: Bench) -> list[torch.nn.Module]:
+    """The networks that vote with the scale's own settings."""
+    return [bench.network(scale.config(), seed) for seed in range(scale.members)]
+
+
+def spread_cases(bench: Bench, n: int | None) -> list[Case]:
+    """The first ``n`` test CTs, or all, one of each data set in turn.
+
+    Raises:
+        InputError: NN-EXP-006 if there is none.
+    """
+    rounds = zip_longest(*bench.data.tests.values())
+    cases = [case for turn in rounds for case in turn if case is not None][:n]
+    if not cases:
+        raise InputError("NN-EXP-006", "no CT with a lesion mask", "--data", "see 'normnet datasets list'")
+    return cases
+
+
+def segment_case(case: Case, networks: list[torch.nn.Module], config: Config, bench: Bench) -> Outcome:
+    """Vote and post-processing of a test CT, with its reference."""
+    subject = bench.subject(case, config)
+    prepared = subject.prepared
+    normal_mask = predict(subject, networks, config, bench.device).normal_mask(config.inference)
+    steps = postprocess(
+        prepared.thorax,
+        prepared.volume_hu,
+        prepared.lung_mask,
+        normal_mask,
+        config.window.tau,
+        config.postprocessing,
+    )
+    box = lungs_box(subject)
+    thorax, lung_mask, normal_mask, reference_mask = (
+        array[box] for array in (prepared.thorax, prepared.lung_mask, normal_mask, reference_on_grid(subject))
+    )
+    return Outcome(thorax, lung_mask, normal_mask, LesionSteps(*(step[box] for step in steps)), reference_mask)
+
+
+def lungs_box(subject: Subject) -> tuple[slice, ...]:
+    """The lungs and a little around them on the prepared grid."""
+    return bounding_box(subject.prepared.lung_mask, MARGIN_VOX)
+
+
+def reference_on_grid(subject: Subject) -> np.ndarray:
+    """The reference on the prepared grid, bool, as the lung mask gets there; beyond the lungs' box it is cut off."""
+    reference = subject.prepared.cut(subject.reference)
+    return resample(reference.astype(np.uint8) * np.uint8(200), subject.prepared.grid) >= 100
+
+
+def fullest_slice(mask: np.ndarray) -> int:
+    """The slice with the most voxels of a (z, y, x) mask."""
+    return int(mask.sum(axis=(1, 2)).argmax())
+
+
+def _compared(outcome: Outcome, z: int, found: bool = True) -> np.ndarray:
+    """A slice with what was found (where wanted), missed and marked too much, (h, w, 3)."""
+    lesions, reference = outcome.steps.lesions[z], outcome.reference_mask[z]
+    masks = [(reference & ~lesions, MISSED), (lesions & ~reference, FALSE)]
+    return overlay(outcome.thorax[z], [*masks, *([(lesions & reference, TRUE)] if found else [])])
+
+
+def _sample_pair(config: Config, bench: Bench) -> tuple[TrainingPair, int]:
+    """Of a few training pairs the one, and its slice, with much of both lesion and healthy lung."""
+    sampler, rng = SlabSampler(bench.normals(config)[0], config), torch.Generator().manual_seed(0)
+    pairs = [sampler.sample(rng) for _ in range(N_PAIRS)]
+
+    def shown(pair: TrainingPair) -> torch.Tensor:
+        lesion = pair.lesion_mask.sum(dim=(1, 2))
+        return torch.minimum(lesion, pair.lung_mask.sum(dim=(1, 2)) - lesion)  # (D,)
+
+    best = max(pairs, key=lambda pair: int(shown(pair).max()))
+    return best, int(shown(best).argmax())

@@ -1,0 +1,230 @@
+"""Lungs in cross-validation: no fold sees what it is scored on, and nothing is done twice."""
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+
+from normnet.config import NetworkConfig
+from normnet.errors import InputError, ValueRangeError
+from normnet.experiments import lungs
+from normnet.experiments.bench import Bench, Interrupted, find_data
+from normnet.experiments.catalogue import find_experiment, load_scale
+from normnet.io.images import write_image
+from normnet.lungs import train
+from tests.datasets import trees
+from tests.phantoms import thorax_phantom, write_nifti
+
+SHAPE, SPACING_MM = (32, 64, 64), (5.0, 5.0, 5.0)
+TINY = NetworkConfig(spatial_dims=2, in_channels=3, channels=(8, 16), n_res_units=1)
+DRAWN = slice(10, 20)  # slices in which the lungs of the test CT are drawn
+
+
+@pytest.fixture(autouse=True)
+def small_and_alone(monkeypatch):
+    monkeypatch.setattr(train, "LUNG_NETWORK", TINY)
+    monkeypatch.setattr(train, "CROP", 64)
+    monkeypatch.setattr(lungs, "OTHER_ITERATIONS", 2)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Three CTs to train on, one held out, and one Coronacases with lungs drawn in ten slices."""
+    folder = tmp_path_factory.mktemp("data")
+    rows = ["case_id,file,split,lung_mask,lesion_mask"]
+    for seed, name in enumerate(["a", "b", "c", "heldout", "coronacases_001"]):
+        phantom = thorax_phantom(SHAPE, SPACING_MM, lesions=seed == 4, seed=seed)
+        drawn = phantom.lung_mask.copy()
+        if seed == 4:
+            drawn[: DRAWN.start] = drawn[DRAWN.stop :] = False
+        write_nifti(phantom.scan, folder / f"{name}.nii.gz")
+        write_image(folder / f"{name}_lung.nii.gz", drawn, phantom.scan.geometry)
+        split = "train" if seed < 3 else "dev"
+        rows.append(f"{name},{name}.nii.gz,{split},{name}_lung.nii.gz,{f'{name}_lesion.nii.gz' if seed == 4 else ''}")
+    write_image(folder / "coronacases_001_lesion.nii.gz", phantom.lesion_mask, phantom.scan.geometry)
+    (folder / "cases.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+@pytest.fixture
+def own_bench(folder, tmp_path):
+    return Bench(find_data([folder], []), tmp_path / "out")
+
+
+@pytest.fixture
+def run(own_bench, tiny_scale, tmp_path):
+    def run(bench=own_bench, **options):
+        scale = load_scale(str(tiny_scale))
+        coarse = {**scale.settings, "lungs": {"pixel_mm": 5.0}}
+        scale = scale.model_copy(update={"settings": coarse})
+        paths = lungs.run_lungs(tmp_path / "tables", find_experiment("lungs"), scale, bench, **options)
+        texts = {path.suffix: path.read_text() for path in paths}
+        return list(csv.DictReader(texts[".csv"].splitlines())), texts
+
+    return run
+
+
+def true_lungs(scan, networks, config, device="cpu"):
+    """Of the right lung alone, with all networks asked; nothing is learned."""
+    mask = thorax_phantom(scan.shape, scan.geometry.spacing_mm, vessels=False).lung_mask
+    mask[:, :, scan.shape[2] // 2 :] = False
+    return mask.astype(np.uint8)
+
+
+def test_dice_in_the_slices_with_a_reference(run, monkeypatch):
+    """One lung of two equal ones: 2 x 1 / (1 + 2)."""
+    monkeypatch.setattr(lungs, "segment_lungs", true_lungs)
+    records, texts = run()
+    assert [(line["case"], line["networks"]) for line in records] == [
+        ("a", "fold 1"),
+        ("b", "fold 2"),
+        ("c", "fold 3"),
+        ("coronacases_001", "all folds"),
+    ]
+    assert {line["dice"] for line in records} == {"66.67"}
+    assert "| csv, held out | 3 | 66.7 ± 0.0 | 66.7 | - |" in texts[".md"]
+    assert "| Coronacases | 1 | 66.7 | 66.7 | > 98 |" in texts[".md"]
+    assert "3 folds of 2 iterations. Trained on 3 CTs of csv." in texts[".md"]
+    assert r"66.7 $\pm$ 0.0" in texts[".tex"]
+
+
+def test_no_fold_has_seen_what_it_is_scored_on(run, own_bench, monkeypatch):
+    """Slices tell by their noise whose they are."""
+    seen, scored = [], []
+    real = train.train_lungs
+
+    def train_lungs(slices, config, **options):
+        seen.append({item.image_hu.tobytes() for item in slices})
+        return real(slices, config, **options)
+
+    def segment(scan, networks, config, device):
+        scored.append((len(networks), networks[0].state_dict()))
+        return true_lungs(scan, networks, config)
+
+    monkeypatch.setattr(train, "train_lungs", train_lungs)
+    monkeypatch.setattr(lungs, "segment_lungs", segment)
+    run()
+    assert len(seen) == 3
+    assert [n for n, _ in scored] == [1, 1, 1, 3]
+    assert not seen[0] & seen[1] & seen[2]  # every slice is missing in one fold
+    assert all(seen[k] & seen[k - 1] for k in range(3))
+    every = seen[0] | seen[1] | seen[2]
+    assert sum(len(every - fold) for fold in seen) == len(every)
+    weights = [next(iter(state.values())) for _, state in scored[:3]]
+    assert not torch.equal(weights[0], weights[1])
+
+
+def test_a_trained_network_finds_lungs(run, monkeypatch):
+    monkeypatch.setattr(lungs, "OTHER_ITERATIONS", 60)
+    real = train.train_lungs
+    faster = {"batch": 4, "learning_rate": 1e-2, "sick_share": 0.0}
+    monkeypatch.setattr(train, "train_lungs", lambda *args, **options: real(*args, **options, **faster))
+    records, _ = run()
+    assert all(float(line["dice"]) > 80 for line in records), [line["dice"] for line in records]
+
+
+def test_no_lung_found_is_a_dice_of_zero(run, monkeypatch):
+    def segment(*args):
+        raise ValueRangeError("NN-VAL-020", "no lung found")
+
+    monkeypatch.setattr(lungs, "segment_lungs", segment)
+    records, _ = run()
+    assert {line["dice"] for line in records} == {"0.00"}
+
+
+def test_nothing_is_done_twice(run, own_bench, folder, monkeypatch):
+    monkeypatch.setattr(lungs, "segment_lungs", true_lungs)
+    first = run()
+
+    def never(*args, **kwargs):
+        raise AssertionError("made again")
+
+    monkeypatch.setattr(train, "train_lungs", never)
+    monkeypatch.setattr(lungs, "segment_lungs", never)
+    monkeypatch.setattr(lungs, "read_scan", never)
+    assert run() == first
+    monkeypatch.setattr(lungs, "OTHER_ITERATIONS", 3)
+    with pytest.raises(AssertionError, match="made again"):
+        run()
+
+
+def test_a_stopped_run_goes_on(run, own_bench, monkeypatch):
+    """Stopped in the second fold: the first is there and is not trained again."""
+    trained = []
+    real = train.train_lungs
+
+    def train_lungs(slices, config, **options):
+        trained.append(options["seed"])
+        return real(slices, config, **options)
+
+    monkeypatch.setattr(train, "train_lungs", train_lungs)
+    monkeypatch.setattr(lungs, "segment_lungs", true_lungs)
+    monkeypatch.setattr(own_bench, "stop", lambda: len(trained) == 2)
+    with pytest.raises(Interrupted):
+        run()
+    assert trained == [0, 1]
+    monkeypatch.setattr(own_bench, "stop", lambda: False)
+    run()
+    assert trained == [0, 1, 1, 2]
+
+
+def test_stopped_between_scores(run, own_bench, monkeypatch):
+    scored = []
+
+    def segment(scan, networks, config, device):
+        scored.append(len(networks))
+        return true_lungs(scan, networks, config)
+
+    monkeypatch.setattr(lungs, "segment_lungs", segment)
+    monkeypatch.setattr(own_bench, "stop", lambda: len(scored) == 2)
+    with pytest.raises(Interrupted):
+        run()
+    monkeypatch.setattr(own_bench, "stop", lambda: False)
+    run()
+    assert scored == [1, 1, 1, 3]
+
+
+def test_the_papers_sets_by_their_folders(tmp_path):
+    trees.structseg(tmp_path / "structseg")
+    trees.msd_lung(tmp_path / "msd")
+    trees.nsclc(tmp_path / "nsclc")  # two patients, one without lungs
+    trees.luna16(tmp_path / "luna16")  # normal CTs with lungs, not for this
+    names = ("structseg", "msd", "nsclc", "luna16")
+    bench = Bench(find_data([tmp_path / name for name in names], []), tmp_path / "out")
+    found = lungs.find_lung_cases(bench, {"structseg_10"})
+    assert [(item.set_name, item.case.case_id) for item in found] == [
+        ("structseg", "structseg_01"),
+        ("structseg", "structseg_02"),
+        ("msd-lung", "msd_lung_001"),
+        ("msd-lung", "msd_lung_003"),
+        ("nsclc", "LUNG1-001"),
+    ]
+
+
+def test_of_many_cts_fewer_slices_each(run, monkeypatch):
+    """Three CTs of 63 slices each, thin and thick, of which 30 may be kept: every seventh."""
+    counted = []
+    real = train.train_lungs
+
+    def train_lungs(slices, config, **options):
+        counted.append(len(slices))
+        return real(slices, config, **options)
+
+    monkeypatch.setattr(train, "train_lungs", train_lungs)
+    monkeypatch.setattr(lungs, "segment_lungs", true_lungs)
+    run()
+    assert counted == [2 * 63] * 3
+    monkeypatch.setattr(lungs, "MOST_SLICES", 30)
+    run()
+    assert counted[3:] == [2 * 9] * 3
+
+
+def test_two_cts_are_needed(run, monkeypatch):
+    with pytest.raises(InputError) as caught:
+        run(leave_out={"a", "b"})
+    assert caught.value.code == "NN-EXP-021"
