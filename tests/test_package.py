@@ -20,10 +20,11 @@ LAYERS = {
     **dict.fromkeys(("postprocessing", "quantification"), 2),
     "models": 3,
     **dict.fromkeys(("training", "pipeline"), 4),
-    "evaluation": 5,
-    "report": 6,
-    "experiments": 7,
-    "cli": 8,
+    "baselines": 5,
+    "evaluation": 6,
+    "report": 7,
+    "experiments": 8,
+    "cli": 9,
 }
 STAGES = {
     "datasets": {"io"},

@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from normnet.config import Config, NetworkConfig, PreparationConfig
+from normnet.config import Config, NetworkConfig, PostprocessingConfig, PreparationConfig
 from normnet.models import Model
 from normnet.network.unet import build_unet
-from normnet.pipeline import Segmentation, segment
+from normnet.pipeline import Segmentation, segment, widen_lungs
+from normnet.preparation.prepare import prepare
+from normnet.preparation.resample import resample
 from normnet.quantification import quantify
+from normnet.scan import Geometry, Scan
 from tests.phantoms import Phantom, reorient, thorax_phantom
 
 STAGES = ["lungs", "preparation", "inference", "postprocessing", "restoring"]
@@ -206,3 +209,28 @@ def test_any_storage_gives_the_same_masks(sick, found_sick, shipped_model, order
         stored = reorient(replace(sick.scan, volume_hu=expected), order, flips).volume_hu
         np.testing.assert_array_equal(array, stored)
     assert found.volumes == found_sick.volumes
+
+
+# --- lungs beside a lesion ---
+
+
+def test_lungs_are_wider_beside_a_lesion_alone():
+    """A dense wall from x = 20 on: what could be lung reaches to 26, the lesion to 20, lungs_vox is 4."""
+    volume = np.full((24, 40, 40), -850, np.int16)
+    volume[:, :, 20:] = 0
+    volume[12, 20, 22] = -900  # air in the wall
+    scan = Scan(volume, Geometry((1.0, 0.8, 0.8)), "wall")
+    lungs, possible, lesion = (np.zeros(volume.shape, np.uint8) for _ in range(3))
+    lungs[4:20, 8:32, 8:20] = 2
+    possible[4:20, 8:32, 8:26] = 2
+    lesion[8:16, 12:20, 16:20] = 1
+    config = Config().model_copy(update={"postprocessing": PostprocessingConfig(lungs_vox=4)})
+    prepared = prepare(scan, lungs, config.preparation, config.window)
+    on_grid = resample(prepared.cut(lesion) * np.uint8(200), prepared.grid) >= 100
+    wider = widen_lungs(scan, lungs, possible, prepared, on_grid, config)
+    np.testing.assert_array_equal(wider[lungs > 0], lungs[lungs > 0])
+    assert wider[12, 16, 20:26].tolist() == [2, 2, 2, 2, 0, 0]
+    assert wider[12, 20, 20:23].tolist() == [2, 2, 0]
+    assert wider[12, 26, 20] == 0  # no lesion beside it
+    further = config.model_copy(update={"postprocessing": PostprocessingConfig(lungs_vox=9)})
+    assert not widen_lungs(scan, lungs, possible, prepared, on_grid, further)[12, 16, 26:].any()

@@ -168,7 +168,7 @@ class InferenceConfig(Section):
 
 
 class PostprocessingConfig(Section):
-    """Mean filters, thresholds and growth (Sec. III-D, Eq. 10); lesion networks and growth by density are ours."""
+    """Mean filters, thresholds and growth (Sec. III-D, Eq. 10); all from lesion networks on is ours."""
 
     k_d: int = 9
     k_f: int = 7
@@ -183,6 +183,8 @@ class PostprocessingConfig(Section):
     grow_vox: int = 0  # steps that the mask then grows into parenchyma denser than grow_hu; 0: the paper
     grow_hu: float = -760.0
     grow_sigma_vox: float = 2.0  # the density is smoothed with this Gaussian
+    lungs_vox: int = 0  # steps from a lesion within which bright tissue that could be lung is lung; 0: the paper
+    lungs_prob: float = 0.1  # could be lung: the lung networks give it more than this
 
 
 class Config(Section):

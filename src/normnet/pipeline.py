@@ -13,10 +13,10 @@ from normnet.config import Config
 from normnet.errors import GeometryError, ValueRangeError
 from normnet.inference.lesions import predict_lesions
 from normnet.inference.voting import predict_normal
-from normnet.lungs.learned import doubt_lungs, segment_lungs
+from normnet.lungs.learned import doubt_lungs, find_lungs
 from normnet.models import Model
-from normnet.postprocessing import postprocess
-from normnet.preparation.prepare import prepare
+from normnet.postprocessing import dilate, postprocess
+from normnet.preparation.prepare import Prepared, prepare
 from normnet.quantification import quantify
 from normnet.scan import Scan
 
@@ -72,8 +72,11 @@ def segment(
     config = config or model.config
     clock = _Clock(on_progress)
     lungs_by = str(model.lung_manifest.get("name", "")) if lung_labels is None else "given mask"
+    possible_labels = lung_labels
     if lung_labels is None:
-        lung_labels = segment_lungs(scan, model.lung_networks, config.lungs, device)
+        post = config.postprocessing
+        prob_possible = post.lungs_prob if post.lungs_vox > 0 else None
+        lung_labels, possible_labels = find_lungs(scan, model.lung_networks, config.lungs, device, prob_possible)
     elif lung_labels.shape != scan.shape:
         raise GeometryError(
             "NN-GEO-031", f"lung mask {lung_labels.shape}, scan {scan.shape}", scan.case_id, "use one grid"
@@ -111,9 +114,39 @@ def segment(
     anomaly = prepared.embed(np.where(bright, 1 - prob_normal, np.float32(0)))
     n_votes = prepared.embed(np.where(bright, prepared.regrid(votes.n_normal, nearest=True), np.uint8(0)))
     lesion_mask = prepared.restore_mask(steps.lesions) & (lung_labels > 0)
+    if possible_labels is not lung_labels:
+        lung_labels = widen_lungs(scan, lung_labels, possible_labels, prepared, steps.lesions, config)
     volumes = quantify(prepared.cut(lesion_mask), prepared.cut(lung_labels), scan.geometry.voxel_ml)
     clock.lap("restoring")
     return Segmentation(lesion_mask, lung_labels, anomaly, n_votes, volumes, warnings, clock.seconds, lungs_by)
+
+
+def widen_lungs(
+    scan: Scan,
+    lung_labels: np.ndarray,
+    possible_labels: np.ndarray,
+    prepared: Prepared,
+    lesions: np.ndarray,
+    config: Config,
+) -> np.ndarray:
+    """Take in bright tissue beside a lesion that could be lung: a thin dense layer at the pleura is easily cut off.
+
+    It is not searched for lesions: most of what lies there is chest wall in half a voxel.
+
+    Args:
+        scan: As read.
+        lung_labels: The scan's shape, 1 right, 2 left.
+        possible_labels: The same at a lower threshold.
+        prepared: Of that scan and ``lung_labels``.
+        lesions: (z, y, x) bool on the prepared grid.
+        config: ``postprocessing.lungs_vox``, and what is bright.
+
+    Returns:
+        Labels of the scan's shape; ``lung_labels`` inside the lungs.
+    """
+    beside = dilate(lesions, config.postprocessing.lungs_vox, within=~prepared.lung_mask)
+    added = prepared.restore_mask(beside) & (lung_labels == 0) & (scan.volume_hu >= config.window.bright_hu)
+    return np.where(added, possible_labels, lung_labels)
 
 
 class _Clock:

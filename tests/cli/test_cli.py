@@ -162,7 +162,7 @@ def test_no_lung_is_told(segment, scans, tmp_path, monkeypatch):
     def no_lung(*_):
         raise ValueRangeError("NN-VAL-020", "no lung found", "a")
 
-    monkeypatch.setattr("normnet.pipeline.segment_lungs", no_lung)
+    monkeypatch.setattr("normnet.pipeline.find_lungs", no_lung)
     assert segment(scans / "a.nii.gz") == 5
     assert _result(tmp_path / "out/a")["status"] == "no_lung"
     assert not (tmp_path / "out/a/lesions.nii.gz").exists()

@@ -8,13 +8,13 @@ from normnet.cli.main import main
 from normnet.lungs import learned
 from tests.lungs.stand_ins import StandIns, write_lungmask, write_nnunet
 
-REAL_SEGMENT_LUNGS = learned.segment_lungs  # before conftest puts the phantom's lungs in its place
+REAL = learned.find_lungs, learned.segment_lungs  # before conftest puts the phantom's lungs in its place
 
 
 @pytest.fixture
 def stand_ins(tmp_path, monkeypatch):
-    monkeypatch.setattr("normnet.pipeline.segment_lungs", REAL_SEGMENT_LUNGS)
-    monkeypatch.setattr("normnet.lungs.learned.segment_lungs", REAL_SEGMENT_LUNGS)
+    monkeypatch.setattr("normnet.pipeline.find_lungs", REAL[0])
+    monkeypatch.setattr("normnet.lungs.learned.segment_lungs", REAL[1])
     found = StandIns(tmp_path, monkeypatch)
     found.behave("one")
     return found

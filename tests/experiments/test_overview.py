@@ -59,6 +59,16 @@ def test_cases_of_a_list_count_where_their_names_belong(data, lines):
     assert texts[".md"].count("| not read by normnet |") == 4
 
 
+def test_only_what_is_there_counts(data, lines, tmp_path):
+    """A mask that is named and missing, a CT that is missing, an archive of single slices."""
+    rows = ["case_id,folder,file,lesion_mask", f"coronacases_001,{data},coronacases_001.nii.gz,gone.nii.gz"]
+    rows += ["coronacases_002,.,gone.nii.gz,", "coronacases_slices,.,slices.npz,"]
+    (tmp_path / "slices.npz").touch()
+    (tmp_path / "cases.csv").write_text("\n".join(rows) + "\n")
+    found, _ = lines(tmp_path / "cases.csv")
+    assert (found["Coronacases"]["n_cts"], found["Coronacases"]["n_lesion_masks"]) == ("1", "0")
+
+
 def test_folders_of_the_sets(tmp_path, lines):
     """MosMed has three CTs and a mask for one; volume 6 of Radiopaedia is at hand though the paper leaves it out."""
     trees.mosmed(tmp_path / "mosmed")

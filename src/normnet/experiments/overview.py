@@ -71,7 +71,7 @@ def count_at_hand(bench: Bench) -> tuple[Counter[str], Counter[str]]:
     n_masks: Counter[str] = Counter()
     for name, root in bench.data.found:
         for case in DATASETS[name].find(root):
-            if case.image.exists():
+            if case.image.exists() and case.image.suffix != ".npz":  # an archive of single slices
                 set_name = _set_of(case) if name == "csv" else name
                 n_cts[set_name] += 1
                 n_masks[set_name] += case.lesion_mask is not None and case.lesion_mask.exists()

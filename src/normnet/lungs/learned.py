@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 
 SLICES_AT_ONCE = 16
 COARSE_MM = 3.0
+
+
+class Lungs(NamedTuple):
+    """Labels of the scan's shape, uint8: 1 right lung, 2 left lung, 0 elsewhere."""
+
+    labels: np.ndarray
+    possible: np.ndarray  # what could be lung, too
 
 
 def neighbour_step(slice_mm: float, config: LungsConfig) -> int:
@@ -84,10 +91,30 @@ def segment_lungs(
         ValueRangeError: If no lung is found.
         NormNetError: As ``segment_externally``, where another program is asked.
     """
+    return find_lungs(scan, networks, config, device).labels
+
+
+def find_lungs(
+    scan: Scan,
+    networks: list[torch.nn.Module] | ExternalLungs,
+    config: LungsConfig,
+    device: str = "cpu",
+    prob_possible: float | None = None,
+) -> Lungs:
+    """As ``segment_lungs``, and what is lung at a lower threshold, too.
+
+    Args:
+        scan: As read, any orientation.
+        networks: As ``segment_lungs`` takes them.
+        config: Grid, grey scale and threshold.
+        device: Torch device.
+        prob_possible: The lower threshold; None: the lungs alone.
+    """
     if isinstance(networks, ExternalLungs):
         from normnet.lungs.programs import segment_externally
 
-        return segment_externally(scan, networks, device)
+        labels = segment_externally(scan, networks, device)
+        return Lungs(labels, labels)
     orientation = Orientation.of(scan.geometry)
     turned = orientation.apply(scan.volume_hu)
     spacing = [scan.geometry.spacing_mm[axis] for axis in orientation.axes]
@@ -99,27 +126,40 @@ def segment_lungs(
     coarse_hu = resample(turned, grid, outside=-1024).astype(np.float32)
     prob = predict_lungs(coarse_hu, targets[0], networks, config, device)
     prob[find_fat(coarse_hu, prob > config.threshold, tuple(targets))] = 0
-    coarse = keep_lungs(prob > config.threshold, tuple(targets))
-    if not coarse.any():
-        raise ValueRangeError(
-            "NN-VAL-020", "no lung found", scan.case_id, "is this a chest CT in HU? or give --lungs MASK"
-        )
+
+    def outlined(threshold: float) -> np.ndarray:
+        coarse = keep_lungs(prob > threshold, tuple(targets))
+        if not coarse.any():
+            raise ValueRangeError(
+                "NN-VAL-020", "no lung found", scan.case_id, "is this a chest CT in HU? or give --lungs MASK"
+            )
+        labels = np.zeros(scan.shape, np.uint8)
+        box, inside = _outline(prob, threshold, coarse, grid, turned.shape)
+        orientation.apply(labels)[box] = inside
+        return labels
+
+    labels = outlined(config.threshold)
+    return Lungs(labels, labels if prob_possible is None else outlined(prob_possible))
+
+
+def _outline(
+    prob: np.ndarray, threshold: float, coarse: np.ndarray, grid: Grid, shape: tuple[int, ...]
+) -> tuple[tuple[slice, ...], np.ndarray]:
+    """The lungs of the coarse grid on the scan's own, turned: their box and the labels in it."""
     side = split_left_right(coarse)
     # the mask's outline follows the probability, near the chosen components alone; filled holes stay filled
-    outline = np.where(coarse & (prob <= config.threshold), 1, np.where(_grow(coarse), prob, 0))
-    box = [  # of the lungs, in the turned scan
+    outline = np.where(coarse & (prob <= threshold), 1, np.where(_grow(coarse), prob, 0))
+    box = tuple(
         slice(max(0, int(s + d * part.start)), min(n, math.ceil(s + d * part.stop)))
-        for part, s, d, n in zip(bounding_box(coarse, 2), start, step, turned.shape, strict=True)
-    ]
+        for part, s, d, n in zip(bounding_box(coarse, 2), grid.start, grid.step, shape, strict=True)
+    )
     inner = Grid(
-        tuple((part.start - s) / d for part, s, d in zip(box, start, step, strict=True)),
-        tuple(1 / d for d in step),
+        tuple((part.start - s) / d for part, s, d in zip(box, grid.start, grid.step, strict=True)),
+        tuple(1 / d for d in grid.step),
         tuple(part.stop - part.start for part in box),
     )
-    fine = resample((outline * 200).astype(np.uint8), inner) > config.threshold * 200
-    labels = np.zeros(scan.shape, np.uint8)
-    orientation.apply(labels)[*box] = np.where(fine, resample(_spread(side), inner, nearest=True), 0)
-    return labels
+    fine = resample((outline * 200).astype(np.uint8), inner) > threshold * 200
+    return box, np.where(fine, resample(_spread(side), inner, nearest=True), 0)
 
 
 def _grow(mask: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ FIGURES = {
     "figure4": ("results", "draw_postprocessing"),
     "figure5": ("results", "draw_segmentations"),
     "figure6": ("features", "draw_heat_maps"),
+    "figure7": ("baselines", "draw_baselines"),
     "figure8": ("results", "draw_thresholds"),
     "figure9": ("results", "draw_failures"),
     "supplementary-figure1": ("synthesis", "draw_lesions"),

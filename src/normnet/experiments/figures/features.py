@@ -12,13 +12,12 @@ from normnet.experiments.bench import Bench
 from normnet.experiments.catalogue import Scale
 from normnet.experiments.figures.results import (
     MARGIN_VOX,
-    baseline,
     fullest_slice,
     lungs_box,
-    reference_on_grid,
     spread_cases,
 )
-from normnet.experiments.figures.style import fit, panels, scale_bar, show
+from normnet.experiments.figures.style import colour_bar, fit, panels, scale_bar, show, without_titles
+from normnet.experiments.searches import reference_on_grid
 from normnet.preparation.cache import STEP_HU, NormalCase
 from normnet.preparation.prepare import LOWEST_HU, bounding_box
 from normnet.preparation.window import scale_hu
@@ -29,6 +28,7 @@ SEED = 0
 N_POINTS = 600  # of each class
 N_CASES, N_PAIRS = 6, 8  # test CTs and training pairs that the points are of
 N_HEAT_MAPS = 4
+HEAT_TOP = 0.995  # quantile of the lungs' voxels that is the brightest colour
 COLOURS = "inferno"
 
 
@@ -39,21 +39,24 @@ def draw_clusters(scale: Scale, bench: Bench) -> Figure:
         InputError: NN-EXP-008 if a class has no bright voxel.
     """
     config = scale.config()
-    network = baseline(scale, bench)[0]
+    network = bench.network(config, 0)
     points = _class_features(network, config, bench)
     n = min(len(part) for part in points)
     if n == 0:
         raise InputError("NN-EXP-008", "no bright voxel in the lesions", "figure1", "give more CTs")
     places = _embed(np.concatenate([part[:n] for part in points])).reshape(len(points), n, 2)
 
-    figure = Figure(figsize=(7.2, 3.1), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(1.25, 1))
-    healthy = _healthy_slice(bench.normals(config)[0][0], config)
+    figure = Figure(figsize=(7.2, 3.5), layout="constrained")
+    halves = figure.add_gridspec(1, 2, width_ratios=(1.25, 1))
+    left, right = figure.add_subfigure(halves[0]), figure.add_subfigure(halves[1])
+    healthy = _healthy_slice(bench.normals(config)[0], config)
     pictures = fit([picture for pair in zip(healthy, _diseased_slice(config, bench), strict=True) for picture in pair])
     titles = ("(a) healthy", "diseased", "its thorax area", "its thorax area")
-    for axis, picture, title in zip(left.subplots(2, 2).flat, pictures, titles, strict=True):
+    grid = left.subplots(2, 2)
+    for axis, picture, title in zip(grid.flat, pictures, titles, strict=True):
         axis.set_axis_off()
         show(axis, picture, title)
+    for axis in grid[1]:
         scale_bar(axis, config.preparation.spacing_mm[2])
 
     axis = right.subplots()
@@ -62,7 +65,7 @@ def draw_clusters(scale: Scale, bench: Bench) -> Figure:
     axis.set_yticks([])
     classes = (("normal tissue", NORMAL), ("synthetic lesions", SYNTHETIC), ("lesions", LESION))
     for (label, colour), part in zip(classes, places, strict=True):
-        axis.scatter(*part.T, s=3, color=colour, linewidths=0, alpha=0.7, label=label)
+        axis.scatter(part[:, 0], part[:, 1], s=3, color=colour, linewidths=0, alpha=0.7, label=label)
     right.legend(loc="outside lower center", ncols=3, fontsize=7, frameon=False, markerscale=2.5, handletextpad=0.1)
     return figure
 
@@ -70,7 +73,7 @@ def draw_clusters(scale: Scale, bench: Bench) -> Figure:
 def draw_heat_maps(scale: Scale, bench: Bench) -> Figure:
     """Fig. 6: what the first down-sampling block answers to, on the slice with the most lesion of some test CTs."""
     config = scale.config()
-    network = baseline(scale, bench)[0]
+    network = bench.network(config, 0)
     cases = spread_cases(bench, N_HEAT_MAPS)
     slices, heats = [], []
     for case in cases:
@@ -79,20 +82,19 @@ def draw_heat_maps(scale: Scale, bench: Bench) -> Figure:
         thorax, lungs = subject.prepared.thorax[box], subject.prepared.lung_mask[box]
         z = fullest_slice(reference_on_grid(subject)[box] & lungs)
         part = _slab_around(z, len(thorax), config)
-        _, answers = _look(network, network.model[0], thorax[part], config, bench.device)
+        _, answers = _look(network, network.get_submodule("model.0"), thorax[part], config, bench.device)
         slices.append(thorax[z])
-        heats.append(_heat(answers, z - part.start, thorax[z].shape))
+        heat = _heat(answers, z - part.start, thorax[z].shape) * lungs[z]
+        heats.append(heat / np.quantile(heat[lungs[z]], HEAT_TOP))
     pictures = fit(slices + heats)
     figure, axes = panels(2, len(cases), pictures[0].shape[0] / pictures[0].shape[1])
-    top = max(float(np.quantile(heat, 0.995)) for heat in heats)
     for case, axis, picture in zip(cases, axes[0], pictures, strict=False):
         show(axis, picture, case.case_id)
+        scale_bar(axis, config.preparation.spacing_mm[2])
     for axis, picture in zip(axes[1], pictures[len(cases) :], strict=True):
-        image = axis.imshow(picture, cmap=COLOURS, vmin=0, vmax=top, interpolation="nearest")
-    scale_bar(axes[0, 0], config.preparation.spacing_mm[2])
-    bar = figure.colorbar(image, ax=axes[1], aspect=15, pad=0.01)
-    bar.set_label("mean |activation|", fontsize=7)
-    bar.ax.tick_params(labelsize=6)
+        image = axis.imshow(picture, cmap=COLOURS, vmin=0, vmax=1, interpolation="nearest")
+    without_titles(figure, 1)
+    colour_bar(figure, image, f"mean absolute activation, of the slice's {100 * HEAT_TOP:g} % quantile")
     return figure
 
 
@@ -117,7 +119,7 @@ def _class_features(network: torch.nn.Module, config: Config, bench: Bench) -> l
     """Features (n, channels) of normal tissue, synthetic lesions and lesions, bright voxels all, in random order."""
     rng, tau = np.random.default_rng(SEED), config.window.tau
     normal, synthetic, lesions = [], [], []
-    sampler, draws = SlabSampler(bench.normals(config)[0], config), torch.Generator().manual_seed(SEED)
+    sampler, draws = SlabSampler(bench.normals(config), config), torch.Generator().manual_seed(SEED)
     for _ in range(N_PAIRS):
         pair = sampler.sample(draws)
         image, target, lesion_mask = (t.numpy() for t in (pair.image, pair.target, pair.lesion_mask))
@@ -148,7 +150,8 @@ def _voxel_features(
 
     That layer doubles the resolution, so every second voxel along each axis has features of its own; others are left.
     """
-    features, _ = _look(network, network.model[-1], image, config, device)  # (channels, D / 2, H / 2, W / 2)
+    last = list(network.get_submodule("model").children())[-1]
+    features, _ = _look(network, last, image, config, device)  # (channels, D / 2, H / 2, W / 2)
     halves = [mask[::2, ::2, ::2] for mask in masks]
     d, h, w = halves[0].shape
     return [features[:, :d, :h, :w][:, torch.from_numpy(half)].T.numpy() for half in halves]
@@ -185,8 +188,8 @@ def _slab_around(z: int, depth: int, config: Config) -> slice:
 
 def _embed(features: np.ndarray) -> np.ndarray:
     """Two-dimensional t-SNE (van der Maaten & Hinton 2008), (n, 2); one thread, so that sums have one order."""
-    from sklearn.manifold import TSNE
-    from threadpoolctl import threadpool_limits
+    from sklearn.manifold import TSNE  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     perplexity = min(30.0, (len(features) - 1) / 3)
     with threadpool_limits(1):

@@ -12,13 +12,13 @@ from matplotlib.figure import Figure
 
 from normnet.config import Config
 from normnet.datasets.manifest import Case
-from normnet.errors import InputError
-from normnet.experiments.bench import Bench, Subject, predict
+from normnet.experiments.bench import Bench, Interrupted, Subject, predict
 from normnet.experiments.catalogue import Scale, find_experiment, row_config, row_votes
 from normnet.experiments.figures.style import (
     FALSE,
     MISSED,
     TRUE,
+    colour_bar,
     fit,
     legend,
     overlay,
@@ -26,18 +26,19 @@ from normnet.experiments.figures.style import (
     row_label,
     scale_bar,
     show,
+    without_titles,
 )
+from normnet.experiments.searches import reference_on_grid
 from normnet.postprocessing import LesionSteps, postprocess
 from normnet.preparation.prepare import bounding_box
-from normnet.preparation.resample import resample
 from normnet.report.worst_slices import APART_MM, choose_worst
 from normnet.training.slabs import SlabSampler, TrainingPair
 
-HEALTHY = (0.95, 0.75, 0.10)
+HEALTHY, SYNTHETIC = (0.95, 0.75, 0.10), (0.80, 0.40, 0.90)
 THRESHOLDS_HU = (-700, -600, -500, -400, -300)
 COLOURS = "turbo"
 MARGIN_VOX = 4  # around the lungs
-N_CASES = 6  # of Fig. 5
+N_CASES = 6  # of Fig. 5; Fig. 4 is one of them
 N_WORST, N_WORST_A_CASE, N_COLUMNS = 8, 2, 4  # slices of Fig. 9
 N_PAIRS = 8  # drawn, the one that shows most is taken
 OVERLAP = [("true positive", TRUE), ("false negative", MISSED), ("false positive", FALSE)]
@@ -54,9 +55,16 @@ class Outcome(NamedTuple):
 
 
 def draw_postprocessing(scale: Scale, bench: Bench) -> Figure:
-    """Fig. 4: from the vote to the lesions, every image between, on the slice with the most lesion."""
+    """Fig. 4: from the vote to the lesions, every image between, on the CT with the most bright lesion in a slice."""
     config = scale.config()
-    outcome = segment_case(spread_cases(bench, 1)[0], baseline(scale, bench), config, bench)
+
+    def brightness(case: Case) -> int:
+        subject = bench.subject(case, config)
+        bright = reference_on_grid(subject) & (subject.prepared.thorax >= config.window.tau)
+        return int(bright.sum(axis=(1, 2)).max())
+
+    case = max(spread_cases(bench, N_CASES), key=brightness)
+    outcome = segment_case(case, baseline(scale, bench), config, bench)
     z = fullest_slice(outcome.reference_mask)
     thorax, normal = outcome.thorax[z], outcome.normal_mask[z]
     steps = LesionSteps(*(step[z] for step in outcome.steps))
@@ -66,9 +74,9 @@ def draw_postprocessing(scale: Scale, bench: Bench) -> Figure:
         (outcome.lung_mask[z], "(b) lung mask"),
         (thorax * normal, "(c) healthy part"),
         (thorax * steps.anomaly, "(d) bright and not healthy"),
-        (steps.seeds, f"(e) mean of (d) over {own.k_d} voxels > {own.t_d:g}"),
+        (steps.seeds, f"(e) mean of (d) above {own.t_d:g}"),
         (steps.remainder, "(f) lungs less the healthy part"),
-        (steps.cap, f"(g) mean of (f) over {own.k_f} voxels > {own.t_f:g}"),
+        (steps.cap, f"(g) mean of (f) above {own.t_f:g}"),
         (_compared(outcome, z), "$I_{final}$: (e) grown within (g)"),
     ]
     figure, axes = panels(2, 4, thorax.shape[0] / thorax.shape[1])
@@ -80,7 +88,7 @@ def draw_postprocessing(scale: Scale, bench: Bench) -> Figure:
 
 
 def draw_segmentations(scale: Scale, bench: Bench) -> Figure:
-    """Fig. 5: one slice of each of some test CTs, from the input to the overlap with the reference."""
+    """Fig. 5: the slice with the most lesion of some test CTs, from the input to the overlap with the reference."""
     config, networks = scale.config(), baseline(scale, bench)
     cases = spread_cases(bench, N_CASES)
     pictures = []
@@ -91,13 +99,14 @@ def draw_segmentations(scale: Scale, bench: Bench) -> Figure:
         parts = (thorax * outcome.normal_mask[z], thorax * outcome.steps.anomaly[z])
         pictures += [thorax, *parts, _compared(outcome, z)]
     pictures = fit(pictures)
-    titles = ("(a) lungs", "(b) healthy tissue", "(c) lesion part", "(d) segmentation")
+    titles = ("(a) input", "(b) healthy tissue", "(c) lesion part", "(d) segmentation")
     figure, axes = panels(len(cases), len(titles), pictures[0].shape[0] / pictures[0].shape[1])
     for place, (axis, picture) in enumerate(zip(axes.flat, pictures, strict=True)):
         show(axis, picture, titles[place] if place < len(titles) else "")
     for axis, case in zip(axes[:, 0], cases, strict=True):
         row_label(axis, case.case_id)
-    scale_bar(axes[0, 0], config.preparation.spacing_mm[2])
+        scale_bar(axis, config.preparation.spacing_mm[2])
+    without_titles(figure, len(cases) - 1)
     legend(figure, OVERLAP)
     return figure
 
@@ -112,7 +121,7 @@ def draw_thresholds(scale: Scale, bench: Bench) -> Figure:
         array[box][z] for array in (subject.prepared.volume_hu, subject.prepared.lung_mask, subject.prepared.thorax)
     )
     figure, axes = panels(2, 3, hu.shape[0] / hu.shape[1])
-    show(axes[0, 0], thorax, "lungs")
+    show(axes[0, 0], thorax, "input")
     scale_bar(axes[0, 0], config.preparation.spacing_mm[2])
     colours = colormaps[COLOURS].with_extremes(bad="black")
     for axis, threshold in zip(axes.flat[1:], THRESHOLDS_HU, strict=True):
@@ -121,9 +130,7 @@ def draw_thresholds(scale: Scale, bench: Bench) -> Figure:
             bright, cmap=colours, vmin=THRESHOLDS_HU[0], vmax=config.window.high_hu, interpolation="nearest"
         )
         axis.set_title(f"$T = {threshold}$ HU", fontsize=7, pad=2)
-    bar = figure.colorbar(image, ax=axes, aspect=30, pad=0.01)
-    bar.set_label("HU", fontsize=7)
-    bar.ax.tick_params(labelsize=6)
+    colour_bar(figure, image, "HU")
     return figure
 
 
@@ -146,7 +153,8 @@ def draw_failures(scale: Scale, bench: Bench) -> Figure:
         row, column = divmod(place, n_columns)
         show(axes[2 * row, column], pictures[2 * place], case_id)
         show(axes[2 * row + 1, column], pictures[2 * place + 1])
-    scale_bar(axes[0, 0], config.preparation.spacing_mm[2])
+        scale_bar(axes[2 * row, column], config.preparation.spacing_mm[2])
+    without_titles(figure, n_rows // 2)
     legend(figure, OVERLAP[1:])
     return figure
 
@@ -156,15 +164,14 @@ def draw_areas(scale: Scale, bench: Bench) -> Figure:
     row = next(row for row in find_experiment("table4").rows if row.id == "areas")
     config = row_config(row, scale)
     pixel_mm = config.preparation.spacing_mm[2]
-    pair, z = _sample_pair(config, bench)
-    image, target = pair.image[z].numpy(), pair.target[z].numpy()
+    image, target, lesion_mask = _sample_slice(config, bench)
     networks = [bench.network(config, seed) for seed in row_votes(row, scale, 0)]
     outcome = segment_case(spread_cases(bench, 1)[0], networks, config, bench)
     z = fullest_slice(outcome.reference_mask)
     thorax = outcome.thorax[z]
     figure, axes = panels(2, 3, thorax.shape[0] / thorax.shape[1])
     show(axes[0, 0], image, "synthetic input $A$")
-    show(axes[0, 1], overlay(image, [(pair.lesion_mask[z].numpy(), FALSE)]), "synthetic lesions $G$")
+    show(axes[0, 1], overlay(image, [(lesion_mask, SYNTHETIC)]), "synthetic lesions $G$")
     show(axes[0, 2], overlay(image, [(target, HEALTHY)]), r"target $M \odot (1 - G)$")
     show(axes[1, 0], thorax, "test CT")
     show(axes[1, 1], overlay(thorax, [(outcome.normal_mask[z], HEALTHY)]), "called healthy")
@@ -172,7 +179,7 @@ def draw_areas(scale: Scale, bench: Bench) -> Figure:
     for axis, name in zip(axes[:, 0], ("training", "testing"), strict=True):
         row_label(axis, name)
         scale_bar(axis, pixel_mm)
-    legend(figure, [("healthy", HEALTHY), *OVERLAP])
+    legend(figure, [("synthetic lesion", SYNTHETIC), ("healthy", HEALTHY), *OVERLAP])
     return figure
 
 
@@ -182,20 +189,19 @@ def baseline(scale: Scale, bench: Bench) -> list[torch.nn.Module]:
 
 
 def spread_cases(bench: Bench, n: int | None) -> list[Case]:
-    """The first ``n`` test CTs, or all, one of each data set in turn.
-
-    Raises:
-        InputError: NN-EXP-006 if there is none.
-    """
+    """The first ``n`` test CTs, or all, one of each data set in turn."""
     rounds = zip_longest(*bench.data.tests.values())
-    cases = [case for turn in rounds for case in turn if case is not None][:n]
-    if not cases:
-        raise InputError("NN-EXP-006", "no CT with a lesion mask", "--data", "see 'normnet datasets list'")
-    return cases
+    return [case for turn in rounds for case in turn if case is not None][:n]
 
 
 def segment_case(case: Case, networks: list[torch.nn.Module], config: Config, bench: Bench) -> Outcome:
-    """Vote and post-processing of a test CT, with its reference."""
+    """Vote and post-processing of a test CT, with its reference.
+
+    Raises:
+        Interrupted: If asked to stop.
+    """
+    if bench.stop():
+        raise Interrupted
     subject = bench.subject(case, config)
     prepared = subject.prepared
     normal_mask = predict(subject, networks, config, bench.device).normal_mask(config.inference)
@@ -219,12 +225,6 @@ def lungs_box(subject: Subject) -> tuple[slice, ...]:
     return bounding_box(subject.prepared.lung_mask, MARGIN_VOX)
 
 
-def reference_on_grid(subject: Subject) -> np.ndarray:
-    """The reference on the prepared grid, bool, as the lung mask gets there; beyond the lungs' box it is cut off."""
-    reference = subject.prepared.cut(subject.reference)
-    return resample(reference.astype(np.uint8) * np.uint8(200), subject.prepared.grid) >= 100
-
-
 def fullest_slice(mask: np.ndarray) -> int:
     """The slice with the most voxels of a (z, y, x) mask."""
     return int(mask.sum(axis=(1, 2)).argmax())
@@ -237,9 +237,9 @@ def _compared(outcome: Outcome, z: int, found: bool = True) -> np.ndarray:
     return overlay(outcome.thorax[z], [*masks, *([(lesions & reference, TRUE)] if found else [])])
 
 
-def _sample_pair(config: Config, bench: Bench) -> tuple[TrainingPair, int]:
-    """Of a few training pairs the one, and its slice, with much of both lesion and healthy lung."""
-    sampler, rng = SlabSampler(bench.normals(config)[0], config), torch.Generator().manual_seed(0)
+def _sample_slice(config: Config, bench: Bench) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Image, target and lesion mask of a slice with much of both lesion and healthy lung, of some training pairs."""
+    sampler, rng = SlabSampler(bench.normals(config), config), torch.Generator().manual_seed(0)
     pairs = [sampler.sample(rng) for _ in range(N_PAIRS)]
 
     def shown(pair: TrainingPair) -> torch.Tensor:
@@ -247,4 +247,5 @@ def _sample_pair(config: Config, bench: Bench) -> tuple[TrainingPair, int]:
         return torch.minimum(lesion, pair.lung_mask.sum(dim=(1, 2)) - lesion)  # (D,)
 
     best = max(pairs, key=lambda pair: int(shown(pair).max()))
-    return best, int(shown(best).argmax())
+    z = int(shown(best).argmax())
+    return best.image[z].numpy(), best.target[z].numpy(), best.lesion_mask[z].numpy()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
@@ -62,16 +63,27 @@ def legend(figure: Figure, entries: Sequence[tuple[str, tuple[float, float, floa
 
 
 def fit(images: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """The same slices, (h, w) or (h, w, 3), in the middle of black ones of the largest height and width of all."""
-    height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
+    """Slices, (h, w) or (h, w, 3), each in the middle of a black one; all are then of one height over width."""
+    aspect = max(image.shape[0] / image.shape[1] for image in images)
     fitted = []
     for image in images:
-        below, right = height - image.shape[0], width - image.shape[1]
-        pads = [(below // 2, below - below // 2), (right // 2, right - right // 2), (0, 0)]
-        fitted.append(np.pad(image, pads[: image.ndim]))
+        below = round(image.shape[1] * aspect) - image.shape[0]
+        fitted.append(np.pad(image, [(below // 2, below - below // 2), *[(0, 0)] * (image.ndim - 1)]))
     return fitted
+
+
+def without_titles(figure: Figure, n_rows: int) -> None:
+    """Take back the height that ``panels`` keeps for the titles of so many rows."""
+    figure.set_figheight(figure.get_figheight() - 0.18 * n_rows)
 
 
 def row_label(axis: Axes, text: str) -> None:
     """What a row shows, written upwards beside its first panel."""
     axis.text(-0.03, 0.5, text, transform=axis.transAxes, rotation=90, ha="right", va="center", fontsize=7)
+
+
+def colour_bar(figure: Figure, image: AxesImage, label: str) -> None:
+    """Which colour is which value, below the panels."""
+    bar = figure.colorbar(image, ax=figure.axes, location="bottom", shrink=0.5, aspect=40, pad=0.02)
+    bar.set_label(label, fontsize=7)
+    bar.ax.tick_params(labelsize=6)

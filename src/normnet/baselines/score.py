@@ -1,0 +1,109 @@
+"""The map of anomaly of a CT, and the lesions above a threshold of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from normnet.baselines.methods import Method, Tuned
+from normnet.baselines.slices import from_square, to_square
+from normnet.baselines.train import BaselineSettings, slice_size
+from normnet.config import WindowConfig
+from normnet.preparation.prepare import Prepared
+from normnet.preparation.window import scale_hu
+from normnet.training.train import stream
+
+MEDIAN_VOX = 5  # filter_median adds up as many
+SLAB_VOX = 8  # slices of the median filter done together, few enough for the processor's cache
+MOST_DROPPED_VOX = 7
+
+
+def score_slices(
+    method: Method,
+    network: nn.Module,
+    prepared: Prepared,
+    window: WindowConfig,
+    settings: BaselineSettings,
+    tuned: Tuned,
+    wanted: Sequence[int],
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """What a method shows and scores, a slice after the other.
+
+    Args:
+        method: The baseline.
+        network: Trained.
+        prepared: The CT.
+        window: Of the HU.
+        settings: Those of the training.
+        tuned: From ``train.tune``.
+        wanted: Slices.
+        seed: Of what is random in the scoring.
+        device: Torch device.
+
+    Yields:
+        Slice, then (y, x) float32: reconstruction, restoration or gradient, and the score in [0, 1]. On the prepared
+        grid; the score is 0 outside the lungs.
+    """
+    plane, spacing = prepared.thorax.shape[1:], prepared.spacing_mm
+    for first in range(0, len(wanted), settings.batch):
+        part = list(wanted[first : first + settings.batch])
+        seen = prepared.thorax[part] if method.lungs_only else scale_hu(prepared.volume_hu[part], window)
+        slices = to_square(
+            torch.from_numpy(seen).float().to(device), slice_size(method, settings), method.field_mm, spacing
+        )
+        rng = torch.Generator(device).manual_seed(stream(seed, part[0]))
+        with torch.no_grad():
+            squares = method.score(network, slices.contiguous(memory_format=torch.channels_last), rng, tuned)
+            shown, score = (from_square(images, plane, method.field_mm, spacing).cpu().numpy() for images in squares)
+        yield from zip(part, shown, score * prepared.lung_mask[part], strict=True)
+
+
+def compute_anomaly(scored: Iterable[tuple[int, np.ndarray, np.ndarray]], lung_mask: np.ndarray) -> np.ndarray:
+    """The map of anomaly in hundredths, rounded up: a voxel is above a threshold of two decimals as before rounding.
+
+    Args:
+        scored: From ``score_slices``.
+        lung_mask: (z, y, x) bool.
+
+    Returns:
+        (z, y, x) uint8, 0 to 100, median over 5 x 5 x 5 voxels, 0 outside the lungs.
+    """
+    hundredths = np.zeros(lung_mask.shape, np.uint8)
+    for z, _, score in scored:
+        hundredths[z] = np.ceil(100 * score.clip(0, 1))
+    return filter_median(hundredths) * lung_mask
+
+
+def filter_median(values: np.ndarray) -> np.ndarray:
+    """Median over 5 x 5 x 5 voxels, beyond the array 0: it reaches a value where more than half of the voxels do.
+
+    Args:
+        values: (z, y, x) uint8, few different ones.
+    """
+    padded, filtered = np.pad(values, MEDIAN_VOX // 2), np.zeros_like(values)
+    for start in range(0, len(values), SLAB_VOX):
+        slab = padded[start : start + SLAB_VOX + MEDIAN_VOX - 1]
+        for value in range(1, int(slab.max()) + 1):
+            count = (slab >= value).view(np.uint8)
+            for axis in (2, 1, 0):
+                parts = np.moveaxis(count, axis, 0)
+                parts = parts[:-4] + parts[1:-3] + parts[2:-2] + parts[3:-1] + parts[4:]
+                count = np.moveaxis(parts, 0, axis)
+            reached = count > MEDIAN_VOX**3 // 2
+            if not reached.any():
+                break
+            filtered[start : start + SLAB_VOX] += reached
+    return filtered
+
+
+def segment_anomalies(score_map: np.ndarray, threshold: float) -> np.ndarray:
+    """(z, y, x) bool: where the score is above the threshold, without components of up to seven voxels."""
+    import cc3d
+
+    return cc3d.dust(score_map > threshold, threshold=MOST_DROPPED_VOX + 1, connectivity=26).astype(bool)

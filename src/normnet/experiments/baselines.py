@@ -1,0 +1,158 @@
+"""The baselines' networks and maps of anomaly, each made once and kept.
+
+Below the output folder:
+
+    baselines/<key>/              a trained network; of several methods where they share one
+    baselines/<key>/tuned-*.json  what a method chose on healthy slices
+    baselines/<key>/maps/         maps of anomaly, in hundredths
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from normnet.baselines.methods import Method, Tuned, find_method
+from normnet.baselines.score import compute_anomaly, score_slices
+from normnet.baselines.train import BaselineSettings, count_iterations, load_network, train_baseline, tune
+from normnet.config import Config
+from normnet.experiments.bench import Bench, Interrupted, Subject, digest
+from normnet.experiments.catalogue import Scale
+from normnet.experiments.kept import kept
+from normnet.io.atomic import replacing
+from normnet.training.checkpoints import load_newest, save_checkpoint
+
+VERSION = 1  # of the networks and of how they score
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A method ready to score CTs.
+
+    Attributes:
+        method: Which.
+        settings: Size and length of its training.
+        config: Window and spacing.
+        network: Trained.
+        tuned: What it chose on healthy slices.
+        seed: Of the training and of what is random in the scoring.
+        folder: Where all of it is kept.
+    """
+
+    method: Method
+    settings: BaselineSettings
+    config: Config
+    network: nn.Module
+    tuned: Tuned
+    seed: int
+    folder: Path
+
+
+def baseline_settings(scale: Scale) -> BaselineSettings:
+    """The paper's at scale ``paper``; at others at most 128 pixels, 400 iterations and 30 steps of restoration.
+
+    There a slice has no more pixels than the crop that the NormNet is trained on, rounded down to a power of two, and
+    there are no more iterations than the NormNet's.
+    """
+    if scale.name == "paper":
+        return BaselineSettings()
+    training = scale.config().training
+    size = 1 << (min(128, training.slab_vox[1]).bit_length() - 1)
+    return BaselineSettings(size=max(32, size), iterations=min(400, training.iterations), restore_steps=30)
+
+
+def train_or_load(method: Method, scale: Scale, bench: Bench, seed: int = 0) -> Baseline:
+    """A baseline, trained if it is not there.
+
+    Raises:
+        InputError: NN-TRN-011 without normal CTs, NN-BAS-003 if none has a slice with lung.
+        Interrupted: If asked to stop; the checkpoint stays.
+    """
+    config, settings = scale.config(), baseline_settings(scale)
+    trained = find_method(method.trained_as or method.name)
+    training = {name: value for name, value in asdict(settings).items() if name != "restore_steps"}
+    key = digest([VERSION, trained.name, training, config.window.model_dump(), bench.normals_key(config), seed])
+    folder = bench.out / "baselines" / key
+    state = load_newest(folder)
+    if state is None:
+        losses: list[float] = []
+        n_steps = count_iterations(trained, settings)
+
+        def on_step(step: int, loss: float) -> None:
+            losses.append(loss)
+            if step % 100 == 0:
+                recent = sum(losses[-100:]) / len(losses[-100:])
+                bench.say(f"{trained.name}: iteration {step} of {n_steps}, loss {recent:.4g}")
+
+        state = train_baseline(
+            trained,
+            bench.normals(config),
+            config,
+            settings,
+            seed=seed,
+            device=bench.device,
+            checkpoints=folder / "checkpoints",
+            on_step=on_step,
+            stop=bench.stop,
+        )
+        if state.step < n_steps:
+            raise Interrupted
+        save_checkpoint(folder, state)
+        shutil.rmtree(folder / "checkpoints")
+    network = load_network(trained, settings, state, bench.device)
+
+    def choose() -> float:
+        return tune(method, network, bench.normals(config), config, settings, seed=seed, device=bench.device).value
+
+    value = kept(folder / f"tuned-{method.name}-{settings.restore_steps}.json", choose)
+    return Baseline(method, settings, config, network, Tuned(value, settings.restore_steps), seed, folder)
+
+
+def anomaly_map(baseline: Baseline, subject: Subject, bench: Bench) -> np.ndarray:
+    """(z, y, x) float32 in [0, 1] on the prepared grid, whole hundredths, 0 outside the lungs.
+
+    Raises:
+        OutputError: If it cannot be kept.
+        Interrupted: If asked to stop.
+    """
+    config, method = baseline.config, baseline.method
+    parts = [VERSION, method.name, baseline.tuned, bench.case_key(subject.case), bench.lungs_key(config)]
+    path = baseline.folder / "maps" / f"{digest(parts)}.npz"
+    if path.exists():
+        with np.load(path) as file:
+            hundredths = file["hundredths"]
+    else:
+        lung_mask = subject.prepared.lung_mask
+        slices = np.flatnonzero(lung_mask.any(axis=(1, 2))).tolist()
+
+        def scored():
+            for found in look(baseline, subject, slices, bench.device):
+                yield found
+                if bench.stop():
+                    raise Interrupted
+
+        hundredths = compute_anomaly(scored(), lung_mask)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as handle:
+            np.savez_compressed(handle, hundredths=hundredths)
+        bench.say(f"{method.name}: {subject.case.case_id} scored")
+    return hundredths.astype(np.float32) / np.float32(100)
+
+
+def look(baseline: Baseline, subject: Subject, slices: list[int], device: str):
+    """``score_slices`` of a CT."""
+    return score_slices(
+        baseline.method,
+        baseline.network,
+        subject.prepared,
+        baseline.config.window,
+        baseline.settings,
+        baseline.tuned,
+        slices,
+        seed=baseline.seed,
+        device=device,
+    )

@@ -1,0 +1,83 @@
+"""Fig. 7 on phantoms, with networks that hardly learn."""
+
+import json
+
+import numpy as np
+import pytest
+
+from normnet.baselines.methods import METHODS
+from normnet.baselines.train import BaselineSettings
+from normnet.experiments.baselines import anomaly_map, baseline_settings, train_or_load
+from normnet.experiments.bench import Interrupted
+from normnet.experiments.catalogue import load_scale
+from normnet.experiments.figures import draw_figure, save_figure
+
+TINY = BaselineSettings(size=32, batch=4, iterations=2, restore_steps=2)
+
+
+@pytest.fixture
+def scale(tiny_scale, monkeypatch):
+    monkeypatch.setattr("normnet.experiments.baselines.baseline_settings", lambda scale: TINY)
+    return load_scale(str(tiny_scale))
+
+
+def test_figure(scale, bench, tmp_path, monkeypatch):
+    said = []
+    bench.say = said.append
+    figure = draw_figure("figure7", scale, bench)
+    panels = [axis for axis in figure.axes if axis.images]
+    assert len(panels) == 4 * len(METHODS)
+    assert {text.get_text() for axis in panels for text in axis.texts} >= {m.label for m in METHODS.values()}
+    assert len(list((bench.out / "baselines").glob("*/step-*.ckpt"))) == 9
+    assert not list((bench.out / "baselines").rglob("checkpoints"))
+    assert sum("scored" in line for line in said) == len(METHODS)  # one CT in that data set
+    save_figure(figure, tmp_path / "a.png")
+
+    monkeypatch.setattr("normnet.experiments.baselines.train_baseline", lambda *a, **k: pytest.fail("trained again"))
+    said.clear()
+    save_figure(draw_figure("figure7", scale, bench), tmp_path / "b.png")
+    assert not said
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_map(scale, bench):
+    baseline = train_or_load(METHODS["vae"], scale, bench)
+    subject = bench.subject(bench.data.tests["coronacases"][0], scale.config())
+    new, kept = (anomaly_map(baseline, subject, bench) for _ in range(2))
+    assert new.shape == subject.prepared.thorax.shape
+    assert np.array_equal(new, kept)
+    assert new.dtype == np.float32
+    assert 0 < new.max() <= 1
+    assert not new[~subject.prepared.lung_mask].any()
+
+
+def test_tuned_values_are_kept(scale, bench):
+    weight = train_or_load(METHODS["vae-restoration"], scale, bench)
+    assert weight.tuned.n_steps == TINY.restore_steps
+    (path,) = weight.folder.glob("tuned-vae-restoration-*.json")
+    path.write_text(json.dumps(7.0))
+    again = train_or_load(METHODS["vae-restoration"], scale, bench)
+    assert (again.tuned.value, again.folder) == (7.0, train_or_load(METHODS["vae"], scale, bench).folder)
+
+
+def test_stopped(scale, bench):
+    bench.stop = lambda: bool(list(bench.out.rglob("normals/*/*2.npz")))  # once the normal CTs are prepared
+    bench.normals_key(scale.config())
+    with pytest.raises(Interrupted):
+        train_or_load(METHODS["ae"], scale, bench)
+    bench.stop = lambda: False
+    assert train_or_load(METHODS["ae"], scale, bench).folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "expected"),
+    [
+        ("paper", {}, BaselineSettings(512, 16, 6000, 3e-4, 150)),
+        ("small", {"iterations": 1500, "slab_vox": [32, 160, 160]}, BaselineSettings(128, 16, 400, 3e-4, 30)),
+        ("mine", {"iterations": 4, "slab_vox": [16, 32, 32]}, BaselineSettings(32, 16, 4, 3e-4, 30)),
+        ("mine", {"iterations": 4, "slab_vox": [16, 16, 16]}, BaselineSettings(32, 16, 4, 3e-4, 30)),
+    ],
+)
+def test_settings(name, settings, expected):
+    scale = load_scale("paper").model_copy(update={"name": name, "settings": {"training": settings}})
+    assert baseline_settings(scale) == expected
