@@ -27,8 +27,8 @@ class Segmentation:
 
     Attributes:
         lesion_mask: bool.
-        lung_labels: uint8, 1 right, 2 left, 0 elsewhere.
-        prob_anomaly: float32 in [0, 1], 1 - mean probability of normal where the lung is bright, 0 elsewhere.
+        lung_labels: uint8, 1 right, 2 left, 0 elsewhere; beside a lesion wider than what was searched (``widen_lungs``).
+        prob_anomaly: float32 in [0, 1], 1 - mean probability of normal where the searched lung is bright, 0 elsewhere.
         n_votes_normal: uint8, members that voted normal where the lung is bright, 0 elsewhere.
         volumes: Millilitres and shares, see ``quantify``.
         warnings: One line each.
