@@ -27,7 +27,7 @@ class Segmentation:
 
     Attributes:
         lesion_mask: bool.
-        lung_labels: uint8, 1 right, 2 left, 0 elsewhere; beside a lesion wider than what was searched (``widen_lungs``).
+        lung_labels: uint8, 1 right, 2 left, 0 elsewhere; wider than what was searched (``widen_lungs``).
         prob_anomaly: float32 in [0, 1], 1 - mean probability of normal where the searched lung is bright, 0 elsewhere.
         n_votes_normal: uint8, members that voted normal where the lung is bright, 0 elsewhere.
         volumes: Millilitres and shares, see ``quantify``.
@@ -72,7 +72,7 @@ def segment(
     config = config or model.config
     clock = _Clock(on_progress)
     lungs_by = str(model.lung_manifest.get("name", "")) if lung_labels is None else "given mask"
-    possible_labels = lung_labels
+    possible_labels = None
     if lung_labels is None:
         post = config.postprocessing
         prob_possible = post.lungs_prob if post.lungs_vox > 0 else None
@@ -114,7 +114,7 @@ def segment(
     anomaly = prepared.embed(np.where(bright, 1 - prob_normal, np.float32(0)))
     n_votes = prepared.embed(np.where(bright, prepared.regrid(votes.n_normal, nearest=True), np.uint8(0)))
     lesion_mask = prepared.restore_mask(steps.lesions) & (lung_labels > 0)
-    if possible_labels is not lung_labels:
+    if possible_labels is not None:
         lung_labels = widen_lungs(scan, lung_labels, possible_labels, prepared, steps.lesions, config)
     volumes = quantify(prepared.cut(lesion_mask), prepared.cut(lung_labels), scan.geometry.voxel_ml)
     clock.lap("restoring")

@@ -19,8 +19,7 @@ def phantom_lungs_everywhere(monkeypatch):
     from normnet.lungs.learned import Lungs
 
     def both(*arguments):
-        labels = phantom_lungs(*arguments[:4])
-        return Lungs(labels, labels)
+        return Lungs(phantom_lungs(*arguments[:4]), None)
 
     monkeypatch.setattr("normnet.pipeline.find_lungs", both)
     monkeypatch.setattr("normnet.lungs.learned.segment_lungs", phantom_lungs)

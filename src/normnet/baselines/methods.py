@@ -59,7 +59,7 @@ class Method:
             that its next step lowers; ``sample`` gives a new batch.
         score: (network, slices, rng, tuned) to what is shown (reconstruction, restoration or gradient) and the score in
             [0, 1], both of the slices' shape.
-        tune: (network, healthy slices, rng, steps) to ``Tuned.value``.
+        tune: (network, healthy slices, rng, steps) to ``Tuned.value``, if it needs one.
         trained_as: The method whose network is used, if it is not its own.
         lungs_only: Slices are 0 outside the lungs.
         field_mm: Side of the square that is seen, around the middle of the lungs.
@@ -73,7 +73,7 @@ class Method:
     build: Callable[[int], nn.Module]
     updates: Callable[[Any, Sample, Rng, float], Updates]
     score: Callable[[Any, Tensor, Rng, Tuned], tuple[Tensor, Tensor]]
-    tune: Callable[[Any, Tensor, Rng, int], float] = lambda network, slices, rng, n_steps: 0.0
+    tune: Callable[[Any, Tensor, Rng, int], float] | None = None
     trained_as: str = ""
     lungs_only: bool = True
     field_mm: float = FIELD_MM

@@ -132,6 +132,8 @@ def tune(
     device: str = "cpu",
 ) -> Tuned:
     """What the method chooses on a batch of healthy slices once its network is trained; arguments as above."""
+    if method.tune is None:
+        return Tuned(n_steps=settings.restore_steps)
     rng = torch.Generator(device).manual_seed(stream(seed, 0))
     slices = SliceSampler(cases, config, method, slice_size(method, settings)).sample(settings.batch, rng)
     with torch.no_grad():

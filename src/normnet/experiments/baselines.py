@@ -53,7 +53,7 @@ class Baseline:
 
 
 def baseline_settings(scale: Scale) -> BaselineSettings:
-    """The paper's at scale ``paper``; at others at most 128 pixels, 400 iterations and 30 steps of restoration.
+    """The paper's at scale ``paper``; at others at most 128 pixels, 400 iterations and 10 steps of restoration.
 
     There a slice has no more pixels than the crop that the NormNet is trained on, rounded down to a power of two, and
     there are no more iterations than the NormNet's.
@@ -62,7 +62,7 @@ def baseline_settings(scale: Scale) -> BaselineSettings:
         return BaselineSettings()
     training = scale.config().training
     size = 1 << (min(128, training.slab_vox[1]).bit_length() - 1)
-    return BaselineSettings(size=max(32, size), iterations=min(400, training.iterations), restore_steps=30)
+    return BaselineSettings(size=max(32, size), iterations=min(400, training.iterations), restore_steps=10)
 
 
 def train_or_load(method: Method, scale: Scale, bench: Bench, seed: int = 0) -> Baseline:
@@ -106,9 +106,11 @@ def train_or_load(method: Method, scale: Scale, bench: Bench, seed: int = 0) -> 
     network = load_network(trained, settings, state, bench.device)
 
     def choose() -> float:
-        return tune(method, network, bench.normals(config), config, settings, seed=seed, device=bench.device).value
+        cases = bench.normals(config)
+        return tune(method, network, cases, config, settings, seed=seed, device=bench.device).value
 
-    value = kept(folder / f"tuned-{method.name}-{settings.restore_steps}.json", choose)
+    path = folder / f"tuned-{method.name}-{settings.restore_steps}.json"
+    value = kept(path, choose) if method.tune else 0.0
     return Baseline(method, settings, config, network, Tuned(value, settings.restore_steps), seed, folder)
 
 

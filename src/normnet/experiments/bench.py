@@ -58,11 +58,13 @@ class Data:
         normals: To train on.
         tests: With lesion masks, by data set.
         found: Name and folder of every data set that was recognised.
+        left_out: Names of cases not to use for anything.
     """
 
     normals: list[Case]
     tests: dict[str, list[Case]]
     found: list[tuple[str, Path]]
+    left_out: frozenset[str] = frozenset()
 
 
 class Subject(NamedTuple):
@@ -108,7 +110,7 @@ def find_data(paths: list[Path], leave_out: list[str]) -> Data:
     unknown = sorted(set(leave_out) - names)
     if unknown:
         raise InputError("NN-TRN-010", f"no case '{unknown[0]}' to leave out", "--leave-out", "check its name")
-    return Data(normals, tests, found)
+    return Data(normals, tests, found, frozenset(leave_out))
 
 
 def digest(parts: Any) -> str:

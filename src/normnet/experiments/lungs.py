@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,9 +58,7 @@ class Fold(NamedTuple):
     key: str
 
 
-def run_lungs(
-    folder: Path, experiment: Experiment, scale: Scale, bench: Bench, leave_out: Collection[str] = ()
-) -> list[Path]:
+def run_lungs(folder: Path, experiment: Experiment, scale: Scale, bench: Bench) -> list[Path]:
     """Train the folds that are missing, score, and write ``<name>.csv``, ``.md`` and ``.tex``.
 
     Args:
@@ -69,7 +66,6 @@ def run_lungs(
         experiment: Its name and title.
         scale: Size.
         bench: Data sets and what is kept.
-        leave_out: Names of cases not to learn from; the data sets are listed anew.
 
     Raises:
         InputError: NN-EXP-021 if there are fewer than two CTs to learn from.
@@ -78,7 +74,7 @@ def run_lungs(
     """
     config = scale.config().lungs
     iterations = LUNG_ITERATIONS.get(scale.name, OTHER_ITERATIONS)
-    cases = find_lung_cases(bench, leave_out)
+    cases = find_lung_cases(bench)
     folds = _make_folds(cases, config, iterations, bench)
     _train_missing(folds, cases, config, iterations, bench)
     scored = [(f"fold {n}", item, [fold]) for n, fold in enumerate(folds, 1) for item in fold.held_out]
@@ -102,13 +98,13 @@ def run_lungs(
     return write_plain(folder, experiment, " ".join(filter(None, about)), _summary(records), records)
 
 
-def find_lung_cases(bench: Bench, leave_out: Collection[str] = ()) -> list[LungCase]:
+def find_lung_cases(bench: Bench) -> list[LungCase]:
     """CTs to learn lungs from: the paper's three sets, and of CSV lists what is for training and has no lesion mask."""
     found = []
     for name, root in bench.data.found:
         for case in DATASETS[name].find(root) if name in (*LUNG_SETS, "csv") else ():
             listed = case.lesion_mask is None and case.split in ("", "train") and case.image.suffix != ".npz"
-            wanted = (name in LUNG_SETS or listed) and not case.left_out and case.case_id not in leave_out
+            wanted = (name in LUNG_SETS or listed) and not case.left_out and case.case_id not in bench.data.left_out
             if wanted and _has_lungs(case):
                 found.append(_lung_case(name, case, bench))
     return found

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from normnet.experiments.catalogue import Experiment
-from normnet.experiments.tables import _escape
+from normnet.experiments.tables import escape
 from normnet.io.atomic import write_bytes
 
 Line = Mapping[str, Any]  # heading to what stands below it; strings as they are, numbers with two decimals
@@ -84,4 +84,4 @@ def _text(value: Any) -> str:
 
 
 def _latex(text: str) -> str:
-    return _escape(text).replace("±", r"$\pm$").replace(">", "$>$")
+    return escape(text).replace("±", r"$\pm$").replace(">", "$>$")

@@ -131,11 +131,11 @@ def to_latex(experiment: Experiment, scale: Scale, results: Sequence[Result]) ->
     lines = [
         f"% {_about(experiment, scale, results, names)}",
         r"\begin{table}",
-        rf"\caption{{{_escape(experiment.title)}. Ours (the paper's in brackets), per cent.}}",
+        rf"\caption{{{escape(experiment.title)}. Ours (the paper's in brackets), per cent.}}",
         r"\begin{tabular}{l" + "c" * (len(names) * n_scores) + "}",
         r"\toprule",
         "& "
-        + " & ".join(rf"\multicolumn{{{n_scores}}}{{c}}{{{_escape(SETS.get(name, name))}}}" for name in names)
+        + " & ".join(rf"\multicolumn{{{n_scores}}}{{c}}{{{escape(SETS.get(name, name))}}}" for name in names)
         + r" \\",
         "& " + " & ".join(SCORES[score] for _ in names for score in experiment.scores) + r" \\",
         r"\midrule",
@@ -144,7 +144,7 @@ def to_latex(experiment: Experiment, scale: Scale, results: Sequence[Result]) ->
         own = [result for result in results if result.row.id == row.id]
         if own:
             found = [cell for name in names for cell in cells(experiment, row, own, name).values()]
-            texts = [_escape(row.label), *(_latex_cell(cell) for cell in found)]
+            texts = [escape(row.label), *(_latex_cell(cell) for cell in found)]
             keys = ", ".join(f"{result.key[:8]} (seed {result.seed})" for result in own)
             lines.append(" & ".join(texts) + rf" \\ % {keys}")
     lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
@@ -205,5 +205,6 @@ def _latex_cell(cell: Cell) -> str:
     return own if math.isnan(cell.paper) else f"{own} ({cell.paper:.1f})"
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
+    """The text for LaTeX."""
     return text.translate({ord(c): rf"\{c}" for c in "&%$#_{}"})

@@ -28,7 +28,7 @@ class Lungs(NamedTuple):
     """Labels of the scan's shape, uint8: 1 right lung, 2 left lung, 0 elsewhere."""
 
     labels: np.ndarray
-    possible: np.ndarray  # what could be lung, too
+    possible: np.ndarray | None  # at a lower threshold; None where that was not asked or is not known
 
 
 def neighbour_step(slice_mm: float, config: LungsConfig) -> int:
@@ -114,7 +114,7 @@ def find_lungs(
         from normnet.lungs.programs import segment_externally
 
         labels = segment_externally(scan, networks, device)
-        return Lungs(labels, labels)
+        return Lungs(labels, None)
     orientation = Orientation.of(scan.geometry)
     turned = orientation.apply(scan.volume_hu)
     spacing = [scan.geometry.spacing_mm[axis] for axis in orientation.axes]
@@ -139,7 +139,7 @@ def find_lungs(
         return labels
 
     labels = outlined(config.threshold)
-    return Lungs(labels, labels if prob_possible is None else outlined(prob_possible))
+    return Lungs(labels, None if prob_possible is None else outlined(prob_possible))
 
 
 def _outline(
