@@ -6,7 +6,7 @@ import pytest
 
 from normnet.experiments.catalogue import Experiment, Row, Scale
 from normnet.experiments.scores import Result
-from normnet.experiments.tables import cells, to_csv, to_latex, to_markdown
+from normnet.experiments.tables import cells, differences, to_csv, to_latex, to_markdown
 
 BASE = Row(id="base", label="base & all", paper={"coronacases": (70.0,), "uestc": (61.4,)})
 OTHER = Row(id="other", label="other", paper={"coronacases": (60.0,), "uestc": (50.0,)})
@@ -50,11 +50,19 @@ def test_markdown():
     text = to_markdown(TABLE, SCALE, RESULTS)
     assert text.startswith("# Table 0: Some_title\n")
     assert "Scale tiny. All is small. Noted. Coronacases: 2 cases; UESTC: no data." in text
-    assert "| base & all | 65.0 ± 14.1 | 70.0 | - | 61.4 | - | base0000 | 2 |" in text
-    difference = "Coronacases -17.5 (seeds ± 3.5, baseline ± 7.1), paper -10.0"
-    assert f"| other | 47.5 ± 10.6 | 60.0 | - | 50.0 | {difference} | other000 | 2 |" in text
+    base = "| base & all | 65.0 ± 14.1 | 70.0 | (seeds ± 7.1) | - | - | 61.4 | - | - | base0000 | 2 |"
+    other = "| other | 47.5 ± 10.6 | 60.0 | -17.5 ± 3.5 | -10.0 | - | 50.0 | - | -11.4 | other000 | 2 |"
+    assert base in text
+    assert other in text
+    assert "| UESTC (no data) DSC | paper |" in text
     head, rule, *rows = [line for line in text.splitlines() if line.startswith("|")]
-    assert {line.count("|") for line in (head, rule, *rows)} == {9}
+    assert {line.count("|") for line in (head, rule, *rows)} == {12}
+
+
+def test_differences_are_those_of_equal_seeds():
+    assert differences(TABLE, OTHER, RESULTS, "coronacases") == pytest.approx([-15, -20])
+    assert differences(TABLE, OTHER, RESULTS[1:], "coronacases") == pytest.approx([-20])
+    assert differences(TABLE, OTHER, RESULTS, "uestc") == []
 
 
 def test_csv_has_a_line_a_row_seed_and_set():

@@ -14,6 +14,9 @@ from normnet.experiments.catalogue import SETS, Experiment, Row, Scale
 from normnet.experiments.scores import SCORES, Result
 from normnet.io.atomic import write_bytes
 
+READ = (
+    "Per cent, ± the deviation over the cases; against the baseline of the same seed, ± the deviation over the seeds."
+)
 CSV_COLUMNS = (
     "experiment",
     "scale",
@@ -102,26 +105,41 @@ def to_csv(experiment: Experiment, scale: Scale, results: Sequence[Result]) -> s
 def to_markdown(experiment: Experiment, scale: Scale, results: Sequence[Result]) -> str:
     """The table as the paper has it; in every cell ours, then the paper's."""
     names = _sets(experiment, results)
-    lines = [f"# {experiment.where}: {experiment.title}", "", _about(experiment, scale, results, names), ""]
-    columns = [f"{SETS.get(name, name)} {SCORES[score]}" for name in names for score in experiment.scores]
-    head = ["row", *(f"{column} | paper" for column in columns), "against the baseline", "config", "seeds"]
-    if not experiment.baseline:
-        head.remove("against the baseline")
-    lines += ["| " + " | ".join(head) + " |", "|---" * (len(head) + len(columns)) + "|"]
+    lines = [f"# {experiment.where}: {experiment.title}", "", _about(experiment, scale, results, names), READ, ""]
+    head = ["row"]
+    for name in names:
+        known = "" if any(name in result.sets for result in results) else " (no data)"
+        for score in experiment.scores:
+            head += [f"{SETS.get(name, name)}{known} {SCORES[score]}", "paper"]
+            if experiment.baseline and score == experiment.scores[0]:
+                head += ["against the baseline", "paper"]
+    lines += ["| " + " | ".join([*head, "config", "seeds"]) + " |", "|---" * (len(head) + 2) + "|"]
     for row in experiment.rows:
         own = [result for result in results if result.row.id == row.id]
         if not own:
             continue
         texts = [row.label]
         for name in names:
-            for cell in cells(experiment, row, own, name).values():
+            for score, cell in cells(experiment, row, own, name).items():
                 texts += [_with_sd(cell), _number(cell.paper)]
-        if experiment.baseline:
-            texts.append(_differences(experiment, row, results, names))
+                if experiment.baseline and score == experiment.scores[0]:
+                    texts += _against_baseline(experiment, row, results, name)
         keys = sorted({result.key[:8] for result in own})
-        texts += [", ".join(keys), str(len(own))]
-        lines.append("| " + " | ".join(texts) + " |")
+        lines.append("| " + " | ".join([*texts, ", ".join(keys), str(len(own))]) + " |")
     return "\n".join(lines) + "\n"
+
+
+def differences(experiment: Experiment, row: Row, results: Iterable[Result], name: str) -> list[float]:
+    """First score less the baseline's at the same seed, per cent; one a seed that both have."""
+    score = experiment.scores[0]
+    means: dict[str, dict[int, float]] = {row.id: {}, experiment.baseline: {}}
+    for result in results:
+        if result.row.id in means and name in result.sets:
+            values = [case[score] for case in result.sets[name].values() if not math.isnan(case[score])]
+            if values:
+                means[result.row.id][result.seed] = 100 * statistics.fmean(values)
+    base = means[experiment.baseline]
+    return [mean - base[seed] for seed, mean in means[row.id].items() if seed in base]
 
 
 def to_latex(experiment: Experiment, scale: Scale, results: Sequence[Result]) -> str:
@@ -168,22 +186,18 @@ def _about(experiment: Experiment, scale: Scale, results: Sequence[Result], name
     return " ".join(part for part in parts if part)
 
 
-def _differences(experiment: Experiment, row: Row, results: Sequence[Result], names: list[str]) -> str:
-    """First score against the baseline's on every data set, with the spread of both over the seeds."""
-    if row.id == experiment.baseline:
-        return "-"
+def _against_baseline(experiment: Experiment, row: Row, results: Sequence[Result], name: str) -> list[str]:
+    """Mean difference and its deviation over the seeds, and the paper's; of the baseline its own deviation."""
     base = next(other for other in experiment.rows if other.id == experiment.baseline)
-    texts = []
-    for name in names:
-        score = experiment.scores[0]
-        ours = cells(experiment, row, results, name)[score]
-        theirs = cells(experiment, base, results, name)[score]
-        if math.isnan(ours.mean) or math.isnan(theirs.mean):
-            continue
-        spread = f" (seeds ± {_number(ours.spread)}, baseline ± {_number(theirs.spread)})"
-        paper = f", paper {ours.paper - theirs.paper:+.1f}" if not math.isnan(ours.paper - theirs.paper) else ""
-        texts.append(f"{SETS.get(name, name)} {ours.mean - theirs.mean:+.1f}{spread}{paper}")
-    return "; ".join(texts) or "-"
+    if row.id == base.id:
+        spread = cells(experiment, row, results, name)[experiment.scores[0]].spread
+        return ["-" if math.isnan(spread) else f"(seeds ± {spread:.1f})", "-"]
+    found = differences(experiment, row, results, name)
+    around = f" ± {statistics.stdev(found):.1f}" if len(found) > 1 else ""
+    ours = f"{statistics.fmean(found):+.1f}{around}" if found else "-"
+    if name not in row.paper or name not in base.paper:
+        return [ours, "-"]
+    return [ours, f"{row.paper[name][0] - base.paper[name][0]:+.1f}"]
 
 
 def _number(value: float) -> str:
