@@ -61,12 +61,22 @@ def test_tuned_values_are_kept(scale, bench):
 
 
 def test_stopped(scale, bench):
-    bench.stop = lambda: bool(list(bench.out.rglob("normals/*/*2.npz")))  # once the normal CTs are prepared
-    bench.normals_key(scale.config())
+    """In a training, which goes on from its checkpoint, and between the slices of a CT."""
+    bench.normals(scale.config())
+    bench.stop = lambda: True
     with pytest.raises(Interrupted):
         train_or_load(METHODS["ae"], scale, bench)
+    (folder,) = (bench.out / "baselines").iterdir()
+    assert [path.name for path in folder.rglob("*.ckpt")] == ["step-000001.ckpt"]
     bench.stop = lambda: False
-    assert train_or_load(METHODS["ae"], scale, bench).folder.exists()
+    baseline = train_or_load(METHODS["ae"], scale, bench)
+    assert baseline.folder == folder
+    assert [path.name for path in folder.rglob("*.ckpt")] == ["step-000002.ckpt"]
+    subject = bench.subject(bench.data.tests["coronacases"][0], scale.config())
+    bench.stop = lambda: True
+    with pytest.raises(Interrupted):
+        anomaly_map(baseline, subject, bench)
+    assert not list(folder.rglob("*.npz"))
 
 
 @pytest.mark.parametrize(

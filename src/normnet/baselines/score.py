@@ -20,6 +20,8 @@ MEDIAN_VOX = 5  # filter_median adds up as many
 SLAB_VOX = 8  # slices of the median filter done together, few enough for the processor's cache
 MOST_DROPPED_VOX = 7
 
+Scored = tuple[int, np.ndarray, np.ndarray]  # slice, what is shown, score
+
 
 def score_slices(
     method: Method,
@@ -32,7 +34,7 @@ def score_slices(
     *,
     seed: int = 0,
     device: str = "cpu",
-) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+) -> Iterator[Scored]:
     """What a method shows and scores, a slice after the other.
 
     Args:
@@ -64,7 +66,7 @@ def score_slices(
         yield from zip(part, shown, score * prepared.lung_mask[part], strict=True)
 
 
-def compute_anomaly(scored: Iterable[tuple[int, np.ndarray, np.ndarray]], lung_mask: np.ndarray) -> np.ndarray:
+def compute_anomaly(scored: Iterable[Scored], lung_mask: np.ndarray) -> np.ndarray:
     """The map of anomaly in hundredths, rounded up: a voxel is above a threshold of two decimals as before rounding.
 
     Args:

@@ -10,6 +10,7 @@ Below the output folder:
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import numpy as np
 from torch import nn
 
 from normnet.baselines.methods import Method, Tuned, find_method
-from normnet.baselines.score import compute_anomaly, score_slices
+from normnet.baselines.score import Scored, compute_anomaly, score_slices
 from normnet.baselines.train import BaselineSettings, count_iterations, load_network, train_baseline, tune
 from normnet.config import Config
 from normnet.experiments.bench import Bench, Interrupted, Subject, digest
@@ -131,7 +132,7 @@ def anomaly_map(baseline: Baseline, subject: Subject, bench: Bench) -> np.ndarra
         lung_mask = subject.prepared.lung_mask
         slices = np.flatnonzero(lung_mask.any(axis=(1, 2))).tolist()
 
-        def scored():
+        def scored() -> Iterator[Scored]:
             for found in look(baseline, subject, slices, bench.device):
                 yield found
                 if bench.stop():
@@ -145,7 +146,7 @@ def anomaly_map(baseline: Baseline, subject: Subject, bench: Bench) -> np.ndarra
     return hundredths.astype(np.float32) / np.float32(100)
 
 
-def look(baseline: Baseline, subject: Subject, slices: list[int], device: str):
+def look(baseline: Baseline, subject: Subject, slices: list[int], device: str) -> Iterator[Scored]:
     """``score_slices`` of a CT."""
     return score_slices(
         baseline.method,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
 from normnet.baselines.methods import METHODS
 from normnet.baselines.score import segment_anomalies
@@ -11,11 +12,22 @@ from normnet.experiments.baselines import Baseline, anomaly_map, look, train_or_
 from normnet.experiments.bench import Bench, Subject
 from normnet.experiments.catalogue import Scale
 from normnet.experiments.figures.results import OVERLAP, fullest_slice, lungs_box, spread_cases
-from normnet.experiments.figures.style import FALSE, MISSED, TRUE, legend, overlay, panels, row_label, scale_bar, show
+from normnet.experiments.figures.style import (
+    FALSE,
+    MISSED,
+    TRUE,
+    colour_bar,
+    legend,
+    overlay,
+    panels,
+    row_label,
+    scale_bar,
+    show,
+)
 from normnet.experiments.searches import Counts, count_hundredths, find_threshold_of_counts, reference_on_grid
 from normnet.preparation.window import scale_hu
 
-COLOURS, HIGHEST = "inferno", 0.6  # of the difference maps
+COLOURS = "inferno"
 TITLES = ("(a) input", "(b) reconstruction", "(c) difference map", "(d) result")
 KL_TITLES = ("", "gradient of the KL loss", "smoothed", "")
 
@@ -37,25 +49,24 @@ def draw_baselines(scale: Scale, bench: Bench) -> Figure:
             own.append(count_hundredths(anomaly_map(baseline, subject, bench), reference))
     _, height, width = (part.stop - part.start for part in lungs_box(subject))
     figure, axes = panels(len(baselines), len(TITLES), height / width)
-    for row, baseline, own in zip(axes, baselines, counts, strict=True):
+    for place, (row, baseline, own) in enumerate(zip(axes, baselines, counts, strict=True)):
         threshold, dice = find_threshold_of_counts(own)
         found_mask = segment_anomalies(anomaly_map(baseline, subject, bench), threshold)
         image = _draw_row(row, baseline, subject, found_mask, reference, bench.device)
         row_label(row[0], baseline.method.label)
-        titles = TITLES if row is axes[0] else KL_TITLES if baseline.method.name == "kl-grad" else ("",) * 4
+        titles = TITLES if place == 0 else KL_TITLES if baseline.method.name == "kl-grad" else ("",) * 4
         for axis, title in zip(row[:3], titles, strict=False):
             axis.set_title(title, fontsize=7, pad=2)
-        row[3].set_title(f"{titles[3]} > {threshold:.2f}, DSC {100 * dice:.1f} %".strip(), fontsize=7, pad=2)
+        row[3].set_title(f"{titles[3]} > {threshold:.2f}: DSC {100 * dice:.0f} %".strip(), fontsize=7, pad=2)
     scale_bar(axes[0, 0], scale.config().preparation.spacing_mm[2])
-    bar = figure.colorbar(image, ax=axes[:, 2], location="bottom", aspect=25, pad=0.01, extend="max")
-    bar.ax.tick_params(labelsize=6)
+    colour_bar(figure, image, "(c) input less reconstruction; of KL Grad the gradient, 1: rare in healthy lungs")
     legend(figure, OVERLAP)
     return figure
 
 
 def _draw_row(
     row: np.ndarray, baseline: Baseline, subject: Subject, found_mask: np.ndarray, reference: np.ndarray, device: str
-):
+) -> AxesImage:
     """The four panels of a method; returns the coloured image."""
     prepared = subject.prepared
     depth, *plane = lungs_box(subject)
@@ -67,6 +78,6 @@ def _draw_row(
     )
     show(row[0], seen)
     show(row[1], shown)
-    image = row[2].imshow(score, cmap=COLOURS, vmin=0, vmax=HIGHEST, interpolation="nearest")
+    image = row[2].imshow(score, cmap=COLOURS, vmin=0, vmax=1, interpolation="nearest")
     show(row[3], overlay(seen, [(found & true, TRUE), (true & ~found, MISSED), (found & ~true, FALSE)]))
     return image
