@@ -83,9 +83,9 @@ def test_stopped(scale, bench):
     ("name", "settings", "expected"),
     [
         ("paper", {}, BaselineSettings(512, 16, 6000, 3e-4, 150)),
-        ("small", {"iterations": 1500, "slab_vox": [32, 160, 160]}, BaselineSettings(128, 16, 400, 3e-4, 10)),
-        ("mine", {"iterations": 4, "slab_vox": [16, 32, 32]}, BaselineSettings(32, 16, 4, 3e-4, 10)),
-        ("mine", {"iterations": 4, "slab_vox": [16, 16, 16]}, BaselineSettings(32, 16, 4, 3e-4, 10)),
+        ("small", {"iterations": 1500, "slab_vox": [32, 160, 160]}, BaselineSettings(128, 16, 400, 1e-3, 10)),
+        ("mine", {"iterations": 4, "slab_vox": [16, 32, 32]}, BaselineSettings(32, 16, 4, 1e-3, 10)),
+        ("mine", {"iterations": 4, "slab_vox": [16, 16, 16]}, BaselineSettings(32, 16, 4, 1e-3, 10)),
     ],
 )
 def test_settings(name, settings, expected):

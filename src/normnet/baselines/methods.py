@@ -24,7 +24,7 @@ BOX = 20 / 128  # context: side of a hidden box over the slice's
 MOST_BOXES = 3
 DROPOUT, N_SAMPLES = 0.2, 10  # Bayesian; the number of samples is not published
 KL_KERNEL, KL_SIGMA = 7, 3.0
-KL_QUANTILE = 0.999  # of the gradients in healthy lungs, scored 1
+KL_QUANTILE = 0.999  # of the gradients in healthy lungs, scored 0.5
 LAMBDAS = (0.5, 1.0, 1.5)  # restoration: weights of the total variation to choose from
 RESTORE_PATH = 0.15  # 150 steps of 1e-3
 PENALTY, N_CRITIC, KAPPA = 10.0, 5, 1.0  # f-AnoGAN
@@ -240,7 +240,7 @@ def _tune_kl(network: Autoencoder, slices: Tensor, rng: Rng, n_steps: int) -> fl
 
 def _score_kl(network: Autoencoder, slices: Tensor, rng: Rng, tuned: Tuned) -> tuple[Tensor, Tensor]:
     shown, smooth = (part / max(tuned.value, 1e-12) for part in _kl_gradient(network, slices, rng))
-    return shown, smooth.clamp(0, 1)
+    return shown, (smooth / 2).clamp(0, 1)
 
 
 def restore(network: Autoencoder, slices: Tensor, weight: float, n_steps: int, rng: Rng) -> Tensor:

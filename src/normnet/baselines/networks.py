@@ -118,6 +118,9 @@ class Inward(nn.Module):
             return nn.Conv2d(n_channels, N_WIDE, 1) if spatial else nn.Linear(n_dense, N_LATENT)
 
         self.mean, self.log_variance = head(), head() if variational else None
+        if self.log_variance is not None:  # variances of 1 at first: some of 1e7 come out of a random start
+            for weights in self.log_variance.parameters():
+                nn.init.zeros_(weights)
 
     def forward(self, image: Tensor, rng: torch.Generator) -> Latent:
         """Mean and logarithm of the variance."""

@@ -27,7 +27,7 @@ from normnet.experiments.figures.style import (
 from normnet.experiments.searches import Counts, count_hundredths, find_threshold_of_counts, reference_on_grid
 from normnet.preparation.window import scale_hu
 
-COLOURS = "inferno"
+COLOURS, HIGHEST = "inferno", 0.5  # of the difference maps
 TITLES = ("(a) input", "(b) reconstruction", "(c) difference map", "(d) result")
 KL_TITLES = ("", "gradient of the KL loss", "smoothed", "")
 
@@ -59,7 +59,9 @@ def draw_baselines(scale: Scale, bench: Bench) -> Figure:
             axis.set_title(title, fontsize=7, pad=2)
         row[3].set_title(f"{titles[3]} > {threshold:.2f}: DSC {100 * dice:.0f} %".strip(), fontsize=7, pad=2)
     scale_bar(axes[0, 0], scale.config().preparation.spacing_mm[2])
-    colour_bar(figure, image, "(c) input less reconstruction; of KL Grad the gradient, 1: rare in healthy lungs")
+    colour_bar(
+        figure, image, "(c) input less reconstruction; KL Grad: 0.5 is what a thousandth of healthy lung exceeds"
+    )
     legend(figure, OVERLAP)
     return figure
 
@@ -78,6 +80,6 @@ def _draw_row(
     )
     show(row[0], seen)
     show(row[1], shown)
-    image = row[2].imshow(score, cmap=COLOURS, vmin=0, vmax=1, interpolation="nearest")
+    image = row[2].imshow(score, cmap=COLOURS, vmin=0, vmax=HIGHEST, interpolation="nearest")
     show(row[3], overlay(seen, [(found & true, TRUE), (true & ~found, MISSED), (found & ~true, FALSE)]))
     return image

@@ -43,7 +43,7 @@ def draw_clusters(scale: Scale, bench: Bench) -> Figure:
     points = _class_features(network, config, bench)
     n = min(len(part) for part in points)
     if n == 0:
-        raise InputError("NN-EXP-008", "no bright voxel in the lesions", "figure1", "give more CTs")
+        raise InputError("NN-EXP-008", "no bright voxel in the lesions or in normal tissue", "figure1", "give more CTs")
     places = _embed(np.concatenate([part[:n] for part in points])).reshape(len(points), n, 2)
 
     figure = Figure(figsize=(7.2, 3.5), layout="constrained")
@@ -148,13 +148,20 @@ def _voxel_features(
 ) -> list[np.ndarray]:
     """What the last layer is given at the voxels of each mask, (n, channels).
 
-    That layer doubles the resolution, so every second voxel along each axis has features of its own; others are left.
+    That layer doubles the resolution: eight voxels share their features, and count once if one of them is in the mask.
     """
     last = list(network.get_submodule("model").children())[-1]
     features, _ = _look(network, last, image, config, device)  # (channels, D / 2, H / 2, W / 2)
-    halves = [mask[::2, ::2, ::2] for mask in masks]
+    halves = [_halve(mask) for mask in masks]
     d, h, w = halves[0].shape
     return [features[:, :d, :h, :w][:, torch.from_numpy(half)].T.numpy() for half in halves]
+
+
+def _halve(mask: np.ndarray) -> np.ndarray:
+    """Whether any of 2 x 2 x 2 voxels is set, axes rounded up."""
+    padded = np.pad(mask, [(0, n % 2) for n in mask.shape])
+    d, h, w = (n // 2 for n in padded.shape)
+    return padded.reshape(d, 2, h, 2, w, 2).any(axis=(1, 3, 5))
 
 
 def _look(
