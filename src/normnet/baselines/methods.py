@@ -217,7 +217,9 @@ def _score_sampled(network: Autoencoder, slices: Tensor, rng: Rng, tuned: Tuned)
 
 
 def _brighter(slices: Tensor, rebuilt: Tensor) -> tuple[Tensor, Tensor]:
-    return rebuilt, (slices - rebuilt).clamp(0, 1)
+    """What is shown, in [0, 1] as the slices are, and how much brighter they are."""
+    rebuilt = rebuilt.clamp(0, 1)  # below 0 it would make black pixels bright
+    return rebuilt, (slices - rebuilt).clamp(min=0)
 
 
 def _kl_gradient(network: Autoencoder, slices: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:

@@ -27,7 +27,7 @@ from normnet.experiments.kept import kept
 from normnet.io.atomic import replacing
 from normnet.training.checkpoints import load_newest, save_checkpoint
 
-VERSION = 1  # of the networks and of how they score
+VERSION = 2  # of the networks and of how they score
 
 
 @dataclass(frozen=True)
