@@ -1,17 +1,10 @@
 """A tiny untrained model, phantoms on disk, and the phantoms' own lungs in place of the learned ones."""
 
-import numpy as np
 import pytest
 
+from tests.phantoms import phantom_lungs
+
 SHAPE, SPACING_MM = (32, 64, 64), (5.0, 5.0, 5.0)
-
-
-def phantom_lungs(scan, networks, config, device="cpu"):
-    from tests.phantoms import thorax_phantom
-
-    lungs = thorax_phantom(scan.shape, scan.geometry.spacing_mm, vessels=False).lung_mask
-    left = np.arange(scan.shape[2]) >= scan.shape[2] // 2
-    return np.where(lungs, np.where(left, 2, 1), 0).astype(np.uint8)
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +15,8 @@ def phantom_lungs_everywhere(monkeypatch):
         return Lungs(phantom_lungs(*arguments[:4]), None)
 
     monkeypatch.setattr("normnet.pipeline.find_lungs", both)
-    monkeypatch.setattr("normnet.lungs.learned.segment_lungs", phantom_lungs)
+    for place in ("lungs.learned", "training.normals"):
+        monkeypatch.setattr(f"normnet.{place}.segment_lungs", phantom_lungs)
 
 
 @pytest.fixture(scope="session")

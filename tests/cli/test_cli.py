@@ -172,7 +172,7 @@ def test_no_lung_is_told(segment, scans, tmp_path, monkeypatch):
 def test_lungs_of_the_user(segment, scans, tmp_path, labels):
     from normnet.io.images import write_image
     from normnet.io.masks import read_labels
-    from tests.cli.conftest import phantom_lungs
+    from tests.phantoms import phantom_lungs
 
     scan = read_ct(scans / "a.nii.gz")
     mask = tmp_path / "mine.nii.gz"

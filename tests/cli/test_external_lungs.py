@@ -14,7 +14,8 @@ REAL = learned.find_lungs, learned.segment_lungs  # before conftest puts the pha
 @pytest.fixture
 def stand_ins(tmp_path, monkeypatch):
     monkeypatch.setattr("normnet.pipeline.find_lungs", REAL[0])
-    monkeypatch.setattr("normnet.lungs.learned.segment_lungs", REAL[1])
+    for place in ("lungs.learned", "training.normals"):
+        monkeypatch.setattr(f"normnet.{place}.segment_lungs", REAL[1])
     found = StandIns(tmp_path, monkeypatch)
     found.behave("one")
     return found

@@ -2,8 +2,9 @@
 
 import csv
 
-import numpy as np
 import pytest
+
+from tests.phantoms import phantom_lungs
 
 SHAPE, SPACING_MM = (32, 64, 64), (5.0, 5.0, 5.0)
 SCALE = """
@@ -21,14 +22,6 @@ slab_vox = [16, 32, 32]
 batch = 1
 iterations = 4
 """
-
-
-def phantom_lungs(scan, networks, config, device="cpu"):
-    from tests.phantoms import thorax_phantom
-
-    lungs = thorax_phantom(scan.shape, scan.geometry.spacing_mm, vessels=False).lung_mask
-    left = np.arange(scan.shape[2]) >= scan.shape[2] // 2
-    return np.where(lungs, np.where(left, 2, 1), 0).astype(np.uint8)
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from normnet.experiments.catalogue import Experiment
-from normnet.experiments.tables import escape
-from normnet.io.atomic import write_bytes
+from normnet.experiments.tables import escape, write_texts
 
 Line = Mapping[str, Any]  # heading to what stands below it; strings as they are, numbers with two decimals
 
@@ -35,11 +34,7 @@ def write_plain(
         "md": _to_markdown(experiment, about, shown),
         "tex": _to_latex(experiment, about, shown),
     }
-    paths = []
-    for suffix, text in texts.items():
-        paths.append(folder / f"{experiment.name}.{suffix}")
-        write_bytes(paths[-1], text.encode())
-    return paths
+    return write_texts(folder, experiment.name, texts)
 
 
 def with_sd(mean: float, sd: float | None) -> str:

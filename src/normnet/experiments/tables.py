@@ -80,9 +80,14 @@ def write_tables(folder: Path, experiment: Experiment, scale: Scale, results: Se
         "md": to_markdown(experiment, scale, results),
         "tex": to_latex(experiment, scale, results),
     }
+    return write_texts(folder, experiment.name, texts)
+
+
+def write_texts(folder: Path, name: str, texts: dict[str, str]) -> list[Path]:
+    """Write ``<name>.<suffix>`` for every suffix; raises ``OutputError``."""
     paths = []
     for suffix, text in texts.items():
-        paths.append(folder / f"{experiment.name}.{suffix}")
+        paths.append(folder / f"{name}.{suffix}")
         write_bytes(paths[-1], text.encode())
     return paths
 

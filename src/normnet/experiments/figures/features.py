@@ -161,7 +161,7 @@ def _halve(mask: np.ndarray) -> np.ndarray:
     """Whether any of 2 x 2 x 2 voxels is set, axes rounded up."""
     padded = np.pad(mask, [(0, n % 2) for n in mask.shape])
     d, h, w = (n // 2 for n in padded.shape)
-    return padded.reshape(d, 2, h, 2, w, 2).any(axis=(1, 3, 5))
+    return np.any(padded.reshape(d, 2, h, 2, w, 2), axis=(1, 3, 5))
 
 
 def _look(
