@@ -7,7 +7,7 @@ Below the output folder:
     networks/<key>-<iterations>/  a trained network with its checkpoints
     scores/<key>.json             scores of a row, case by case (``scores``)
 
-Every key is a hash of all that the content depends on, so nothing is made twice and nothing stale is used.
+Every key is a hash of all that the content depends on (of the code its version alone), so nothing is made twice.
 """
 
 from __future__ import annotations
