@@ -276,10 +276,19 @@ def test_clusters_have_equal_numbers(drawn):
     assert 10 < sizes[0] <= 40
 
 
-def test_only_bright_voxels_are_compared():
-    normal, synthetic, lesions = features._class_features(StubBench().network(CONFIG, 0), CONFIG, StubBench())
-    for part in (normal, synthetic, lesions):
-        assert (part[:, 0] >= CONFIG.window.tau - 1e-4).all()  # channel 0 is the image
+def test_only_bright_voxels_are_compared(monkeypatch):
+    seen = []
+
+    def voxel_features(network, image, masks, *_):
+        seen.extend((image, mask) for mask in masks)
+        return [np.zeros((int(mask.sum()), 4), np.float32) for mask in masks]
+
+    monkeypatch.setattr(features, "_voxel_features", voxel_features)
+    features._class_features(StubBench().network(CONFIG, 0), CONFIG, StubBench())
+    assert len(seen) == 2 * features.N_PAIRS + 2
+    for image, mask in seen:
+        assert (image[mask] >= CONFIG.window.tau - 1e-4).all()
+    assert any(mask.any() for _, mask in seen)
 
 
 def test_cases_come_of_every_set():
