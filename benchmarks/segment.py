@@ -6,7 +6,7 @@ Each pipeline runs in a process of its own, from start of the interpreter to the
 CPUs, one after the other. The rival is what a user would write with MONAI: the transforms of its spleen
 tutorial, the volume padded to 512 x 512, `SlidingWindowInferer` with windows of 32 x 512 x 512, half overlap
 and Gaussian weights in float32, the same networks, then the same threshold, vote and post-processing. It is
-handed the lung mask that normnet found and writes the lesion mask alone. It has no lesion networks; what both find is
+handed the lung mask that normnet searched and writes the lesion mask alone. It has no lesion networks; what both find is
 compared without them.
 """
 
@@ -72,7 +72,7 @@ def run_normnet(
     laps.lap("model")
     config = model.config
     if vote_alone:
-        alone = config.postprocessing.model_copy(update={"lesion_networks": False})
+        alone = config.postprocessing.model_copy(update={"lesion_networks": False, "lungs_vox": 0})
         config = config.model_copy(update={"postprocessing": alone})
     found = segment(scan, model, config, lung_labels=None if lungs is None else read_labels(lungs, scan))
     laps.seconds |= found.seconds
@@ -238,13 +238,13 @@ def main() -> None:
         ct, ours, theirs = Path(folder) / "ct.nii.gz", Path(folder) / "normnet", Path(folder) / "rival"
         measure("ct", args, args.ct, ct, None)
         runs: dict[str, list[dict]] = {"normnet": [], "rival": []}
+        same = Path(folder) / "vote"  # its lungs are those that were searched
+        vote = measure("vote", args, ct, same, None)
         for _ in range(args.repeat):
             runs["normnet"].append(measure("normnet", args, ct, ours, None))
-            runs["rival"].append(measure("rival", args, ct, theirs, ours / "lungs.nii.gz"))
-        same = Path(folder) / "vote"
-        vote = measure("vote", args, ct, same, None)
+            runs["rival"].append(measure("rival", args, ct, theirs, same / "lungs.nii.gz"))
         lesions = next(theirs.glob("*.nii.gz"))
-        dsc, ml, box = compare(same / "lesions.nii.gz", lesions, ours / "lungs.nii.gz")
+        dsc, ml, box = compare(same / "lesions.nii.gz", lesions, same / "lungs.nii.gz")
 
     size, spacing = (" x ".join(map(str, values)) for values in (SHAPE, SPACING_MM))
     print(f"{args.ct.name} on {size} voxels of {spacing} mm, {args.threads} CPUs")
