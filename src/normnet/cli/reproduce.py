@@ -61,7 +61,7 @@ def _print_list(scale: Scale) -> None:
         table.add_row(experiment.name, experiment.where, experiment.title, _cost(experiment, scale))
     console = Console()
     (console if console.is_terminal else Console(width=160)).print(table)
-    say(scale.note)
+    say(f"{scale.note} {scale.cost}".strip())
 
 
 def _cost(experiment: Experiment, scale: Scale) -> str:

@@ -80,6 +80,7 @@ class Scale(Section):
     Attributes:
         name: ``small``, ``paper`` or the name of a user's file.
         note: What is smaller than in the paper; printed under every table.
+        cost: How long one network takes, in words.
         members: Networks that vote.
         seeds: Times that every training is done over with other seeds.
         settings: Sections and keys that differ from ``paper.toml``.
@@ -87,6 +88,7 @@ class Scale(Section):
 
     name: str
     note: str = ""
+    cost: str = ""
     members: int = Field(default=5, ge=1)
     seeds: int = Field(default=1, ge=1)
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
