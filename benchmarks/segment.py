@@ -6,8 +6,8 @@ Each pipeline runs in a process of its own, from start of the interpreter to the
 CPUs, one after the other. The rival is what a user would write with MONAI: the transforms of its spleen
 tutorial, the volume padded to 512 x 512, `SlidingWindowInferer` with windows of 32 x 512 x 512, half overlap
 and Gaussian weights in float32, the same networks, then the same threshold, vote and post-processing. It is
-handed the lung mask that normnet searched and writes the lesion mask alone. It has no lesion networks; what both find is
-compared without them.
+handed the lung mask that normnet searched and writes the lesion mask alone. It has no lesion networks; what both find
+is compared without them.
 """
 
 from __future__ import annotations
