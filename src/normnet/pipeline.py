@@ -15,7 +15,7 @@ from normnet.inference.lesions import predict_lesions
 from normnet.inference.voting import predict_normal
 from normnet.lungs.learned import doubt_lungs, find_lungs
 from normnet.models import Model
-from normnet.postprocessing import dilate, postprocess
+from normnet.postprocessing import LesionSteps, dilate, postprocess
 from normnet.preparation.prepare import Prepared, prepare
 from normnet.quantification import quantify
 from normnet.scan import Scan
@@ -99,15 +99,7 @@ def segment(
     if config.postprocessing.lesion_networks:
         prob_lesion = predict_lesions(prepared, model.lesions_asked(config.inference), model.lesion_config, device)
     clock.lap("inference")
-    steps = postprocess(
-        prepared.thorax,
-        prepared.volume_hu,
-        prepared.lung_mask,
-        votes.normal_mask(config.inference),
-        config.window.tau,
-        config.postprocessing,
-        prob_lesion,
-    )
+    steps = find_lesions(prepared, votes.normal_mask(config.inference), config, prob_lesion)
     clock.lap("postprocessing")
     bright = (prepared.cut(lung_labels) > 0) & (prepared.cut(scan.volume_hu) >= config.window.bright_hu)
     prob_normal = prepared.regrid(votes.prob_normal.astype(np.float32))
@@ -119,6 +111,28 @@ def segment(
     volumes = quantify(prepared.cut(lesion_mask), prepared.cut(lung_labels), scan.geometry.voxel_ml)
     clock.lap("restoring")
     return Segmentation(lesion_mask, lung_labels, anomaly, n_votes, volumes, warnings, clock.seconds, lungs_by)
+
+
+def find_lesions(
+    prepared: Prepared, normal_mask: np.ndarray, config: Config, prob_lesion: np.ndarray | None = None
+) -> LesionSteps:
+    """``postprocess`` of a prepared CT.
+
+    Args:
+        prepared: The thorax.
+        normal_mask: (z, y, x) bool on its grid, the vote.
+        config: What is bright, and the post-processing.
+        prob_lesion: Same shape, float32, of the lesion networks; None without them.
+    """
+    return postprocess(
+        prepared.thorax,
+        prepared.volume_hu,
+        prepared.lung_mask,
+        normal_mask,
+        config.window.tau,
+        config.postprocessing,
+        prob_lesion,
+    )
 
 
 def widen_lungs(

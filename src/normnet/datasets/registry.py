@@ -47,7 +47,7 @@ def recognise(path: Path, kind: str | None = None) -> list[tuple[Dataset, Path]]
     if path.is_file():
         found = [(CSV, path)] if CSV in wanted and path.suffix.lower() == ".csv" else []
     else:
-        places = [path, *sorted(below for below in path.iterdir() if below.is_dir())]
+        places = _places(path)
         roots = ((dataset, _root(dataset, places)) for dataset in wanted)
         found = [(dataset, root) for dataset, root in roots if root is not None]
     if not found:
@@ -66,8 +66,12 @@ def load(path: Path, kind: str | None = None) -> list[Case]:
 
 def root_of(name: str, path: Path) -> Path | None:
     """Root of the data set of that name in a folder or one level below it; None if it is not there."""
-    places = [path, *sorted(below for below in path.iterdir() if below.is_dir())] if path.is_dir() else []
-    return _root(DATASETS[name], places)
+    return _root(DATASETS[name], _places(path)) if path.is_dir() else None
+
+
+def _places(folder: Path) -> list[Path]:
+    """Where a data set's root may lie."""
+    return [folder, *sorted(below for below in folder.iterdir() if below.is_dir())]
 
 
 def _root(dataset: Dataset, places: list[Path]) -> Path | None:

@@ -21,7 +21,7 @@ from normnet.baselines.methods import Method, Tuned, find_method
 from normnet.baselines.score import Scored, compute_anomaly, score_slices
 from normnet.baselines.train import BaselineSettings, count_iterations, load_network, train_baseline, tune
 from normnet.config import Config
-from normnet.experiments.bench import Bench, Interrupted, Subject, digest
+from normnet.experiments.bench import Bench, Interrupted, Subject, digest, loss_line
 from normnet.experiments.catalogue import Scale
 from normnet.experiments.kept import kept
 from normnet.io.atomic import replacing
@@ -81,15 +81,7 @@ def train_or_load(method: Method, scale: Scale, bench: Bench, seed: int = 0) -> 
     folder = bench.out / "baselines" / key
     state = load_newest(folder)
     if state is None:
-        losses: list[float] = []
         n_steps = count_iterations(trained, settings)
-
-        def on_step(step: int, loss: float) -> None:
-            losses.append(loss)
-            if step % 100 == 0:
-                recent = sum(losses[-100:]) / len(losses[-100:])
-                bench.say(f"{trained.name}: iteration {step} of {n_steps}, loss {recent:.4g}")
-
         state = train_baseline(
             trained,
             bench.normals(config),
@@ -98,7 +90,7 @@ def train_or_load(method: Method, scale: Scale, bench: Bench, seed: int = 0) -> 
             seed=seed,
             device=bench.device,
             checkpoints=folder / "checkpoints",
-            on_step=on_step,
+            on_step=loss_line(bench.say, trained.name, n_steps),
             stop=bench.stop,
         )
         if state.step < n_steps:

@@ -16,8 +16,9 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,7 +36,7 @@ from normnet.inference.voting import Votes, predict_normal
 from normnet.io.atomic import replacing
 from normnet.io.outputs import fingerprint
 from normnet.lungs.learned import segment_lungs
-from normnet.models import load_lungs, read_lung_manifest, shipped
+from normnet.models import Model, load_lungs, load_model, read_lung_manifest, shipped
 from normnet.network.weights import load_members, save_model
 from normnet.preparation.cache import NormalCase
 from normnet.preparation.prepare import Prepared, prepare
@@ -141,6 +142,7 @@ class Bench:
     _normals_keys: dict[str, str] = field(default_factory=dict)
     _fingerprints: dict[Path, str] = field(default_factory=dict)
     _lungs: Any = None
+    _model: Model | None = None
 
     def normals(self, config: Config) -> list[NormalCase]:
         """The normal CTs under these settings, prepared if they are not there.
@@ -184,6 +186,18 @@ class Bench:
         sections = (config.window, config.preparation, config.synthesis, config.network)
         return digest([training, *(section.model_dump() for section in sections), self.normals_key(config), seed])
 
+    def vote_key(self, config: Config, seeds: Iterable[int]) -> str:
+        """Changes with all that the vote of these networks depends on but the CT."""
+        trained = [self.training_key(config, seed) for seed in seeds]
+        inference = [config.inference.model_dump(), config.window.model_dump(), self.lungs_key(config)]
+        return digest([trained, config.training.iterations, inference])
+
+    def shipped_model(self) -> Model:
+        """The package as it ships, with this bench's lungs; loaded once."""
+        if self._model is None:
+            self._model = load_model(lungs=self.lung_model)
+        return self._model
+
     def network(self, config: Config, seed: int) -> torch.nn.Module:
         """A network of these settings and this seed, trained if it is not there.
 
@@ -207,14 +221,7 @@ class Bench:
                 last = max(finished, key=lambda path: int(path.name.split("-")[1]))
                 shutil.copytree(last / "checkpoints", checkpoints)
         cases = self.normals(config)
-        losses: list[float] = []
-
-        def on_step(step: int, loss: float) -> None:
-            losses.append(loss)
-            if step % 100 == 0:
-                recent = sum(losses[-100:]) / len(losses[-100:])
-                self.say(f"seed {seed}: iteration {step} of {iterations}, loss {recent:.4f}")
-
+        on_step = loss_line(self.say, f"seed {seed}", iterations)
         state = train_member(
             cases, config, seed=seed, device=self.device, checkpoints=checkpoints, on_step=on_step, stop=self.stop
         )
@@ -259,6 +266,25 @@ class Bench:
         with replacing(path) as handle:
             np.savez_compressed(handle, labels=labels)
         return labels
+
+
+def spread_cases(bench: Bench, n: int | None) -> list[Case]:
+    """The first ``n`` test CTs, or all, one of each data set in turn."""
+    rounds = zip_longest(*bench.data.tests.values())
+    return [case for turn in rounds for case in turn if case is not None][:n]
+
+
+def loss_line(say: Callable[[str], None], name: str, n_steps: int) -> Callable[[int, float], None]:
+    """What a training calls after every step: a line every 100, with the mean loss since the last."""
+    losses: list[float] = []
+
+    def on_step(step: int, loss: float) -> None:
+        losses.append(loss)
+        if step % 100 == 0:
+            say(f"{name}: iteration {step} of {n_steps}, loss {sum(losses) / len(losses):.4g}")
+            losses.clear()
+
+    return on_step
 
 
 class Opposite(torch.nn.Module):

@@ -17,8 +17,8 @@ from normnet.experiments.bench import Bench, Interrupted, Subject, digest, predi
 from normnet.experiments.catalogue import Experiment, Row, Scale, n_seeds, row_config, row_votes
 from normnet.inference.lesions import predict_lesions
 from normnet.io.atomic import write_bytes
-from normnet.models import Model, load_model
-from normnet.postprocessing import postprocess
+from normnet.models import Model
+from normnet.pipeline import find_lesions
 
 # Names of the columns; those of lesions are of a row's reading, those of bright voxels are Table II's.
 SCORES = {
@@ -140,14 +140,12 @@ def _jobs(rows: list[Row], scale: Scale, bench: Bench) -> list[_Job]:
 
 def _job(row: Row, seed: int, scale: Scale, bench: Bench) -> _Job:
     if row.shipped:
-        model = load_model(lungs=bench.lung_model)
+        model = bench.shipped_model()
         manifests = [model.manifest, model.lesion_manifest]
         key = digest(["shipped", manifests, bench.lungs_key(model.config)])
         return _Job(row, seed, model.config, (), key, key)
     config, votes = row_config(row, scale), row_votes(row, scale, seed)
-    inference = [config.inference.model_dump(), config.window.model_dump(), bench.lungs_key(config)]
-    trained = [bench.training_key(config, k) for k in votes]
-    vote_key = digest([trained, config.training.iterations, inference])
+    vote_key = bench.vote_key(config, votes)
     return _Job(row, seed, config, votes, vote_key, digest([vote_key, config.postprocessing.model_dump()]))
 
 
@@ -160,7 +158,7 @@ def _score_group(group: list[_Job], bench: Bench) -> bool:
     if not missing:
         return False
     first = jobs[0]
-    model = load_model(lungs=bench.lung_model) if first.row.shipped else None
+    model = bench.shipped_model() if first.row.shipped else None
     networks = [bench.network(first.config, seed) for seed in first.votes]
     for case in missing:
         if bench.stop():
@@ -182,15 +180,7 @@ def _score_masks(
     subject: Subject, normal_mask: np.ndarray, config: Config, prob_lesion: np.ndarray | None
 ) -> CaseScores:
     prepared = subject.prepared
-    steps = postprocess(
-        prepared.thorax,
-        prepared.volume_hu,
-        prepared.lung_mask,
-        normal_mask,
-        config.window.tau,
-        config.postprocessing,
-        prob_lesion,
-    )
+    steps = find_lesions(prepared, normal_mask, config, prob_lesion)
     masks = dict(zip(READINGS, (steps.lesions, steps.seeds & steps.cap, steps.cap), strict=True))
     scores = {}
     for reading, mask in masks.items():

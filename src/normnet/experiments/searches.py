@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice, product, zip_longest
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch
 from normnet.config import PostprocessingConfig
 from normnet.datasets.manifest import Case
 from normnet.errors import InputError
-from normnet.experiments.bench import Bench, Interrupted, Subject, digest, predict
+from normnet.experiments.bench import Bench, Interrupted, Subject, digest, predict, spread_cases
 from normnet.experiments.catalogue import SETS, Experiment, Scale
 from normnet.experiments.kept import kept
 from normnet.experiments.plain import write_plain
@@ -56,8 +56,7 @@ def search_postprocessing(scale: Scale, bench: Bench) -> list[Found]:
         Interrupted: If asked to stop; finished CTs are kept.
     """
     config = scale.config()
-    in_turn = zip_longest(*bench.data.tests.values())
-    cases = list(islice((case for row in in_turn for case in row if case is not None), N_CASES))
+    cases = spread_cases(bench, N_CASES)
     grid = [K_D, K_F, T_D, T_F]
     fixed = config.postprocessing.model_dump(exclude={"k_d", "k_f", "t_d", "t_f"})
 
@@ -252,9 +251,7 @@ def _each_case(
     if not cases:
         raise InputError("NN-EXP-020", "no CT with a lesion mask", "--data", "see 'normnet datasets list'")
     config = scale.config()
-    inference = [config.inference.model_dump(), config.window.model_dump(), bench.lungs_key(config)]
-    trained = [bench.training_key(config, seed) for seed in range(scale.members)]
-    key = digest([what, trained, config.training.iterations, inference])
+    key = digest([what, bench.vote_key(config, range(scale.members))])
     networks: list[torch.nn.Module] = []
 
     def make(case: Case) -> Any:

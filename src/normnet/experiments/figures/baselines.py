@@ -9,9 +9,9 @@ from matplotlib.image import AxesImage
 from normnet.baselines.methods import METHODS
 from normnet.baselines.score import segment_anomalies
 from normnet.experiments.baselines import Baseline, anomaly_map, look, train_or_load
-from normnet.experiments.bench import Bench, Subject
+from normnet.experiments.bench import Bench, Subject, spread_cases
 from normnet.experiments.catalogue import Scale
-from normnet.experiments.figures.results import OVERLAP, fullest_slice, lungs_box, spread_cases
+from normnet.experiments.figures.results import OVERLAP, fullest_slice, lungs_box
 from normnet.experiments.figures.style import (
     FALSE,
     MISSED,

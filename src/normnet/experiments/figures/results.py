@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import zip_longest
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +11,7 @@ from matplotlib.figure import Figure
 
 from normnet.config import Config
 from normnet.datasets.manifest import Case
-from normnet.experiments.bench import Bench, Interrupted, Subject, predict
+from normnet.experiments.bench import Bench, Interrupted, Subject, predict, spread_cases
 from normnet.experiments.catalogue import Scale, find_experiment, row_config, row_votes
 from normnet.experiments.figures.style import (
     FALSE,
@@ -29,7 +28,8 @@ from normnet.experiments.figures.style import (
     without_titles,
 )
 from normnet.experiments.searches import reference_on_grid
-from normnet.postprocessing import LesionSteps, postprocess
+from normnet.pipeline import find_lesions
+from normnet.postprocessing import LesionSteps
 from normnet.preparation.prepare import bounding_box
 from normnet.report.worst_slices import APART_MM, choose_worst
 from normnet.training.slabs import SlabSampler, TrainingPair
@@ -188,12 +188,6 @@ def baseline(scale: Scale, bench: Bench) -> list[torch.nn.Module]:
     return [bench.network(scale.config(), seed) for seed in range(scale.members)]
 
 
-def spread_cases(bench: Bench, n: int | None) -> list[Case]:
-    """The first ``n`` test CTs, or all, one of each data set in turn."""
-    rounds = zip_longest(*bench.data.tests.values())
-    return [case for turn in rounds for case in turn if case is not None][:n]
-
-
 def segment_case(case: Case, networks: list[torch.nn.Module], config: Config, bench: Bench) -> Outcome:
     """Vote and post-processing of a test CT, with its reference.
 
@@ -205,14 +199,7 @@ def segment_case(case: Case, networks: list[torch.nn.Module], config: Config, be
     subject = bench.subject(case, config)
     prepared = subject.prepared
     normal_mask = predict(subject, networks, config, bench.device).normal_mask(config.inference)
-    steps = postprocess(
-        prepared.thorax,
-        prepared.volume_hu,
-        prepared.lung_mask,
-        normal_mask,
-        config.window.tau,
-        config.postprocessing,
-    )
+    steps = find_lesions(prepared, normal_mask, config)
     box = lungs_box(subject)
     thorax, lung_mask, normal_mask, reference_mask = (
         array[box] for array in (prepared.thorax, prepared.lung_mask, normal_mask, reference_on_grid(subject))
