@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from normnet.config import Config, NetworkConfig, PostprocessingConfig, PreparationConfig
+from normnet.config import Config, NetworkConfig, PostprocessingConfig, PreparationConfig, WindowConfig
 from normnet.models import Model
 from normnet.network.unet import build_unet
-from normnet.pipeline import Segmentation, segment, widen_lungs
+from normnet.pipeline import Segmentation, anomaly_map, segment, widen_lungs
 from normnet.preparation.prepare import prepare
 from normnet.preparation.resample import resample
 from normnet.quantification import quantify
@@ -126,6 +126,19 @@ def test_lesion_networks_are_asked_where_the_settings_say_so(phantom, tiny_model
         masks.append(asked.lesion_mask)
     assert masks[0][sides_of(phantom) > 0].mean() > 0.95 > found.lesion_mask[sides_of(phantom) > 0].mean()
     assert not masks[1].any()
+
+
+def test_the_anomaly_map_is_both_kinds_of_networks_opinion(phantom):
+    """Bright voxels: their mean. Others in the lungs: the lesion networks. Outside: nothing."""
+    prepared = prepare(phantom.scan, sides_of(phantom), PreparationConfig(spacing_mm=(5.0, 4.4, 4.0)), WindowConfig())
+    shape = prepared.thorax.shape
+    prob_normal, prob_lesion = np.full(shape, 0.8, np.float16), np.full(shape, 0.6, np.float32)
+    searched = prepared.cut(sides_of(phantom)) > 0
+    bright = searched & (prepared.cut(phantom.scan.volume_hu) >= -500)
+    alone = anomaly_map(prepared, prob_normal, None, searched, bright)
+    both = anomaly_map(prepared, prob_normal, prob_lesion, searched, bright)
+    np.testing.assert_allclose(alone, np.where(bright, 0.2, 0), atol=1e-3)
+    np.testing.assert_allclose(both, np.select([bright, searched], [0.4, 0.6], 0), atol=1e-3)
 
 
 def test_warnings_of_the_reader_and_about_the_lungs(phantom, tiny_model):

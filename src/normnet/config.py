@@ -73,6 +73,7 @@ class PreparationConfig(Section):
     margin_vox: int = 4  # around the lungs' bounding box
     align_vox: int = 16  # the crop starts at a multiple of this, the network's stride
     pool_vox: int = 2  # edge of the cubes that lesion networks see as one voxel
+    smooth_vox: float = 0.0  # then smoothed with this Gaussian: grain and noise tell synthetic disease from real
     pad_to: tuple[int, int] | None = None  # (y, x); the paper pads to 512 x 512, the result inside is the same
     edge_share: float = 0.5  # components with more of their voxels on the mask's edge are dropped in training
     edge_vox: int = 2  # thickness of that edge
@@ -155,6 +156,8 @@ class VariationConfig(Section):
     regional: Range = (0.0, 0.025)  # the same, rising and falling over a tenth of the slab
     prob_slices: float = 0.3
     slices: float = 0.015  # standard deviation of every slice's own scale of HU + 1024
+    prob_overlap: float = 0.0  # of the other slabs: slices thicker than they lie apart, which nobody is told
+    overlap_mm: Range = (4.0, 8.0)
     lung_share: Range = (0.1, 0.6)  # thick slices: voxels with more lung than this are in the mask, hazy domes too
 
 

@@ -28,7 +28,7 @@ class Segmentation:
     Attributes:
         lesion_mask: bool.
         lung_labels: uint8, 1 right, 2 left, 0 elsewhere; wider than what was searched (``widen_lungs``).
-        prob_anomaly: float32 in [0, 1], 1 - mean probability of normal where the searched lung is bright, 0 elsewhere.
+        prob_anomaly: float32 in [0, 1], see ``anomaly_map``; 0 outside the lungs that were searched.
         n_votes_normal: uint8, members that voted normal where the lung is bright, 0 elsewhere.
         volumes: Millilitres and shares, see ``quantify``.
         warnings: One line each.
@@ -101,9 +101,9 @@ def segment(
     clock.lap("inference")
     steps = find_lesions(prepared, votes.normal_mask(config.inference), config, prob_lesion)
     clock.lap("postprocessing")
-    bright = (prepared.cut(lung_labels) > 0) & (prepared.cut(scan.volume_hu) >= config.window.bright_hu)
-    prob_normal = prepared.regrid(votes.prob_normal.astype(np.float32))
-    anomaly = prepared.embed(np.where(bright, 1 - prob_normal, np.float32(0)))
+    searched = prepared.cut(lung_labels) > 0
+    bright = searched & (prepared.cut(scan.volume_hu) >= config.window.bright_hu)
+    anomaly = prepared.embed(anomaly_map(prepared, votes.prob_normal, prob_lesion, searched, bright))
     n_votes = prepared.embed(np.where(bright, prepared.regrid(votes.n_normal, nearest=True), np.uint8(0)))
     lesion_mask = prepared.restore_mask(steps.lesions) & (lung_labels > 0)
     if possible_labels is not None:
@@ -133,6 +133,33 @@ def find_lesions(
         config.postprocessing,
         prob_lesion,
     )
+
+
+def anomaly_map(
+    prepared: Prepared,
+    prob_normal: np.ndarray,
+    prob_lesion: np.ndarray | None,
+    searched: np.ndarray,
+    bright: np.ndarray,
+) -> np.ndarray:
+    """How anomalous each voxel is: what both kinds of networks say of bright ones, the lesion networks of the others.
+
+    Args:
+        prepared: The thorax.
+        prob_normal: (z, y, x) on its grid, mean of the ensemble.
+        prob_lesion: Same shape, of the lesion networks; None without them.
+        searched: (z, y, x) bool in the lungs' box of the scan, the lungs.
+        bright: Same shape, bool, where in them the ensemble is asked.
+
+    Returns:
+        Float32 in [0, 1] in the lungs' box of the scan. Bright voxels: 1 - ``prob_normal``, or the mean of this and
+        ``prob_lesion``; other voxels of the lungs: ``prob_lesion``, or 0 without it.
+    """
+    not_normal = np.where(bright, 1 - prepared.regrid(prob_normal.astype(np.float32)), np.float32(0))
+    if prob_lesion is None:
+        return not_normal
+    lesion = np.where(searched, prepared.regrid(prob_lesion), np.float32(0))
+    return np.where(bright, (not_normal + lesion) / 2, lesion)
 
 
 def widen_lungs(

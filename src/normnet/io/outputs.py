@@ -56,7 +56,8 @@ FILES = ("lesions.nii.gz", "lungs.nii.gz", "anomaly.nii.gz", "votes.nii.gz", "pr
 LABELS = {
     "lesions.nii.gz": {"0": "no lesion", "1": "lesion"},
     "lungs.nii.gz": {"0": "outside", "1": "right lung", "2": "left lung"},
-    "anomaly.nii.gz": "1 - mean probability of normal where the lung is bright, else 0; stored / 255",
+    "anomaly.nii.gz": "probability of anomaly in the lungs: 1 - mean probability of normal where they are bright, "
+    "averaged with the lesion networks, which speak alone elsewhere; stored / 255",
     "votes.nii.gz": "members of the ensemble that voted normal where the lung is bright, else 0",
 }
 NO_LUNG = "NN-VAL-020"

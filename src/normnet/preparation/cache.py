@@ -18,7 +18,7 @@ from normnet.preparation.prepare import LOWEST_HU, prepare
 from normnet.preparation.resample import resample
 from normnet.scan import Scan
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 STEP_HU = 6  # uint8 codes: -1024 ... 506 HU
 
 
@@ -32,6 +32,7 @@ class NormalCase:
         lung_mask: Same shape, bool, M'.
         edge_mask: Same shape, bool, the erroneous edges E.
         usable: (z,) bool, False where a nodule or a suspect finding was listed.
+        slice_mm: Distance of the CT's own slices.
     """
 
     case_id: str
@@ -39,6 +40,7 @@ class NormalCase:
     lung_mask: np.ndarray
     edge_mask: np.ndarray
     usable: np.ndarray
+    slice_mm: float
 
 
 def prepare_normal(scan: Scan, lung_labels: np.ndarray, config: Config, excluded: Set[int] = frozenset()) -> NormalCase:
@@ -65,7 +67,7 @@ def prepare_normal(scan: Scan, lung_labels: np.ndarray, config: Config, excluded
     bad = bad[prepared.box[0]]
     at = np.rint(prepared.grid.start[0] + prepared.grid.step[0] * np.arange(codes.shape[0])).astype(int)
     usable = ~bad[at.clip(0, len(bad) - 1)]
-    return NormalCase(scan.case_id, codes, prepared.lung_mask, edge_mask, usable)
+    return NormalCase(scan.case_id, codes, prepared.lung_mask, edge_mask, usable, prepared.slice_mm)
 
 
 def save_case(path: Path, case: NormalCase, key: str) -> None:
@@ -82,6 +84,7 @@ def save_case(path: Path, case: NormalCase, key: str) -> None:
         lung_mask=np.packbits(case.lung_mask),
         edge_mask=np.packbits(case.edge_mask),
         usable=case.usable,
+        slice_mm=np.array(case.slice_mm),
         shape=shape,
         case_id=np.array(case.case_id),
         key=np.array(key),
@@ -103,7 +106,12 @@ def load_case(path: Path, key: str | None = None) -> NormalCase | None:
 
             codes = np.frombuffer(zlib.decompress(file["codes"].tobytes()), np.uint8).reshape(shape)
             return NormalCase(
-                str(file["case_id"]), codes, bits("lung_mask"), bits("edge_mask"), file["usable"].astype(bool)
+                str(file["case_id"]),
+                codes,
+                bits("lung_mask"),
+                bits("edge_mask"),
+                file["usable"].astype(bool),
+                float(file["slice_mm"]),
             )
     except (OSError, EOFError, ValueError, KeyError, RuntimeError, zlib.error, zipfile.BadZipFile):
         return None
