@@ -215,3 +215,17 @@ def test_growth_stays_where_a_lesion_is_possible():
     assert free[:, :10].any()
     assert not held[:, :10].any()
     assert (held & ~free).sum() == 0 < held.sum()
+
+
+@pytest.mark.parametrize(("slice_mm", "thick"), [(1.0, False), (4.0, False), (4.1, True), (8.0, True)])
+def test_in_thick_slices_only_what_is_sure_counts(slice_mm, thick):
+    """Neither the vote's word nor the density's: both take tissue that fills voxels in part for disease."""
+    thorax, hu, lung_mask = chest(-680)
+    none = np.zeros(hu.shape, bool)
+    prob = np.full(hu.shape, 0.3, np.float32)
+    prob[10, 10, 10:12] = 0.9
+    found = postprocess_hu(thorax, hu, lung_mask, none, TAU, GROWING, prob, slice_mm).lesions
+    assert (found.sum() == 2) == thick
+    assert found.sum() == 2 or found.sum() > 100
+    alone = postprocess_hu(thorax, hu, lung_mask, none, TAU, GROWING, None, slice_mm).lesions
+    np.testing.assert_array_equal(alone, postprocess_hu(thorax, hu, lung_mask, none, TAU, GROWING).lesions)

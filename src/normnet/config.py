@@ -156,8 +156,6 @@ class VariationConfig(Section):
     regional: Range = (0.0, 0.025)  # the same, rising and falling over a tenth of the slab
     prob_slices: float = 0.3
     slices: float = 0.015  # standard deviation of every slice's own scale of HU + 1024
-    prob_overlap: float = 0.0  # of the other slabs: slices thicker than they lie apart, which nobody is told
-    overlap_mm: Range = (4.0, 8.0)
     lung_share: Range = (0.1, 0.6)  # thick slices: voxels with more lung than this are in the mask, hazy domes too
 
 
@@ -183,6 +181,7 @@ class PostprocessingConfig(Section):
     lesion_networks: bool = False  # ask them; False: the paper
     prob_sure: float = 0.6  # they add what is likelier than this
     prob_possible: float = 0.1  # nothing below this is a lesion
+    thick_slice_mm: float = 4.0  # in thicker slices, nothing below prob_sure
     grow_vox: int = 0  # steps that the mask then grows into parenchyma denser than grow_hu; 0: the paper
     grow_hu: float = -760.0
     grow_sigma_vox: float = 2.0  # the density is smoothed with this Gaussian

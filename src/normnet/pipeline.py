@@ -132,6 +132,7 @@ def find_lesions(
         config.window.tau,
         config.postprocessing,
         prob_lesion,
+        prepared.slice_mm,
     )
 
 

@@ -51,20 +51,3 @@ def test_members_are_averaged():
     never = nn.Sequential(Bright(), nn.Hardtanh(-100.0, -99.0))
     one, both = (predict_lesions(prepared, networks, CONFIG) for networks in ([Bright()], [Bright(), never]))
     np.testing.assert_allclose(both, one / 2, atol=0.01)
-
-
-@pytest.mark.parametrize("slice_mm", [1.0, 8.0])
-def test_networks_of_two_channels_are_told_the_thickness_of_the_slices(slice_mm):
-    phantom = thorax_phantom((24, 48, 52), (slice_mm, 7.0, 6.0), vessels=False)
-    prepared = prepare(phantom.scan, phantom.lung_mask.astype(np.uint8), PreparationConfig(), WindowConfig())
-
-    class Told(nn.Module):
-        """Says lesion where slices are thicker than 5 mm."""
-
-        def forward(self, image: torch.Tensor) -> torch.Tensor:
-            assert image.shape[1] == 2
-            return (image[:, 1:].float() - 0.5) * 100
-
-    two = CONFIG.model_copy(update={"network": NetworkConfig(channels=(4, 8), in_channels=2)})
-    prob = predict_lesions(prepared, [Told()], two)
-    assert (prob[prepared.lung_mask].mean() > 0.9) == (slice_mm > 5)

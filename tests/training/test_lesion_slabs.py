@@ -26,7 +26,7 @@ def test_pairs_are_whole():
     """Coarse slabs, zero outside the lungs, the target inside them; now and then without disease."""
     sampler = LesionSampler([CASE], config_with())
     pairs = [sampler.sample(torch.Generator().manual_seed(seed)) for seed in range(30)]
-    for image, target, lungs, disease, _ in pairs:
+    for image, target, lungs, disease in pairs:
         assert image.shape == target.shape == lungs.shape == (16, 24, 32)
         assert image.dtype == torch.float32
         assert 0 <= image.min() <= image.max() <= 1
@@ -49,7 +49,7 @@ def test_disease_is_denser_than_the_lung_around_it():
     sampler = LesionSampler([CASE], config_with(prob_thick=0.0))
     differences = []
     for seed in range(10):
-        image, target, lungs, *_ = sampler.sample(torch.Generator().manual_seed(seed))
+        image, target, lungs, _ = sampler.sample(torch.Generator().manual_seed(seed))
         if target.any():
             differences.append((image[target].mean() - image[lungs & ~target].mean()).item())
     assert np.mean(differences) > 0.1
@@ -68,16 +68,8 @@ def test_unusable_slices_are_passed_over():
 def test_same_state_same_pair():
     sampler = LesionSampler([CASE], config_with())
     first, second, other = (sampler.sample(torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
-    assert all(torch.equal(a, b) for a, b in zip(first[:4], second[:4], strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     assert not torch.equal(first.image, other.image)
-
-
-def test_simulated_thick_slices_are_told():
-    """Factors 2 to 6 of the coarse grid's 2 mm; without them the CT's own slices."""
-    case = make_case(shape=(48, 64, 64), slice_mm=3.0)
-    sampler = LesionSampler([case], config_with(prob_thick=0.5, thick_mm=(4.0, 12.0)))
-    told = {sampler.sample(torch.Generator().manual_seed(seed)).slice_mm for seed in range(40)}
-    assert told == {3.0, 4.0, 6.0, 8.0, 10.0, 12.0}
 
 
 def test_training_writes_a_lesion_model(tmp_path):

@@ -19,7 +19,7 @@ def config_with(**training) -> Config:
     return Config(synthesis=SYNTHESIS, training=TrainingConfig(**({"slab_vox": (8, 32, 32)} | training)))
 
 
-def make_case(shape=(20, 32, 32), seed=0, usable=None, name="normal", slice_mm=1.0) -> NormalCase:
+def make_case(shape=(20, 32, 32), seed=0, usable=None, name="normal") -> NormalCase:
     """Two lungs with random bright spots and an erroneous edge, tissue around them."""
     rng = np.random.default_rng(seed)
     z, y, x = (np.linspace(-1, 1, n) for n in shape)
@@ -28,8 +28,7 @@ def make_case(shape=(20, 32, 32), seed=0, usable=None, name="normal", slice_mm=1
     hu = np.where(lung_mask, np.where(rng.random(shape) < 0.1, 0, -850), 40)
     codes = np.rint((hu - LOWEST_HU) / STEP_HU).astype(np.uint8)
     edge_mask = lung_mask & (y < -0.7)
-    usable = np.ones(shape[0], bool) if usable is None else usable
-    return NormalCase(name, codes, lung_mask, edge_mask, usable, slice_mm)
+    return NormalCase(name, codes, lung_mask, edge_mask, np.ones(shape[0], bool) if usable is None else usable)
 
 
 def pairs_of(sampler: SlabSampler, n: int = 6):
@@ -38,7 +37,7 @@ def pairs_of(sampler: SlabSampler, n: int = 6):
 
 def test_target_is_eq_1():
     """Outside G the image is the healthy thorax: bright there means target, inside G nothing is."""
-    for image, target, lung_mask, lesion_mask, _ in pairs_of(SlabSampler([make_case()], config_with())):
+    for image, target, lung_mask, lesion_mask in pairs_of(SlabSampler([make_case()], config_with())):
         assert image.shape == (8, 32, 32)
         assert image.dtype == torch.float32
         assert lesion_mask.any()
@@ -115,7 +114,7 @@ def test_flips_mirror_the_slab():
 @pytest.mark.parametrize("change", [{"prob_thick": 1.0}, {"prob_noise": 1.0}, {"prob_shift": 1.0}])
 def test_variations_change_the_image_and_keep_eq_1(change):
     plain = pairs_of(SlabSampler([make_case()], config_with()), 1)[0]
-    for image, target, lung_mask, lesion_mask, _ in pairs_of(SlabSampler([make_case()], config_with(**change))):
+    for image, target, lung_mask, lesion_mask in pairs_of(SlabSampler([make_case()], config_with(**change))):
         assert torch.isfinite(image).all()
         assert image.min() >= 0
         assert image.max() <= 1
@@ -126,22 +125,11 @@ def test_variations_change_the_image_and_keep_eq_1(change):
             assert torch.equal(target[~lesion_mask], (image >= TAU)[~lesion_mask])
 
 
-@pytest.mark.parametrize(("slice_mm", "told"), [(1.0, [4.0, 5.0, 6.0]), (5.0, [5.0, 6.0])])
-def test_simulated_thick_slices_are_told(slice_mm, told):
-    """Of the CT's own slices and the simulated ones, the thicker."""
-    case = make_case(slice_mm=slice_mm)
-    plain = pairs_of(SlabSampler([case], config_with()))
-    thick = pairs_of(SlabSampler([case], config_with(prob_thick=1.0, thick_mm=(4.0, 6.0))), 20)
-    assert {pair.slice_mm for pair in plain} == {slice_mm}
-    assert sorted({pair.slice_mm for pair in thick}) == told
-
-
 def test_equal_seeds_equal_pairs():
     config = config_with(flip=True, prob_thick=0.5, prob_noise=0.5, prob_shift=0.5)
     first, again = (pairs_of(SlabSampler([make_case()], config)) for _ in range(2))
     for one, other in zip(first, again, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(one[:4], other[:4], strict=True))
-        assert one.slice_mm == other.slice_mm
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
     assert not torch.equal(first[0].image, first[1].image)
 
 

@@ -29,7 +29,6 @@ def predict_lesions(
     """
     import torch
 
-    from normnet.network.unet import with_thickness
     from normnet.preparation.coarse import pool_lungs, smooth_lungs, spread
     from normnet.preparation.window import scale_hu
 
@@ -45,10 +44,7 @@ def predict_lesions(
         hu = smooth_lungs(hu, inside, grid.smooth_vox)
         thorax = scale_hu(hu, config.window) * inside
         pads = [pad for n in reversed(thorax.shape) for pad in (0, -n % stride)]
-        image = torch.nn.functional.pad(thorax, pads)[None, None]
-        if config.network.in_channels == 2:
-            image = with_thickness(image, [prepared.slice_mm])
-        image = image.contiguous(memory_format=torch.channels_last_3d)
+        image = torch.nn.functional.pad(thorax, pads)[None, None].contiguous(memory_format=torch.channels_last_3d)
         with torch.autocast(torch.device(device).type, torch.bfloat16):
             logits = [network.to(device)(image) for network in networks]
         prob = torch.sigmoid(torch.stack(logits).float()).mean(0)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 START_GAIN, START_LOGIT = 4.0, -3.0
-THIN_MM, SCALE_MM = 4.0, 10.0  # slices up to the first are all thin to a network, or it would know CTs by theirs
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
     from normnet.config import NetworkConfig
@@ -44,19 +41,3 @@ def build_unet(config: NetworkConfig) -> nn.Module:
         nn.init.constant_(last.conv.bias, START_LOGIT)
     layout = torch.channels_last_3d if config.spatial_dims == 3 else torch.channels_last  # faster on CPUs
     return network.to(memory_format=layout)
-
-
-def with_thickness(image: torch.Tensor, slice_mm: Sequence[float]) -> torch.Tensor:
-    """Tell the network how thick the slices are: in thin ones faint grains are disease, in thick ones haze may be none.
-
-    Args:
-        image: (B, 1, D, H, W).
-        slice_mm: Distance of the slices of each scan in the batch.
-
-    Returns:
-        (B, 2, D, H, W), the second channel constant.
-    """
-    import torch
-
-    thickness = torch.tensor(slice_mm, dtype=image.dtype, device=image.device).clamp(min=THIN_MM) / SCALE_MM
-    return torch.cat([image, thickness[:, None, None, None, None].expand_as(image)], dim=1)

@@ -18,7 +18,7 @@ from normnet.preparation.prepare import LOWEST_HU, prepare
 from normnet.preparation.resample import resample
 from normnet.scan import Scan
 
-CACHE_VERSION = 2
+CACHE_VERSION = 1
 STEP_HU = 6  # uint8 codes: -1024 ... 506 HU
 
 
@@ -32,7 +32,6 @@ class NormalCase:
         lung_mask: Same shape, bool, M'.
         edge_mask: Same shape, bool, the erroneous edges E.
         usable: (z,) bool, False where a nodule or a suspect finding was listed.
-        slice_mm: Distance of the CT's own slices.
     """
 
     case_id: str
@@ -40,7 +39,6 @@ class NormalCase:
     lung_mask: np.ndarray
     edge_mask: np.ndarray
     usable: np.ndarray
-    slice_mm: float
 
 
 def prepare_normal(scan: Scan, lung_labels: np.ndarray, config: Config, excluded: Set[int] = frozenset()) -> NormalCase:
@@ -67,7 +65,7 @@ def prepare_normal(scan: Scan, lung_labels: np.ndarray, config: Config, excluded
     bad = bad[prepared.box[0]]
     at = np.rint(prepared.grid.start[0] + prepared.grid.step[0] * np.arange(codes.shape[0])).astype(int)
     usable = ~bad[at.clip(0, len(bad) - 1)]
-    return NormalCase(scan.case_id, codes, prepared.lung_mask, edge_mask, usable, prepared.slice_mm)
+    return NormalCase(scan.case_id, codes, prepared.lung_mask, edge_mask, usable)
 
 
 def save_case(path: Path, case: NormalCase, key: str) -> None:
@@ -84,7 +82,6 @@ def save_case(path: Path, case: NormalCase, key: str) -> None:
         lung_mask=np.packbits(case.lung_mask),
         edge_mask=np.packbits(case.edge_mask),
         usable=case.usable,
-        slice_mm=np.array(case.slice_mm),
         shape=shape,
         case_id=np.array(case.case_id),
         key=np.array(key),
@@ -106,12 +103,7 @@ def load_case(path: Path, key: str | None = None) -> NormalCase | None:
 
             codes = np.frombuffer(zlib.decompress(file["codes"].tobytes()), np.uint8).reshape(shape)
             return NormalCase(
-                str(file["case_id"]),
-                codes,
-                bits("lung_mask"),
-                bits("edge_mask"),
-                file["usable"].astype(bool),
-                float(file["slice_mm"]),
+                str(file["case_id"]), codes, bits("lung_mask"), bits("edge_mask"), file["usable"].astype(bool)
             )
     except (OSError, EOFError, ValueError, KeyError, RuntimeError, zlib.error, zipfile.BadZipFile):
         return None

@@ -32,7 +32,7 @@ class LesionSampler:
     def __init__(self, cases: list[NormalCase], config: Config):
         self.config = config
         factor, depth = config.preparation.pool_vox, config.training.slab_vox[0]
-        self.places: list[tuple[torch.Tensor, torch.Tensor, float]] = []  # HU float16 and lungs (d, h, w), slice_mm
+        self.places: list[tuple[torch.Tensor, torch.Tensor]] = []  # HU float16 and lungs, (d, h, w)
         self.max_lung_vox = 0  # the fullest slab of the set, |M_max|
         for case in cases:
             hu = torch.tensor(case.codes).float() * STEP_HU + LOWEST_HU
@@ -40,7 +40,7 @@ class LesionSampler:
             hu = hu.half()
             for start, n_lung in find_slabs(lungs.numpy(), case.usable[::factor], min(depth, len(hu))):
                 part = slice(start, start + depth)
-                self.places.append((hu[part], lungs[part], case.slice_mm))
+                self.places.append((hu[part], lungs[part]))
                 self.max_lung_vox = max(self.max_lung_vox, n_lung)
         if not self.places:
             raise no_slab(depth * factor, len(cases))
@@ -49,8 +49,7 @@ class LesionSampler:
         """One pair on the device of ``rng``; the target is the synthetic disease."""
         config, training, device = self.config, self.config.training, rng.device
         index = int(torch.randint(len(self.places), (), generator=rng, device=device))
-        *arrays, slice_mm = self.places[index]
-        hu, lungs = (part.to(device).float() for part in arrays)
+        hu, lungs = (part.to(device).float() for part in self.places[index])
         hu, lungs = self._zoom_and_crop(hu, lungs > 0, rng)
         hu = self._vary_lungs(hu, rng)
         if training.flip:
@@ -59,13 +58,13 @@ class LesionSampler:
         disease = torch.zeros_like(lungs)
         if uniform((0, 1), rng) >= config.ground_glass.prob_empty:
             hu, disease = insert_ground_glass(hu, lungs, self.max_lung_vox, config.synthesis, config.ground_glass, rng)
-        hu, lungs, disease, slice_mm = self._vary_scanner(hu, lungs, disease, slice_mm, rng)
+        hu, lungs, disease = self._vary_scanner(hu, lungs, disease, rng)
         hu, disease = smooth_lungs(hu, lungs, config.preparation.smooth_vox), disease & lungs
         pads = [
             p for n, size in zip(reversed(hu.shape), reversed(training.slab_vox), strict=True) for p in (0, size - n)
         ]
         image, disease, lungs = (pad(t, pads) for t in (scale_hu(hu, config.window) * lungs, disease, lungs))
-        return TrainingPair(image, disease, lungs, disease, slice_mm)
+        return TrainingPair(image, disease, lungs, disease)
 
     def _zoom_and_crop(
         self, hu: torch.Tensor, lungs: torch.Tensor, rng: torch.Generator
@@ -101,8 +100,8 @@ class LesionSampler:
         return hu
 
     def _vary_scanner(
-        self, hu: torch.Tensor, lungs: torch.Tensor, disease: torch.Tensor, slice_mm: float, rng: torch.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, float]:
+        self, hu: torch.Tensor, lungs: torch.Tensor, disease: torch.Tensor, rng: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Slices scaled apart, noise, thick slices with the diaphragm half in them."""
         training, variation = self.config.training, self.config.variation
         if uniform((0, 1), rng) < variation.prob_slices:
@@ -110,11 +109,9 @@ class LesionSampler:
             hu = (hu - LOWEST_HU) * (1 + variation.slices * jitter) + LOWEST_HU
         if uniform((0, 1), rng) < training.prob_noise:
             hu = hu + unit_noise(tuple(hu.shape), uniform((0.3, 0.8), rng), rng) * uniform(training.noise_hu, rng)
-        told = uniform((0, 1), rng) < training.prob_thick
-        if told or uniform((0, 1), rng) < variation.prob_overlap:
-            grid_mm = self.config.preparation.spacing_mm[0] * self.config.preparation.pool_vox
-            factor = max(2, round(uniform(training.thick_mm if told else variation.overlap_mm, rng) / grid_mm))
+        if uniform((0, 1), rng) < training.prob_thick:
+            slice_mm = self.config.preparation.spacing_mm[0] * self.config.preparation.pool_vox
+            factor = max(2, round(uniform(training.thick_mm, rng) / slice_mm))
             hu, disease = thick_slices(hu, factor), thick_slices(disease.float(), factor) > 0.5
-            lungs = thick_slices(lungs.float(), factor) > (uniform(variation.lung_share, rng) if told else 0.5)
-            slice_mm = max(slice_mm, factor * grid_mm) if told else slice_mm
-        return hu, lungs, disease, slice_mm
+            lungs = thick_slices(lungs.float(), factor) > uniform(variation.lung_share, rng)
+        return hu, lungs, disease

@@ -26,7 +26,6 @@ class TrainingPair(NamedTuple):
     target: torch.Tensor  # GT of Eq. 1 or what ``training.target`` says, bool
     lung_mask: torch.Tensor  # M, bool
     lesion_mask: torch.Tensor  # G, bool
-    slice_mm: float  # distance of the slices, those of simulated thick ones
 
 
 def find_slabs(lung_mask: np.ndarray, usable: np.ndarray, depth: int) -> Iterator[tuple[int, int]]:
@@ -89,10 +88,8 @@ class SlabSampler:
         healthy = scale_hu(_vary_scanner(hu, training, rng), window)
         lungs = lungs & ~edges
         image, lesion_mask = synthesize_lesions(healthy, lungs, self.max_lung_vox, self.config.synthesis, rng)
-        slice_mm = case.slice_mm
         if uniform((0, 1), rng) < training.prob_thick:
             factor = max(2, round(uniform(training.thick_mm, rng) / self.config.preparation.spacing_mm[0]))
-            slice_mm = max(slice_mm, factor * self.config.preparation.spacing_mm[0])
             image, healthy = thick_slices(image, factor), thick_slices(healthy, factor)
             lesion_mask, lungs = (thick_slices(t.float(), factor) > 0.5 for t in (lesion_mask, lungs))
             lungs, lesion_mask = lungs & ~edges, lesion_mask & lungs
@@ -102,7 +99,7 @@ class SlabSampler:
             "areas": lungs & ~lesion_mask,
             "lesions": lesion_mask,
         }[training.target]
-        return TrainingPair(image * lungs, target, lungs, lesion_mask, slice_mm)
+        return TrainingPair(image * lungs, target, lungs, lesion_mask)
 
     def _place_crop(self, case: NormalCase, start: int, rng: torch.Generator) -> list[slice]:
         """In-plane crop: the whole plane where it fits (centred), else around a random lung voxel."""

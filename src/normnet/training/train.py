@@ -10,7 +10,7 @@ import torch
 
 from normnet.config import Config
 from normnet.network.losses import dice_cross_entropy
-from normnet.network.unet import build_unet, with_thickness
+from normnet.network.unet import build_unet
 from normnet.preparation.cache import NormalCase
 from normnet.training.checkpoints import Checkpoint, load_newest, save_checkpoint
 from normnet.training.lesion_slabs import LesionSampler
@@ -62,14 +62,12 @@ def train_member(
     for step in range(done + 1, config.training.iterations + 1):
         rng = torch.Generator(device).manual_seed(stream(seed, step))
         pairs = [sampler.sample(rng) for _ in range(config.training.batch)]
-        image = torch.stack([pair.image for pair in pairs])[:, None]
-        if config.network.in_channels == 2:
-            image = with_thickness(image, [pair.slice_mm for pair in pairs])
+        image = torch.stack([pair.image for pair in pairs])[:, None].to(memory_format=torch.channels_last_3d)
         target = torch.stack([pair.target for pair in pairs])[:, None]  # (B, 1, D, H, W)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, config)
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=mixed):
-            logits = network(image.to(memory_format=torch.channels_last_3d))
+            logits = network(image)
         inside = torch.stack([pair.lung_mask for pair in pairs])[:, None] if disease else None
         loss = dice_cross_entropy(logits, target, inside)
         optimizer.zero_grad(set_to_none=True)
