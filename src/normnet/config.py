@@ -73,7 +73,6 @@ class PreparationConfig(Section):
     margin_vox: int = 4  # around the lungs' bounding box
     align_vox: int = 16  # the crop starts at a multiple of this, the network's stride
     pool_vox: int = 2  # edge of the cubes that lesion networks see as one voxel
-    smooth_vox: float = 0.0  # then smoothed with this Gaussian: grain and noise tell synthetic disease from real
     pad_to: tuple[int, int] | None = None  # (y, x); the paper pads to 512 x 512, the result inside is the same
     edge_share: float = 0.5  # components with more of their voxels on the mask's edge are dropped in training
     edge_vox: int = 2  # thickness of that edge
@@ -181,7 +180,7 @@ class PostprocessingConfig(Section):
     lesion_networks: bool = False  # ask them; False: the paper
     prob_sure: float = 0.6  # they add what is likelier than this
     prob_possible: float = 0.1  # nothing below this is a lesion
-    thick_slice_mm: float = 4.0  # in thicker slices, nothing below prob_sure
+    thick_slice_mm: float = 4.5  # in thicker slices, nothing below prob_sure
     grow_vox: int = 0  # steps that the mask then grows into parenchyma denser than grow_hu; 0: the paper
     grow_hu: float = -760.0
     grow_sigma_vox: float = 2.0  # the density is smoothed with this Gaussian

@@ -105,11 +105,11 @@ def postprocess(
     cap = (mean_filter(remainder, config.k_f, lung_mask, config) > config.t_f) & lung_mask
     core = dilate(seeds, config.dilation_vox) & cap
     lesions, possible = core, lung_mask
+    thick = prob_lesion is not None and slice_mm > config.thick_slice_mm
     if prob_lesion is not None:
-        thick = slice_mm > config.thick_slice_mm
         possible = lung_mask & (prob_lesion > (config.prob_sure if thick else config.prob_possible))
         lesions = (core | (prob_lesion > config.prob_sure)) & possible
-    if config.grow_vox > 0 and lesions.any():
+    if config.grow_vox > 0 and lesions.any() and not thick:
         density_hu = parenchyma_density(volume_hu, lung_mask, normal_mask | lesions, config.grow_sigma_vox)
         lesions = dilate(lesions, config.grow_vox, within=(density_hu > config.grow_hu) & possible)
     return LesionSteps(anomaly, seeds, remainder, cap, core, lesions)

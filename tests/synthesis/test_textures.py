@@ -10,9 +10,8 @@ import torch
 from scipy import ndimage
 
 from normnet.config import SynthesisConfig
-from normnet.preparation.gaussian import gaussian_filter
 from normnet.synthesis import textures
-from normnet.synthesis.textures import mean_above, sample_texture
+from normnet.synthesis.textures import gaussian_filter, mean_above, sample_texture
 
 CONFIG = SynthesisConfig()
 

@@ -18,7 +18,7 @@ from normnet.experiments.catalogue import Experiment, Row, Scale, n_seeds, row_c
 from normnet.inference.lesions import predict_lesions
 from normnet.io.atomic import write_bytes
 from normnet.models import Model
-from normnet.pipeline import find_lesions
+from normnet.pipeline import anomaly_map, find_lesions
 
 # Names of the columns; those of lesions are of a row's reading, those of bright voxels are Table II's.
 SCORES = {
@@ -114,7 +114,7 @@ def score_subject(subject: Subject, networks: list[torch.nn.Module], configs: li
         ``CaseScores`` for each of ``configs``.
     """
     votes = predict(subject, networks, configs[0], device)
-    bright = _score_bright(subject, votes.prob_normal, votes.normal_mask(configs[0].inference), configs[0])
+    bright = _score_bright(subject, votes.prob_normal, votes.normal_mask(configs[0].inference), configs[0], None)
     return [
         {**_score_masks(subject, votes.normal_mask(config.inference), config, None), "bright": bright}
         for config in configs
@@ -130,7 +130,7 @@ def score_shipped(subject: Subject, model: Model, device: str) -> CaseScores:
     if config.postprocessing.lesion_networks:
         networks = model.lesions_asked(config.inference)
         prob_lesion = predict_lesions(subject.prepared, networks, model.lesion_config, device)
-    bright = _score_bright(subject, votes.prob_normal, normal_mask, config)
+    bright = _score_bright(subject, votes.prob_normal, normal_mask, config, prob_lesion)
     return {**_score_masks(subject, normal_mask, config, prob_lesion), "bright": bright}
 
 
@@ -142,7 +142,7 @@ def _job(row: Row, seed: int, scale: Scale, bench: Bench) -> _Job:
     if row.shipped:
         model = bench.shipped_model()
         manifests = [model.manifest, model.lesion_manifest]
-        key = digest(["shipped", manifests, bench.lungs_key(model.config)])
+        key = digest(["shipped", manifests, model.config.model_dump(), bench.lungs_key(model.config)])
         return _Job(row, seed, model.config, (), key, key)
     config, votes = row_config(row, scale), row_votes(row, scale, seed)
     vote_key = bench.vote_key(config, votes)
@@ -194,18 +194,21 @@ def _score_masks(
 
 
 def _score_bright(
-    subject: Subject, prob_normal: np.ndarray, normal_mask: np.ndarray, config: Config
+    subject: Subject, prob_normal: np.ndarray, normal_mask: np.ndarray, config: Config, prob_lesion: np.ndarray | None
 ) -> dict[str, float]:
     """Table II on the scan's own grid, in the lungs' box."""
     prepared = subject.prepared
-    bright = (prepared.cut(subject.lung_labels) > 0) & (prepared.cut(subject.scan.volume_hu) >= config.window.bright_hu)
+    searched = prepared.cut(subject.lung_labels) > 0
+    bright = searched & (prepared.cut(subject.scan.volume_hu) >= config.window.bright_hu)
     reference = prepared.cut(subject.reference)
     scores = compute_bright_scores(prepared.regrid(normal_mask.astype(np.uint8), nearest=True) > 0, reference, bright)
     return {
         "bright_precision": scores.precision,
         "bright_sensitivity": scores.sensitivity,
         "bright_specificity": scores.specificity,
-        "auc": compute_bright_auc(prepared.regrid(prob_normal.astype(np.float32)), reference, bright),
+        "auc": compute_bright_auc(
+            1 - anomaly_map(prepared, prob_normal, prob_lesion, searched, bright), reference, bright
+        ),
     }
 
 

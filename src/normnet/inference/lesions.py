@@ -29,7 +29,7 @@ def predict_lesions(
     """
     import torch
 
-    from normnet.preparation.coarse import pool_lungs, smooth_lungs, spread
+    from normnet.preparation.coarse import pool_lungs, spread
     from normnet.preparation.window import scale_hu
 
     grid = config.preparation
@@ -39,14 +39,11 @@ def predict_lesions(
     )
     stride = config.network.stride
     lung_mask = torch.from_numpy(prepared.lung_mask).to(device)
-    with torch.inference_mode():
+    with torch.inference_mode(), torch.autocast(torch.device(device).type, torch.bfloat16):
         hu, inside = pool_lungs(torch.from_numpy(prepared.volume_hu).to(device), lung_mask, factors)
-        hu = smooth_lungs(hu, inside, grid.smooth_vox)
         thorax = scale_hu(hu, config.window) * inside
         pads = [pad for n in reversed(thorax.shape) for pad in (0, -n % stride)]
         image = torch.nn.functional.pad(thorax, pads)[None, None].contiguous(memory_format=torch.channels_last_3d)
-        with torch.autocast(torch.device(device).type, torch.bfloat16):
-            logits = [network.to(device)(image) for network in networks]
-        prob = torch.sigmoid(torch.stack(logits).float()).mean(0)
+        prob = torch.stack([torch.sigmoid(network.to(device)(image).float()) for network in networks]).mean(0)
         prob = prob[0, 0][tuple(slice(n) for n in thorax.shape)]  # (d, h, w)
         return (spread(prob, factors, prepared.lung_mask.shape) * lung_mask).cpu().numpy()

@@ -5,9 +5,6 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import avg_pool3d, interpolate
 
-from normnet.preparation.gaussian import gaussian_filter
-
-AIR_HU = -1000.0
 Factors = tuple[int, ...]  # z, y, x
 
 
@@ -27,22 +24,6 @@ def pool_lungs(volume_hu: torch.Tensor, lung_mask: torch.Tensor, factors: Factor
     lung_hu = avg_pool3d(hu * inside, factors, ceil_mode=True) / share.clamp(min=1e-3)
     mostly_lung = share > 0.5
     return torch.where(mostly_lung, lung_hu, avg_pool3d(hu, factors, ceil_mode=True))[0, 0], mostly_lung[0, 0]
-
-
-def smooth_lungs(coarse_hu: torch.Tensor, lung_mask: torch.Tensor, sigma_vox: float) -> torch.Tensor:
-    """Normalised Gaussian inside the lungs; other voxels stay as they are.
-
-    Args:
-        coarse_hu: (d, h, w) float32.
-        lung_mask: Same shape, bool.
-        sigma_vox: Standard deviation; 0: nothing is smoothed.
-    """
-    if sigma_vox == 0:
-        return coarse_hu
-    inside = lung_mask.float()
-    total = gaussian_filter((coarse_hu - AIR_HU) * inside, sigma_vox)
-    mean = total / gaussian_filter(inside, sigma_vox).clamp(min=1e-3) + AIR_HU
-    return torch.where(lung_mask, mean, coarse_hu)
 
 
 def spread(coarse: torch.Tensor, factors: Factors, shape: tuple[int, ...]) -> torch.Tensor:

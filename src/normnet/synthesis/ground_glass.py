@@ -12,10 +12,9 @@ import math
 import torch
 
 from normnet.config import GroundGlassConfig, Range, SynthesisConfig
-from normnet.preparation.gaussian import gaussian_filter
 from normnet.synthesis.generator import SyntheticSlab
 from normnet.synthesis.shapes import sample_shapes, uniform
-from normnet.synthesis.textures import sample_texture
+from normnet.synthesis.textures import gaussian_filter, sample_texture
 
 FLUID_HU = 50.0
 MOST_FLUID = 0.97

@@ -7,7 +7,7 @@ from torch.nn.functional import interpolate, pad
 
 from normnet.config import Config
 from normnet.preparation.cache import STEP_HU, NormalCase
-from normnet.preparation.coarse import pool_lungs, smooth_lungs
+from normnet.preparation.coarse import pool_lungs
 from normnet.preparation.prepare import LOWEST_HU
 from normnet.preparation.window import scale_hu
 from normnet.synthesis.ground_glass import FLUID_HU, insert_ground_glass, unit_noise
@@ -59,7 +59,7 @@ class LesionSampler:
         if uniform((0, 1), rng) >= config.ground_glass.prob_empty:
             hu, disease = insert_ground_glass(hu, lungs, self.max_lung_vox, config.synthesis, config.ground_glass, rng)
         hu, lungs, disease = self._vary_scanner(hu, lungs, disease, rng)
-        hu, disease = smooth_lungs(hu, lungs, config.preparation.smooth_vox), disease & lungs
+        disease = disease & lungs
         pads = [
             p for n, size in zip(reversed(hu.shape), reversed(training.slab_vox), strict=True) for p in (0, size - n)
         ]

@@ -12,11 +12,11 @@ from torch.nn.functional import avg_pool1d, interpolate
 from normnet.config import Config, TrainingConfig
 from normnet.errors import InputError
 from normnet.preparation.cache import STEP_HU, NormalCase
-from normnet.preparation.gaussian import gaussian_filter
 from normnet.preparation.prepare import LOWEST_HU
 from normnet.preparation.window import scale_hu
 from normnet.synthesis.generator import synthesize_lesions, target_normal
 from normnet.synthesis.shapes import uniform
+from normnet.synthesis.textures import gaussian_filter
 
 
 class TrainingPair(NamedTuple):
