@@ -107,7 +107,7 @@ def segment(
     n_votes = prepared.embed(np.where(bright, prepared.regrid(votes.n_normal, nearest=True), np.uint8(0)))
     lesion_mask = prepared.restore_mask(steps.lesions) & (lung_labels > 0)
     if possible_labels is not None:
-        lung_labels = widen_lungs(scan, lung_labels, possible_labels, prepared, steps.lesions, config)
+        lung_labels = widen_lungs(scan, lung_labels, possible_labels, prepared, steps.core | steps.lesions, config)
     volumes = quantify(prepared.cut(lesion_mask), prepared.cut(lung_labels), scan.geometry.voxel_ml)
     clock.lap("restoring")
     return Segmentation(lesion_mask, lung_labels, anomaly, n_votes, volumes, warnings, clock.seconds, lungs_by)
@@ -180,7 +180,7 @@ def widen_lungs(
         lung_labels: The scan's shape, 1 right, 2 left.
         possible_labels: The same at a lower threshold.
         prepared: Of that scan and ``lung_labels``.
-        lesions: (z, y, x) bool on the prepared grid.
+        lesions: (z, y, x) bool on the prepared grid, what only the vote calls so included.
         config: ``postprocessing.lungs_vox``, and what is bright.
 
     Returns:
