@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from normnet import pipeline
 from normnet.config import Config, NetworkConfig, PostprocessingConfig, PreparationConfig, WindowConfig
+from normnet.lungs.learned import Lungs
 from normnet.models import Model
 from normnet.network.unet import build_unet
 from normnet.pipeline import Segmentation, anomaly_map, segment, widen_lungs
@@ -247,3 +249,17 @@ def test_lungs_are_wider_beside_a_lesion_alone():
     assert wider[12, 26, 20] == 0  # no lesion beside it
     further = config.model_copy(update={"postprocessing": PostprocessingConfig(lungs_vox=9)})
     assert not widen_lungs(scan, lungs, possible, prepared, on_grid, further)[12, 16, 26:].any()
+
+
+def test_lungs_are_wider_beside_what_the_lesion_networks_veto(phantom, tiny_model, found, monkeypatch):
+    """Half of what the vote calls lesion is cut off the lungs. Nothing is marked, yet the other half may be lung."""
+    lungs, y = sides_of(phantom), np.arange(phantom.scan.shape[1])[:, None]
+    lungs[found.lesion_mask & (y > np.median(np.nonzero(found.lesion_mask)[1]))] = 0
+    monkeypatch.setattr(pipeline, "find_lungs", lambda *_: Lungs(lungs, sides_of(phantom)))
+    said = {"lesion_networks": True, "prob_sure": 1.0, "prob_possible": 1.0, "lungs_vox": 4}
+    told = tiny_model.config.postprocessing.model_copy(update=said)
+    vetoed = segment(phantom.scan, tiny_model, tiny_model.config.model_copy(update={"postprocessing": told}))
+    assert not vetoed.lesion_mask.any()
+    added = (vetoed.lung_labels > 0) & (lungs == 0)
+    assert added.any()
+    assert not vetoed.prob_anomaly[added].any()

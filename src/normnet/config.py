@@ -164,7 +164,7 @@ class InferenceConfig(Section):
     slab_vox: int = 32  # slices a window sees, as in training; windows lie half a slab apart
     prob_normal: float = 0.95
     min_votes: int | None = None  # None: more than half of the members
-    max_members: int | None = Field(default=None, ge=1)  # only the first ones are asked; None: all
+    max_members: int | None = Field(default=None, ge=1)  # only the first ones vote; None: all
 
 
 class PostprocessingConfig(Section):

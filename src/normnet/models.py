@@ -44,10 +44,6 @@ class Model:
         """The members that vote under these settings."""
         return self.networks[: config.max_members]
 
-    def lesions_asked(self, config: InferenceConfig) -> list[nn.Module]:
-        """The lesion networks that are asked under these settings."""
-        return self.lesion_networks[: config.max_members]
-
 
 def shipped(name: str) -> Path:
     """Folder of a model that ships with the package: ``"normnet"``, ``"lungs"`` or ``"lesions"``."""

@@ -97,7 +97,7 @@ def segment(
     )
     prob_lesion = None
     if config.postprocessing.lesion_networks:
-        prob_lesion = predict_lesions(prepared, model.lesions_asked(config.inference), model.lesion_config, device)
+        prob_lesion = predict_lesions(prepared, model.lesion_networks, model.lesion_config, device)
     clock.lap("inference")
     steps = find_lesions(prepared, votes.normal_mask(config.inference), config, prob_lesion)
     clock.lap("postprocessing")

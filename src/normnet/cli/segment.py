@@ -46,7 +46,7 @@ def segment(
     config: Annotated[str | None, typer.Option(help="TOML file; its keys override the model's settings.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     series: Annotated[str | None, typer.Option(help="SeriesInstanceUID, where a DICOM folder holds several.")] = None,
-    fast: Annotated[bool, typer.Option("--fast", help="Ask the first member alone instead of the ensemble.")] = False,
+    fast: Annotated[bool, typer.Option("--fast", help="One member votes instead of the ensemble.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Segment again what is done already.")] = False,
 ) -> int:
     """Segment lesions: masks, maps, volumes and a picture for every scan.

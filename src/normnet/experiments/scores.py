@@ -128,8 +128,7 @@ def score_shipped(subject: Subject, model: Model, device: str) -> CaseScores:
     normal_mask = votes.normal_mask(config.inference)
     prob_lesion = None
     if config.postprocessing.lesion_networks:
-        networks = model.lesions_asked(config.inference)
-        prob_lesion = predict_lesions(subject.prepared, networks, model.lesion_config, device)
+        prob_lesion = predict_lesions(subject.prepared, model.lesion_networks, model.lesion_config, device)
     bright = _score_bright(subject, votes.prob_normal, normal_mask, config, prob_lesion)
     return {**_score_masks(subject, normal_mask, config, prob_lesion), "bright": bright}
 
