@@ -23,7 +23,7 @@ class BrightCounts(NamedTuple):
     """Bright voxels of one case, or of many together; all scores of Table II follow from them.
 
     Attributes:
-        healthy: (256,) int64, healthy voxels at each step of the mean probability of normal.
+        healthy: (256,) int64, healthy voxels at each step of the probability of normal, 1 - anomaly.
         lesion: (256,) int64, the same of lesion voxels.
         n_normal: Healthy voxels and lesion voxels voted normal; None where the votes are not known.
     """
@@ -42,7 +42,7 @@ def count_bright(
     """Count the bright voxels of one case.
 
     Args:
-        prob_normal_codes: (z, y, x) uint8, mean probability of normal x 255.
+        prob_normal_codes: (z, y, x) uint8, probability of normal, 1 - anomaly, x 255.
         lesion_mask: Same shape, bool, the reference.
         bright_in_lung_mask: Same shape, bool: in the lungs and at least -500 HU.
         normal_mask: Same shape, bool, voted normal; None if not known.
