@@ -57,7 +57,7 @@ LABELS = {
     "lesions.nii.gz": {"0": "no lesion", "1": "lesion"},
     "lungs.nii.gz": {"0": "outside", "1": "right lung", "2": "left lung"},
     "anomaly.nii.gz": "probability of anomaly in the lungs: 1 - mean probability of normal where they are bright, "
-    "averaged with the lesion networks, which speak alone elsewhere; stored / 255",
+    "averaged with the lesion networks where those are asked, which speak alone elsewhere, else 0; stored / 255",
     "votes.nii.gz": "members of the ensemble that voted normal where the lung is bright, else 0",
 }
 NO_LUNG = "NN-VAL-020"
