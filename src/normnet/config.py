@@ -115,6 +115,7 @@ class GroundGlassConfig(Section):
     sigma_mottled_vox: Range = (0.6, 2.5)
     prob_clumped: float = 0.4  # dense spots in hardly changed lung, the patch around them is the lesion
     sigma_clumped_vox: Range = (0.6, 3.5)
+    clump_level: Range = (-0.2, 1.1)  # clumps are where unit noise exceeds it
     prob_empty: float = 0.1  # slabs without disease
 
 
@@ -129,6 +130,8 @@ class TrainingConfig(Section):
     iterations: int = 2000
     learning_rate: float = 3e-4
     schedule: Literal["constant", "cosine"] = "constant"
+    falls_to: float = 0.02  # share of the learning rate that the cosine ends at
+    average: float = 0.0  # the weights that count are a running mean, to which each step's add this share; 0: the last
     members: int = 5
     seed: int = 0
     checkpoint_every: int = 100
@@ -146,6 +149,8 @@ class VariationConfig(Section):
     """How healthy lungs and scanners differ, for the lesion networks; ours."""
 
     zoom: Range = (0.85, 1.18)
+    rotate_deg: Range = (0.0, 0.0)  # in the axial plane
+    elastic_vox: Range = (0.0, 0.0)  # standard deviation of a smooth displacement
     scale: Range = (0.95, 1.05)  # of HU + 1024: calibration
     prob_breath: float = 0.35
     breath: Range = (-0.03, 0.08)  # share of the air that is tissue, in the whole lung
@@ -153,6 +158,9 @@ class VariationConfig(Section):
     gradient: Range = (0.0, 0.06)  # the same, growing from front to back
     prob_regional: float = 0.3
     regional: Range = (0.0, 0.025)  # the same, rising and falling over a tenth of the slab
+    prob_kernel: float = 0.0  # slabs smoothed or sharpened inside the lungs, disease included
+    kernel: Range = (-0.7, 1.0)  # share of the way to the smoothed lungs; below 0 sharper
+    kernel_sigma_vox: Range = (0.4, 1.0)
     prob_slices: float = 0.3
     slices: float = 0.015  # standard deviation of every slice's own scale of HU + 1024
     lung_share: Range = (0.1, 0.6)  # thick slices: voxels with more lung than this are in the mask, hazy domes too

@@ -63,6 +63,16 @@ def test_round_trip(folder):
     assert networks[0](torch.zeros(1, 1, 4, 4, 4)).shape == (1, 1, 4, 4, 4)
 
 
+def test_statistics_beyond_float16_come_back(tmp_path):
+    """Residual networks reach variances above 65504 at the bottleneck."""
+    state = build_unet(TINY).state_dict()
+    name = next(key for key in state if key.endswith("running_var"))
+    state[name] = torch.full_like(state[name], 123456.75)
+    save_model(tmp_path / "model", {"member-1": state}, "normnet", TINY, {})
+    networks, _ = load_members(tmp_path / "model", "normnet")
+    torch.testing.assert_close(networks[0].state_dict()[name], state[name], atol=0, rtol=0)
+
+
 def test_same_weights_same_bytes(folder, tmp_path):
     torch.manual_seed(0)
     save_model(tmp_path / "again", {"member-0": build_unet(TINY).state_dict()}, "normnet", TINY, {})

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from normnet.config import Config, GroundGlassConfig, NetworkConfig, SynthesisConfig, TrainingConfig, load_config
+from normnet.config import (
+    Config,
+    GroundGlassConfig,
+    NetworkConfig,
+    SynthesisConfig,
+    TrainingConfig,
+    VariationConfig,
+    load_config,
+)
 from normnet.errors import InputError
 from normnet.network.weights import read_manifest
 from normnet.training.ensemble import train_ensemble
@@ -53,6 +61,61 @@ def test_disease_is_denser_than_the_lung_around_it():
         if target.any():
             differences.append((image[target].mean() - image[lungs & ~target].mean()).item())
     assert np.mean(differences) > 0.1
+
+
+def varied(**variation) -> LesionSampler:
+    """A sampler with slabs as large as its case on the coarse grid."""
+    values = {"zoom": (1.0, 1.0), "prob_breath": 0.0, "prob_gradient": 0.0, "prob_regional": 0.0, "prob_slices": 0.0}
+    config = config_with(slab_vox=(24, 32, 32), flip=False, prob_thick=0.0, prob_noise=0.0)
+    return LesionSampler([CASE], config.model_copy(update={"variation": VariationConfig(**(values | variation))}))
+
+
+def deformed(sampler: LesionSampler, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    hu, lungs = sampler.places[0]
+    return sampler._deform_and_crop(hu.float(), lungs, torch.Generator().manual_seed(seed))
+
+
+def test_undeformed_is_as_it_was():
+    sampler = varied()
+    hu, lungs = sampler.places[0]
+    new_hu, new_lungs = deformed(sampler)
+    torch.testing.assert_close(new_hu, hu.float(), atol=0.1, rtol=0)
+    assert torch.equal(new_lungs, lungs)
+
+
+def test_turned_by_half_a_turn():
+    sampler = varied(rotate_deg=(180.0, 180.0))
+    hu, lungs = sampler.places[0]
+    new_hu, new_lungs = deformed(sampler)
+    torch.testing.assert_close(new_hu[:, 1:-1, 1:-1], hu.float().flip(1, 2)[:, 1:-1, 1:-1], atol=0.5, rtol=0)
+    assert torch.equal(new_lungs[:, 1:-1, 1:-1], lungs.flip(1, 2)[:, 1:-1, 1:-1])
+
+
+def test_larger_patients_have_more_lung_and_bent_ones_other_lungs():
+    n_lung = [int(deformed(varied(zoom=(zoom, zoom)))[1].sum()) for zoom in (0.8, 1.0, 1.2)]
+    assert n_lung[0] < 0.7 * n_lung[1]
+    assert n_lung[1] < n_lung[2]
+    straight, bent = (deformed(varied(elastic_vox=(bend, bend)))[1] for bend in (0.0, 1.5))
+    assert 0.02 < (straight ^ bent).sum() / straight.sum() < 0.8
+
+
+def test_beyond_the_ct_there_is_no_lung():
+    sampler = varied(zoom=(0.5, 0.5))
+    sampler.places = [(hu, torch.ones_like(lungs)) for hu, lungs in sampler.places]
+    _, lungs = deformed(sampler)
+    assert 0.5**3 * 0.9 < lungs.float().mean() < 0.5**3 * 1.6
+
+
+def test_kernels_smooth_and_sharpen_the_lungs_alone():
+    spread = {}
+    for kernel in (-0.5, 0.0, 1.0):
+        sampler = varied(prob_kernel=1.0, kernel=(kernel, kernel), kernel_sigma_vox=(0.8, 0.8))
+        hu, lungs = (part.float() for part in sampler.places[0])
+        lungs = lungs > 0
+        new, _, _ = sampler._vary_scanner(hu, lungs, lungs, torch.Generator().manual_seed(0))
+        spread[kernel] = new[lungs].std().item()
+        assert torch.equal(new[~lungs], hu[~lungs])
+    assert spread[1.0] < 0.8 * spread[0.0] < 0.9 * spread[-0.5]
 
 
 def test_unusable_slices_are_passed_over():

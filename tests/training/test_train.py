@@ -43,7 +43,8 @@ def train(folder=None, seed=0, stop_after=None, config=CONFIG) -> Checkpoint:
 
 
 def bytes_of(state: Checkpoint) -> bytes:
-    tensors = state.network | {f"{i}.{k}": v for i, part in state.optimizer.items() for k, v in part.items()}
+    tensors = state.network | {f"average.{name}": value for name, value in state.average.items()}
+    tensors |= {f"{i}.{k}": v for i, part in state.optimizer.items() for k, v in part.items()}
     return (
         save({name: tensor.contiguous() for name, tensor in tensors.items()})
         + repr((state.step, state.losses)).encode()
@@ -92,6 +93,39 @@ def test_resumed_equals_uninterrupted(tmp_path, uninterrupted, stop_after):
     assert early.step == load_newest(tmp_path).step == stop_after
     resumed = train(tmp_path)
     assert bytes_of(resumed) == bytes_of(uninterrupted)
+
+
+AVERAGING = CONFIG.model_copy(update={"training": CONFIG.training.model_copy(update={"average": 0.4})})
+
+
+def test_the_average_of_the_weights(uninterrupted):
+    """Plain mean of the first two states, since the shares are 1 and 1/2; then 0.4 of each step; all else is equal."""
+    states = [train(stop_after=steps).network for steps in (1, 2, 3)]
+    averages = [train(stop_after=steps, config=AVERAGING) for steps in (1, 2, 3)]
+    name = "model.0.conv.unit0.adn.N.running_mean"
+    mean = (states[0][name] + states[1][name]) / 2
+    torch.testing.assert_close(averages[0].average[name], states[0][name])
+    torch.testing.assert_close(averages[1].average[name], mean)
+    torch.testing.assert_close(averages[2].average[name], 0.6 * mean + 0.4 * states[2][name])
+    for state, averaged in zip(states, averages, strict=True):
+        assert all(torch.equal(value, averaged.network[key]) for key, value in state.items())
+        assert averaged.weights is averaged.average
+    assert uninterrupted.weights is uninterrupted.network
+
+
+def test_resumed_with_an_average_equals_uninterrupted(tmp_path):
+    train(tmp_path, stop_after=3, config=AVERAGING)
+    assert bytes_of(train(tmp_path, config=AVERAGING)) == bytes_of(train(config=AVERAGING))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_make_the_same_slabs(tmp_path, uninterrupted, workers):
+    case = make_case(shape=(20, 40, 40))
+    early = train_member([case], CONFIG, seed=0, workers=workers, checkpoints=tmp_path, stop=lambda: True)
+    assert early.step == 1
+    assert bytes_of(train_member([case], CONFIG, seed=0, workers=workers, checkpoints=tmp_path)) == bytes_of(
+        uninterrupted
+    )
 
 
 def test_what_is_done_is_done(tmp_path, uninterrupted):

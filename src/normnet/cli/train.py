@@ -29,6 +29,7 @@ def train(
     seed: Annotated[int | None, typer.Option(min=0, help="Of the first member; the others follow.")] = None,
     iterations: Annotated[int | None, typer.Option(min=1, help="Steps a member.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    workers: Annotated[int, typer.Option(min=0, help="Processes that make slabs for a GPU; 0: it makes them.")] = 0,
     split: Annotated[str | None, typer.Option(help="Split of a CSV list; else 'train' and unmarked.")] = None,
     leave_out: Annotated[list[str] | None, typer.Option(help="A case to leave out; repeatable.")] = None,
     lung_model: Annotated[Path | None, typer.Option(help="Folder of train-lungs or nnU-Net, or lungmask file.")] = None,
@@ -57,7 +58,9 @@ def train(
 
         say(f"{len(cases)} normal CTs; {training.members} x {training.iterations} iterations on {torch_device}")
         with stopping_on_signals() as stop, step_reporter(out, settings, bar) as on_step:
-            finished = train_ensemble(cases, settings, out, device=torch_device, on_step=on_step, stop=stop)
+            finished = train_ensemble(
+                cases, settings, out, device=torch_device, workers=workers, on_step=on_step, stop=stop
+            )
     if finished:
         say(f"model ready: {out}")
     return 0

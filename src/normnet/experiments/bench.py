@@ -228,7 +228,7 @@ class Bench:
         if state.step < iterations:
             raise Interrupted
         facts = {"normnet": __version__, "config": config.model_dump(), "seed": seed}
-        save_model(folder, {"member-1": state.network}, "normnet", config.network, facts)
+        save_model(folder, {"member-1": state.weights}, "normnet", config.network, facts)
         if not constant:
             shutil.rmtree(checkpoints)
 

@@ -35,7 +35,11 @@ def save_model(
 
     entries = []
     for name, state in members.items():
-        halves = {key: (v.half() if v.is_floating_point() else v).contiguous().cpu() for key, v in state.items()}
+        # Statistics of batch normalisation stay float32: variances of deep layers exceed what float16 holds.
+        halves = {
+            key: (v.half() if v.is_floating_point() and "running_" not in key else v).contiguous().cpu()
+            for key, v in state.items()
+        }
         data = save(halves)
         write_bytes(folder / f"{name}.safetensors", data)
         entries.append({"file": f"{name}.safetensors", "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)})

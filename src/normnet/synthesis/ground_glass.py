@@ -54,7 +54,7 @@ def sample_fluid(
         grain = grain * (uniform((0.1, 0.6), rng) + torch.relu(spots) * uniform((0.6, 1.8), rng))
     elif clumped:
         clumps = unit_noise(shape, log_uniform(config.sigma_clumped_vox, rng), rng)
-        clumps = torch.sigmoid((clumps - uniform((-0.2, 1.1), rng)) / uniform((0.1, 0.5), rng))
+        clumps = torch.sigmoid((clumps - uniform(config.clump_level, rng)) / uniform((0.1, 0.5), rng))
         grain = grain * (uniform((0, 0.35), rng) + clumps)
     return (density * soft * grain).clamp(0, MOST_FLUID), soft > 0.5
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -23,12 +23,19 @@ class Checkpoint:
         network: State dict.
         optimizer: State of each parameter: ``exp_avg``, ``exp_avg_sq``, ``step``.
         losses: Loss of every iteration so far.
+        average: Running mean of the state dict; empty where none is kept.
     """
 
     step: int
     network: dict[str, torch.Tensor]
     optimizer: dict[int, dict[str, torch.Tensor]]
     losses: list[float]
+    average: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def weights(self) -> dict[str, torch.Tensor]:
+        """What a model is made of: the running mean, or the network as it is."""
+        return self.average or self.network
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -38,6 +45,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         OutputError: If it cannot be written.
     """
     tensors = {f"network.{name}": value.contiguous() for name, value in checkpoint.network.items()}
+    tensors |= {f"average.{name}": value.contiguous() for name, value in checkpoint.average.items()}
     for index, state in checkpoint.optimizer.items():
         tensors |= {f"optimizer.{index}.{name}": value.contiguous() for name, value in state.items()}
     data = save(tensors, metadata={"step": str(checkpoint.step), "losses": json.dumps(checkpoint.losses)})
@@ -56,11 +64,14 @@ def load_newest(folder: Path) -> Checkpoint | None:
             continue
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
         tensors = load(data)
-        network = {key[8:]: value for key, value in tensors.items() if key.startswith("network.")}
+        network, average = (
+            {key[8:]: value for key, value in tensors.items() if key.startswith(kind)}
+            for kind in ("network.", "average.")
+        )
         optimizer: dict[int, dict[str, torch.Tensor]] = {}
         for key, value in tensors.items():
             if key.startswith("optimizer."):
                 _, index, name = key.split(".", 2)
                 optimizer.setdefault(int(index), {})[name] = value
-        return Checkpoint(int(header["step"]), network, optimizer, json.loads(header["losses"]))
+        return Checkpoint(int(header["step"]), network, optimizer, json.loads(header["losses"]), average)
     return None

@@ -20,6 +20,7 @@ def train_ensemble(
     out: Path,
     *,
     device: str = "cpu",
+    workers: int = 0,
     card: dict[str, Any] | None = None,
     on_step: Callable[[int, int, float], None] = lambda member, step, loss: None,
     stop: Callable[[], bool] = lambda: False,
@@ -31,6 +32,7 @@ def train_ensemble(
         config: All settings; stored in the manifest.
         out: Model folder; checkpoints lie in ``out/checkpoints/member-K``.
         device: Torch device.
+        workers: As ``train_member`` takes it.
         card: More facts for the manifest (licences, sources).
         on_step: Called with (member from 1, iteration, loss).
         stop: Asked after every iteration; True saves a checkpoint and returns.
@@ -45,13 +47,14 @@ def train_ensemble(
             config,
             seed=config.training.seed + member - 1,
             device=device,
+            workers=workers,
             checkpoints=out / "checkpoints" / f"member-{member}",
             on_step=partial(on_step, member),
             stop=stop,
         )
         if state.step < config.training.iterations:
             return False
-        members[f"member-{member}"] = state.network
+        members[f"member-{member}"] = state.weights
         losses[f"member-{member}"] = state.losses
     facts = {
         "normnet": __version__,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
-from torch.nn.functional import interpolate, pad
+from torch.nn.functional import grid_sample, interpolate
 
 from normnet.config import Config
 from normnet.preparation.cache import STEP_HU, NormalCase
@@ -12,9 +14,11 @@ from normnet.preparation.prepare import LOWEST_HU
 from normnet.preparation.window import scale_hu
 from normnet.synthesis.ground_glass import FLUID_HU, insert_ground_glass, unit_noise
 from normnet.synthesis.shapes import uniform
+from normnet.synthesis.textures import gaussian_filter
 from normnet.training.slabs import TrainingPair, find_slabs, no_slab, thick_slices
 
 CONTROL_POINTS = 10  # an axis, of regional density
+ELASTIC_POINTS = 5  # an axis, of the displacement
 ANTERIOR_SHARE = 0.2  # slabs whose density grows to the front: prone patients
 
 
@@ -50,7 +54,7 @@ class LesionSampler:
         config, training, device = self.config, self.config.training, rng.device
         index = int(torch.randint(len(self.places), (), generator=rng, device=device))
         hu, lungs = (part.to(device).float() for part in self.places[index])
-        hu, lungs = self._zoom_and_crop(hu, lungs > 0, rng)
+        hu, lungs = self._deform_and_crop(hu, lungs > 0, rng)
         hu = self._vary_lungs(hu, rng)
         if training.flip:
             axes = [axis for axis in range(3) if uniform((0, 1), rng) < 0.5]
@@ -60,27 +64,35 @@ class LesionSampler:
             hu, disease = insert_ground_glass(hu, lungs, self.max_lung_vox, config.synthesis, config.ground_glass, rng)
         hu, lungs, disease = self._vary_scanner(hu, lungs, disease, rng)
         disease = disease & lungs
-        pads = [
-            p for n, size in zip(reversed(hu.shape), reversed(training.slab_vox), strict=True) for p in (0, size - n)
-        ]
-        image, disease, lungs = (pad(t, pads) for t in (scale_hu(hu, config.window) * lungs, disease, lungs))
-        return TrainingPair(image, disease, lungs, disease)
+        return TrainingPair(scale_hu(hu, config.window) * lungs, disease, lungs, disease)
 
-    def _zoom_and_crop(
+    def _deform_and_crop(
         self, hu: torch.Tensor, lungs: torch.Tensor, rng: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Larger and smaller patients; then a crop around a random lung voxel where the slab is smaller."""
-        zooms = [uniform(self.config.variation.zoom, rng) for _ in range(2)]
-        size = [max(8, round(n * zoom)) for n, zoom in zip(hu.shape, (zooms[0], zooms[1], zooms[1]), strict=True)]
-        hu = interpolate(hu[None, None], size=size, mode="trilinear")[0, 0]
-        lungs = interpolate(lungs.float()[None, None], size=size, mode="trilinear")[0, 0] > 0.5
+        """A slab around a random lung voxel of a larger or smaller, turned and bent patient; no lung beyond the CT."""
+        variation, device, slab = self.config.variation, rng.device, self.config.training.slab_vox
+        zooms = [uniform(variation.zoom, rng) for _ in range(2)]
+        angle = math.radians(uniform(variation.rotate_deg, rng))
+        bend = uniform(variation.elastic_vox, rng)
         hits = lungs.nonzero()
-        centre = hits[int(torch.randint(len(hits), (), generator=rng, device=rng.device))].tolist()
-        box = []
-        for c, n, width in zip(centre, size, self.config.training.slab_vox, strict=True):
-            first = min(max(c - width // 2, 0), max(0, n - width))
-            box.append(slice(first, first + width))
-        return hu[tuple(box)], lungs[tuple(box)]
+        centre = hits[int(torch.randint(len(hits), (), generator=rng, device=device))].tolist()
+        lines, middle = [], []
+        for c, n, width, zoom in zip(centre, hu.shape, slab, (zooms[0], zooms[1], zooms[1]), strict=True):
+            lines.append((torch.arange(width, device=device) - (width - 1) / 2) / zoom)
+            half = min((width - 1) / 2 / zoom, (n - 1) / 2)
+            middle.append(min(max(float(c), half), n - 1 - half))
+        z, y, x = torch.meshgrid(*lines, indexing="ij")
+        cos, sin = math.cos(angle), math.sin(angle)
+        points = torch.stack([cos * x - sin * y, sin * x + cos * y, z])  # (3, d, h, w): x, y, z
+        if bend > 0:
+            control = torch.randn((1, 3, *(ELASTIC_POINTS,) * 3), generator=rng, device=device) * bend
+            points += interpolate(control, size=slab, mode="trilinear", align_corners=True)[0]
+        for line, m, n in zip(points, reversed(middle), reversed(hu.shape), strict=True):
+            line.add_(m).mul_(2 / (n - 1)).sub_(1)
+        grid = points.permute(1, 2, 3, 0)[None]
+        both = torch.stack([hu, lungs.float()])[None]
+        hu, lungs = grid_sample(both, grid, padding_mode="border", align_corners=True)[0]
+        return hu, (lungs > 0.5) & (grid[0].abs() <= 1).all(-1)
 
     def _vary_lungs(self, hu: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
         """Calibration, depth of breath, dependent and regional density: all of it healthy."""
@@ -102,8 +114,13 @@ class LesionSampler:
     def _vary_scanner(
         self, hu: torch.Tensor, lungs: torch.Tensor, disease: torch.Tensor, rng: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Slices scaled apart, noise, thick slices with the diaphragm half in them."""
+        """Kernel, slices scaled apart, noise, thick slices with the diaphragm half in them."""
         training, variation = self.config.training, self.config.variation
+        if uniform((0, 1), rng) < variation.prob_kernel:
+            sigma = round(uniform(variation.kernel_sigma_vox, rng), 1)
+            weight = gaussian_filter(lungs.float(), sigma).clamp(min=1e-3)
+            smooth = gaussian_filter((hu - LOWEST_HU) * lungs, sigma) / weight + LOWEST_HU
+            hu = hu + uniform(variation.kernel, rng) * (smooth - hu) * lungs
         if uniform((0, 1), rng) < variation.prob_slices:
             jitter = torch.randn((hu.shape[0], 1, 1), generator=rng, device=rng.device)
             hu = (hu - LOWEST_HU) * (1 + variation.slices * jitter) + LOWEST_HU

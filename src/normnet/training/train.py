@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+from torch.utils.data import DataLoader, Dataset
 
 from normnet.config import Config
 from normnet.network.losses import dice_cross_entropy
@@ -23,6 +25,7 @@ def train_member(
     *,
     seed: int,
     device: str = "cpu",
+    workers: int = 0,
     checkpoints: Path | None = None,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
     stop: Callable[[], bool] = lambda: False,
@@ -36,7 +39,9 @@ def train_member(
         cases: Cached normal CTs.
         config: All settings.
         seed: Weights and slabs follow from it.
-        device: Torch device of network and synthesis.
+        device: Torch device of the network, and of the synthesis without workers.
+        workers: Processes that make the slabs on the CPU ahead of the network, for a GPU with many cores beside it;
+            the slabs are those of a training on the CPU. 0: one after the other on ``device``.
         checkpoints: Folder to resume from and save to.
         on_step: Called with (iteration, loss).
         stop: Asked after every iteration; True saves a checkpoint and returns early.
@@ -48,41 +53,81 @@ def train_member(
     sampler = LesionSampler(cases, config) if disease else SlabSampler(cases, config)
     torch.manual_seed(seed)
     network = build_unet(config.network).to(device)
+    average = copy.deepcopy(network) if config.training.average > 0 else None
     optimizer = torch.optim.Adam(network.parameters(), lr=config.training.learning_rate)
     done, losses = 0, []
     resumed = load_newest(checkpoints) if checkpoints else None
     if resumed is not None:
         network.load_state_dict(resumed.network)
         optimizer.load_state_dict({"state": resumed.optimizer, "param_groups": optimizer.state_dict()["param_groups"]})
+        if average is not None:
+            average.load_state_dict(resumed.average)
         done, losses = resumed.step, list(resumed.losses)
 
     # On CPUs oneDNN's bfloat16 3D convolutions now and then return garbage as gradients; there it is float32.
     mixed = torch.device(device).type == "cuda"
     network.train()
-    for step in range(done + 1, config.training.iterations + 1):
-        rng = torch.Generator(device).manual_seed(stream(seed, step))
-        pairs = [sampler.sample(rng) for _ in range(config.training.batch)]
-        image = torch.stack([pair.image for pair in pairs])[:, None].to(memory_format=torch.channels_last_3d)
-        target = torch.stack([pair.target for pair in pairs])[:, None]  # (B, 1, D, H, W)
+    for step, (image, target, inside) in batches(sampler, config, seed, done + 1, device, workers):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, config)
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=mixed):
-            logits = network(image)
-        inside = torch.stack([pair.lung_mask for pair in pairs])[:, None] if disease else None
-        loss = dice_cross_entropy(logits, target, inside)
+            logits = network(image.to(memory_format=torch.channels_last_3d))
+        loss = dice_cross_entropy(logits, target, inside if disease else None)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
+        if average is not None:
+            add_to_average(average, network, max(config.training.average, 1 / step))
         losses.append(round(loss.item(), 6))
         on_step(step, losses[-1])
         stopping = stop()
         if checkpoints and (
             stopping or step % config.training.checkpoint_every == 0 or step == config.training.iterations
         ):
-            save_checkpoint(checkpoints, _state(step, network, optimizer, losses))
+            save_checkpoint(checkpoints, _state(step, network, optimizer, losses, average))
         if stopping:
             break
-    return _state(len(losses), network, optimizer, losses)
+    return _state(len(losses), network, optimizer, losses, average)
+
+
+def batches(
+    sampler: SlabSampler | LesionSampler, config: Config, seed: int, first: int, device: str, workers: int
+) -> Iterator[tuple[int, list[torch.Tensor]]]:
+    """Every iteration from ``first`` on with its image, target and lungs, each (B, 1, D, H, W), on ``device``.
+
+    An iteration's slabs depend on (seed, iteration) and on where they are made alone, not on the number of workers.
+    """
+    steps = range(first, config.training.iterations + 1)
+    made_on = torch.device("cpu" if workers else device)
+    dataset = _Batches(sampler, config.training.batch, seed, steps, made_on)
+    loader = DataLoader(dataset, batch_size=None, num_workers=workers)
+    for step, batch in zip(steps, loader, strict=True):
+        yield step, [tensor.to(device) for tensor in batch]
+
+
+class _Batches(Dataset):
+    """The slabs of one iteration an item."""
+
+    def __init__(self, sampler: SlabSampler | LesionSampler, size: int, seed: int, steps: range, made_on: torch.device):
+        self.sampler, self.size, self.seed, self.steps, self.made_on = sampler, size, seed, steps, made_on
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __getitem__(self, index: int) -> list[torch.Tensor]:
+        rng = torch.Generator(self.made_on).manual_seed(stream(self.seed, self.steps[index]))
+        pairs = [self.sampler.sample(rng) for _ in range(self.size)]
+        return [torch.stack([pair[k] for pair in pairs])[:, None] for k in range(3)]
+
+
+@torch.no_grad()
+def add_to_average(average: torch.nn.Module, network: torch.nn.Module, share: float) -> None:
+    """Move a running mean of weights and statistics by ``share`` of the way to the network's."""
+    for mean, value in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+        if mean.is_floating_point():
+            mean.lerp_(value, share)
+        else:
+            mean.copy_(value)
 
 
 def stream(seed: int, step: int) -> int:
@@ -91,21 +136,32 @@ def stream(seed: int, step: int) -> int:
 
 
 def learning_rate(step: int, config: Config) -> float:
-    """Constant as in the paper, or falling along a half cosine to 2 % of its start."""
-    peak = config.training.learning_rate
+    """Constant as in the paper, or falling along a half cosine to ``falls_to`` of its start."""
+    peak, least = config.training.learning_rate, config.training.falls_to
     if config.training.schedule == "constant":
         return peak
     warm_up = min(1.0, step / 50)
-    return peak * warm_up * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / config.training.iterations)))
+    return peak * warm_up * (least + (1 - least) * 0.5 * (1 + math.cos(math.pi * step / config.training.iterations)))
 
 
-def _state(step: int, network: torch.nn.Module, optimizer: torch.optim.Optimizer, losses: list[float]) -> Checkpoint:
+def _state(
+    step: int,
+    network: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    losses: list[float],
+    average: torch.nn.Module | None,
+) -> Checkpoint:
+    weights, mean = (
+        {name: value.detach().cpu().clone() for name, value in module.state_dict().items()} if module else {}
+        for module in (network, average)
+    )
     return Checkpoint(
         step,
-        {name: value.detach().cpu().clone() for name, value in network.state_dict().items()},
+        weights,
         {
             index: {k: v.detach().cpu().clone() for k, v in state.items()}
             for index, state in optimizer.state_dict()["state"].items()
         },
         list(losses),
+        mean,
     )
