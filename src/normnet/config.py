@@ -186,12 +186,13 @@ class PostprocessingConfig(Section):
     dimensions: Literal[2, 3] = 3  # of the mean filters
     normalised: bool = False  # means over lung voxels only
     lesion_networks: bool = False  # ask them; False: the paper
-    prob_sure: float = 0.6  # they add what is likelier than this
-    prob_possible: float = 0.1  # nothing below this is a lesion
+    prob_sure: float = 0.9  # they add what is likelier than this
+    prob_possible: float = 0.5  # nothing below this is a lesion
     thick_slice_mm: float = 4.5  # in thicker slices, nothing below prob_sure
     grow_vox: int = 0  # steps that the mask then grows into parenchyma denser than grow_hu; 0: the paper
     grow_hu: float = -760.0
     grow_sigma_vox: float = 2.0  # the density is smoothed with this Gaussian
+    rim_vox: int = 0  # layers of the lungs' outline, in each slice, that are never lesion; 0: the paper
     lungs_vox: int = 0  # steps from a lesion within which bright tissue that could be lung is lung; 0: the paper
     lungs_prob: float = 0.1  # could be lung: the lung networks give it more than this
 

@@ -19,7 +19,7 @@ class LesionSteps(NamedTuple):
     remainder: np.ndarray  # (f) float32: windowed lung less what was voted normal
     cap: np.ndarray  # (g) bool: its mean over k_f exceeds t_f
     core: np.ndarray  # I_final, Eq. 10
-    lesions: np.ndarray  # with what the lesion networks add and take, grown into dense parenchyma; else equal
+    lesions: np.ndarray  # with what the lesion networks add and take, grown, without the rim; else equal
 
 
 def mean_filter(image: np.ndarray, size: int, lung_mask: np.ndarray, config: PostprocessingConfig) -> np.ndarray:
@@ -45,6 +45,13 @@ def dilate(mask: np.ndarray, radius_vox: int, within: np.ndarray | None = None) 
     from scipy.ndimage import binary_dilation
 
     return binary_dilation(mask, iterations=radius_vox, mask=within) if radius_vox > 0 else mask
+
+
+def inner(lung_mask: np.ndarray, rim_vox: int) -> np.ndarray:
+    """The lungs without the ``rim_vox`` outermost layers of voxels in each slice."""
+    from scipy.ndimage import binary_erosion, generate_binary_structure
+
+    return binary_erosion(lung_mask, generate_binary_structure(2, 1)[None], iterations=rim_vox)
 
 
 def parenchyma_density(
@@ -87,7 +94,7 @@ def postprocess(
     what they call impossible. Around all that, parenchyma denser than ``grow_hu``, vessels, airways and the lesions
     themselves left out, belongs to it where it is possible: up to ``grow_vox`` steps. In thick slices vessels, hilum
     and diaphragm fill voxels in part, which the vote and the density take for disease: there only what the lesion
-    networks are sure of is possible.
+    networks are sure of is possible. The outermost layers of the lungs are never lesion.
 
     Args:
         thorax: (z, y, x) float32 in [0, 1], 0 outside the lungs.
@@ -95,7 +102,7 @@ def postprocess(
         lung_mask: Same shape, bool.
         normal_mask: Same shape, bool, the ensemble's vote.
         tau: Bright threshold.
-        config: Kernel sizes, thresholds, growth.
+        config: Kernel sizes, thresholds, growth, rim.
         prob_lesion: Same shape, float32; None: Eq. 10 and the growth alone.
         slice_mm: Distance of the scan's own slices.
     """
@@ -112,4 +119,6 @@ def postprocess(
     if config.grow_vox > 0 and lesions.any() and not thick:
         density_hu = parenchyma_density(volume_hu, lung_mask, normal_mask | lesions, config.grow_sigma_vox)
         lesions = dilate(lesions, config.grow_vox, within=(density_hu > config.grow_hu) & possible)
+    if config.rim_vox > 0:
+        lesions = lesions & inner(lung_mask, config.rim_vox)
     return LesionSteps(anomaly, seeds, remainder, cap, core, lesions)
