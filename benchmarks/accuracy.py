@@ -30,7 +30,7 @@ def rivals(scan: normnet.Scan, lung_labels: np.ndarray, config: normnet.Config) 
     """The two trivial masks on the scan's grid."""
     prepared = prepare(scan, lung_labels, config.preparation, config.window)
     nothing = np.zeros_like(prepared.lung_mask)
-    paper = config.postprocessing.model_copy(update={"grow_vox": 0})
+    paper = config.postprocessing.model_copy(update={"grow_vox": 0, "rim_vox": 0})
     steps = postprocess(prepared.thorax, prepared.volume_hu, prepared.lung_mask, nothing, config.window.tau, paper)
     return {
         "threshold": (scan.volume_hu >= config.window.bright_hu) & (lung_labels > 0),
@@ -90,10 +90,11 @@ def main() -> None:
     parser.add_argument("--model", type=Path)
     parser.add_argument("--reference-lungs", action="store_true", help="use the lung masks of the list")
     parser.add_argument("--lesion-model", type=Path)
+    parser.add_argument("--lung-model", type=Path)
     parser.add_argument("--fast", action="store_true", help="ask the first member alone")
     parser.add_argument("--pictures", type=Path, help="folder for the worst slices of every case")
     options = parser.parse_args()
-    model = normnet.load_model(options.model, lesions=options.lesion_model)
+    model = normnet.load_model(options.model, options.lung_model, options.lesion_model)
     if options.fast:
         alone = model.config.inference.model_copy(update={"max_members": 1})
         model = replace(model, config=model.config.model_copy(update={"inference": alone}))

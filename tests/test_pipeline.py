@@ -233,7 +233,9 @@ def test_lungs_are_wider_beside_a_lesion_alone():
     """A dense wall from x = 20 on: what could be lung reaches to 26, the lesion to 20, lungs_vox is 4."""
     volume = np.full((24, 40, 40), -850, np.int16)
     volume[:, :, 20:] = 0
-    volume[12, 20, 22] = -900  # air in the wall
+    volume[12, 16, 22] = -900  # a speck of air in the wall
+    volume[10, :, 20:] = -900  # in this slice no wall, but a speck
+    volume[10, 16, 22] = 0
     scan = Scan(volume, Geometry((1.0, 0.8, 0.8)), "wall")
     lungs, possible, lesion = (np.zeros(volume.shape, np.uint8) for _ in range(3))
     lungs[4:20, 8:32, 8:20] = 2
@@ -245,7 +247,8 @@ def test_lungs_are_wider_beside_a_lesion_alone():
     wider = widen_lungs(scan, lungs, possible, prepared, on_grid, config)
     np.testing.assert_array_equal(wider[lungs > 0], lungs[lungs > 0])
     assert wider[12, 16, 20:26].tolist() == [2, 2, 2, 2, 0, 0]
-    assert wider[12, 20, 20:23].tolist() == [2, 2, 0]
+    assert wider[11, 16, 20:26].tolist() == [2, 2, 2, 2, 0, 0]
+    assert not wider[10, :, 21:].any()
     assert wider[12, 26, 20] == 0  # no lesion beside it
     further = config.model_copy(update={"postprocessing": PostprocessingConfig(lungs_vox=9)})
     assert not widen_lungs(scan, lungs, possible, prepared, on_grid, further)[12, 16, 26:].any()

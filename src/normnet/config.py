@@ -186,7 +186,7 @@ class PostprocessingConfig(Section):
     dimensions: Literal[2, 3] = 3  # of the mean filters
     normalised: bool = False  # means over lung voxels only
     lesion_networks: bool = False  # ask them; False: the paper
-    prob_sure: float = 0.9  # they add what is likelier than this
+    prob_sure: float = 0.85  # they add what is likelier than this
     prob_possible: float = 0.5  # nothing below this is a lesion
     thick_slice_mm: float = 4.5  # in thicker slices, nothing below prob_sure
     grow_vox: int = 0  # steps that the mask then grows into parenchyma denser than grow_hu; 0: the paper

@@ -20,6 +20,8 @@ from normnet.preparation.prepare import Prepared, prepare
 from normnet.quantification import quantify
 from normnet.scan import Scan
 
+SMOOTH_PX = 5  # edge of the square in a slice over which what is added to the lungs is made even
+
 
 @dataclass(frozen=True)
 class Segmentation:
@@ -173,6 +175,7 @@ def widen_lungs(
 ) -> np.ndarray:
     """Take in bright tissue beside a lesion that could be lung: a thin dense layer at the pleura is easily cut off.
 
+    Specks are left out and holes filled: a voxel comes in where most of its square in the slice is lung or such tissue.
     It is not searched for lesions: most of what lies there is chest wall in half a voxel.
 
     Args:
@@ -186,9 +189,14 @@ def widen_lungs(
     Returns:
         Labels of the scan's shape; ``lung_labels`` inside the lungs.
     """
+    from scipy.ndimage import uniform_filter
+
     beside = dilate(lesions, config.postprocessing.lungs_vox, within=~prepared.lung_mask)
-    added = prepared.restore_mask(beside) & (lung_labels == 0) & (scan.volume_hu >= config.window.bright_hu)
-    return np.where(added, possible_labels, lung_labels)
+    near = prepared.cut(prepared.restore_mask(beside) & (lung_labels == 0) & (possible_labels > 0))
+    lungs = prepared.cut(lung_labels) > 0
+    bright = near & (prepared.cut(scan.volume_hu) >= config.window.bright_hu)
+    mostly = uniform_filter((lungs | bright).astype(np.float32), (1, SMOOTH_PX, SMOOTH_PX)) > 0.5
+    return np.where(prepared.embed(near & mostly), possible_labels, lung_labels)
 
 
 class _Clock:

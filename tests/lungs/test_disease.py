@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from normnet.lungs import disease
 from normnet.lungs.disease import add_disease as add_disease_at
 from normnet.lungs.disease import smooth_noise
 
@@ -102,3 +103,26 @@ def test_smooth_noise_is_smooth_and_centred():
     assert abs(coarse.mean()) < 0.2
     steps = [noise.diff(dim=2).std() / noise.std() for noise in (fine, coarse)]
     assert steps[1] < 0.3 * steps[0]
+
+
+def test_depth_counts_pixels_from_the_border(chests):
+    _, mask = chests
+    depth = disease._depth(mask.float())[0, 1]
+    assert (depth[~mask[0, 1]] == 0).all()
+    assert depth[20:27, 30].tolist() == [1, 2, 3, 4, 5, 6, 6]
+    assert depth[40, 14:20].tolist() == [1, 2, 3, 4, 5, 6]
+
+
+def test_layers_lie_along_the_border(chests, monkeypatch):
+    """Here and there, not all around, and no thicker than an effusion would be."""
+    image, mask = chests
+    sick = {}
+    for prob in (0.0, 1.0):
+        monkeypatch.setattr(disease, "PROB_LAYER", prob)
+        sick[prob] = add_disease(image, mask, 1.0, rng())
+    changed = (sick[1.0] - sick[0.0]).abs() > 100
+    depth = disease._depth(mask.float())
+    assert 0.02 < changed[mask].float().mean() < 0.25
+    assert changed[depth == 1].float().mean() < 0.8
+    assert changed[depth == 1].sum() > changed[depth == 3].sum() > 0
+    assert not changed[depth == 6].any() or changed[depth == 6].float().mean() < 0.05

@@ -10,6 +10,8 @@ import torch
 from torch.nn.functional import interpolate, max_pool2d
 
 N_ELLIPSES = 6
+PROB_LAYER = 0.25
+DEEPEST_PX = 6  # of a layer, counted from the lungs' border: a thicker one is an effusion
 
 
 def smooth_noise(shape: tuple[int, ...], cell: int, rng: torch.Generator) -> torch.Tensor:
@@ -26,7 +28,7 @@ def _uniform(shape: tuple[int, ...], low: float, high: float, rng: torch.Generat
 def add_disease(
     image_hu: torch.Tensor, lung_mask: torch.Tensor, height_px: torch.Tensor, share: float, rng: torch.Generator
 ) -> torch.Tensor:
-    """Ellipsoids of ground glass or consolidation, and now and then a dependent or whole-lung opacity.
+    """Ellipsoids of ground glass or consolidation, now and then a dependent or whole-lung opacity, or a thin layer.
 
     Args:
         image_hu: (B, S, H, W) float32, axial slices at about 1.5 mm with their neighbours, rows from front to back.
@@ -71,7 +73,22 @@ def add_disease(
     dependent = torch.sigmoid((rows / height - _uniform(each, 0.35, 0.75, rng)) * 30 + 2 * smooth_noise(plane, 24, rng))
     everywhere = torch.sigmoid(2 * smooth_noise(plane, 32, rng) + 1)
     alpha = torch.where(torch.rand(each, generator=rng) < 0.6, dependent, everywhere)
-    return _blend(result, alpha * whole.float() * inside, rng)
+    result = _blend(result, alpha * whole.float() * inside, rng)
+
+    layered = sick & (torch.rand(each, generator=rng) < PROB_LAYER)
+    reach = _uniform(each, 1, DEEPEST_PX, rng) * (0.3 + smooth_noise(plane, 32, rng))  # below 0: no layer there
+    alpha = torch.sigmoid((reach - _depth(inside)) / 0.4)
+    return _blend(result, alpha * layered.float() * inside, rng)
+
+
+def _depth(inside: torch.Tensor) -> torch.Tensor:
+    """Pixels from the lungs' border, 0 outside and ``DEEPEST_PX`` at most."""
+    depth = inside.clone()
+    eroded = inside
+    for _ in range(DEEPEST_PX - 1):
+        eroded = 1 - max_pool2d(1 - eroded, 3, stride=1, padding=1)
+        depth += eroded
+    return depth
 
 
 def _blend(image_hu: torch.Tensor, alpha: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
