@@ -14,7 +14,7 @@ from normnet.baselines.methods import Method, Tuned
 from normnet.baselines.slices import SliceSampler
 from normnet.config import Config
 from normnet.preparation.cache import NormalCase
-from normnet.training.checkpoints import Checkpoint, load_newest, save_checkpoint
+from normnet.training.checkpoints import Checkpoint, load_newest, save_checkpoint, take_checkpoint
 from normnet.training.train import stream
 
 CHECKPOINT_EVERY = 500
@@ -81,8 +81,7 @@ def train_baseline(
     n_steps, losses = count_iterations(method, settings), []
     resumed = load_newest(checkpoints) if checkpoints else None
     if resumed is not None:
-        network.load_state_dict(resumed.network)
-        optimizer.load_state_dict({"state": resumed.optimizer, "param_groups": optimizer.state_dict()["param_groups"]})
+        resumed.restore(network, optimizer)
         losses = list(resumed.losses)
     for step in range(len(losses) + 1, n_steps + 1):
         rng = torch.Generator(device).manual_seed(stream(seed, step))
@@ -98,10 +97,10 @@ def train_baseline(
         on_step(step, losses[-1])
         stopping = stop()
         if checkpoints and (stopping or step % CHECKPOINT_EVERY == 0 or step == n_steps):
-            save_checkpoint(checkpoints, _state(network, optimizer, losses))
+            save_checkpoint(checkpoints, take_checkpoint(network, optimizer, losses))
         if stopping:
             break
-    return _state(network, optimizer, losses)
+    return take_checkpoint(network, optimizer, losses)
 
 
 def slice_size(method: Method, settings: BaselineSettings) -> int:
@@ -143,12 +142,3 @@ def tune(
 def _build(method: Method, settings: BaselineSettings, device: str) -> nn.Module:
     network = method.build(slice_size(method, settings))
     return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def _state(network: nn.Module, optimizer: torch.optim.Optimizer, losses: list[float]) -> Checkpoint:
-    weights = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
-    moments = {
-        index: {name: value.detach().cpu().clone() for name, value in state.items()}
-        for index, state in optimizer.state_dict()["state"].items()
-    }
-    return Checkpoint(len(losses), weights, moments, list(losses))

@@ -36,11 +36,11 @@ def save_model(
     entries = []
     for name, state in members.items():
         # Statistics of batch normalisation stay float32: variances of deep layers exceed what float16 holds.
-        halves = {
+        stored = {
             key: (v.half() if v.is_floating_point() and "running_" not in key else v).contiguous().cpu()
             for key, v in state.items()
         }
-        data = save(halves)
+        data = save(stored)
         write_bytes(folder / f"{name}.safetensors", data)
         entries.append({"file": f"{name}.safetensors", "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)})
     manifest = {"format": FORMAT, "kind": kind, "network": network.model_dump(), "members": entries, **card}

@@ -51,6 +51,12 @@ def sample_centres(lung_mask: torch.Tensor, n: int, rng: torch.Generator) -> lis
     return hits[:n].tolist()
 
 
+def smooth_displacement(shape: torch.Size, n_points: int, rng: torch.Generator) -> torch.Tensor:
+    """(3, d, h, w) Gaussian displacements at ``n_points`` control points an axis, linear in between."""
+    control = torch.randn((1, 3, *(n_points,) * 3), generator=rng, device=rng.device)
+    return interpolate(control, size=shape, mode="trilinear", align_corners=True)[0]
+
+
 def sample_ellipsoid(
     centre: list[int], axes_vox: Range, slab: torch.Size, config: SynthesisConfig, rng: torch.Generator
 ) -> Blob:
@@ -74,10 +80,7 @@ def sample_ellipsoid(
     ]
     points = torch.stack(torch.meshgrid(*offsets, indexing="ij"))  # (3, d, h, w)
     if strength > 0:
-        control = torch.randn((1, 3, *(config.elastic_cells,) * 3), generator=rng, device=device)
-        points = (
-            points + strength * interpolate(control, size=points.shape[1:], mode="trilinear", align_corners=True)[0]
-        )
+        points = points + strength * smooth_displacement(points.shape[1:], config.elastic_cells, rng)
     if config.rotate:
         rotation, _ = torch.linalg.qr(torch.randn((3, 3), generator=rng, device=device))
         points = torch.einsum("ij,jdhw->idhw", rotation, points)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load, save
+from torch import nn
 
 from normnet.io.atomic import write_bytes
 
@@ -36,6 +37,33 @@ class Checkpoint:
     def weights(self) -> dict[str, torch.Tensor]:
         """What a model is made of: the running mean, or the network as it is."""
         return self.average or self.network
+
+    def restore(self, network: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None = None) -> None:
+        """Put the state back into modules and an optimizer like those that it was taken of."""
+        network.load_state_dict(self.network)
+        optimizer.load_state_dict({"state": self.optimizer, "param_groups": optimizer.state_dict()["param_groups"]})
+        if average is not None:
+            average.load_state_dict(self.average)
+
+
+def take_checkpoint(
+    network: nn.Module, optimizer: torch.optim.Optimizer, losses: list[float], average: nn.Module | None = None
+) -> Checkpoint:
+    """The state of a training, copied to the CPU.
+
+    Args:
+        network: As it is.
+        optimizer: Of its parameters.
+        losses: One an iteration done.
+        average: Running mean of the network, where one is kept.
+    """
+    moments = {index: _copied(state) for index, state in optimizer.state_dict()["state"].items()}
+    mean = {} if average is None else _copied(average.state_dict())
+    return Checkpoint(len(losses), _copied(network.state_dict()), moments, list(losses), mean)
+
+
+def _copied(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in tensors.items()}
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:

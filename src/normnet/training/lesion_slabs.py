@@ -13,7 +13,7 @@ from normnet.preparation.coarse import pool_lungs
 from normnet.preparation.prepare import LOWEST_HU
 from normnet.preparation.window import scale_hu
 from normnet.synthesis.ground_glass import FLUID_HU, insert_ground_glass, unit_noise
-from normnet.synthesis.shapes import uniform
+from normnet.synthesis.shapes import smooth_displacement, uniform
 from normnet.synthesis.textures import gaussian_filter
 from normnet.training.slabs import TrainingPair, find_slabs, no_slab, thick_slices
 
@@ -85,8 +85,7 @@ class LesionSampler:
         cos, sin = math.cos(angle), math.sin(angle)
         points = torch.stack([cos * x - sin * y, sin * x + cos * y, z])  # (3, d, h, w): x, y, z
         if bend > 0:
-            control = torch.randn((1, 3, *(ELASTIC_POINTS,) * 3), generator=rng, device=device) * bend
-            points += interpolate(control, size=slab, mode="trilinear", align_corners=True)[0]
+            points += bend * smooth_displacement(points.shape[1:], ELASTIC_POINTS, rng)
         for line, m, n in zip(points, reversed(middle), reversed(hu.shape), strict=True):
             line.add_(m).mul_(2 / (n - 1)).sub_(1)
         grid = points.permute(1, 2, 3, 0)[None]

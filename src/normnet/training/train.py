@@ -14,7 +14,7 @@ from normnet.config import Config
 from normnet.network.losses import dice_cross_entropy
 from normnet.network.unet import build_unet
 from normnet.preparation.cache import NormalCase
-from normnet.training.checkpoints import Checkpoint, load_newest, save_checkpoint
+from normnet.training.checkpoints import Checkpoint, load_newest, save_checkpoint, take_checkpoint
 from normnet.training.lesion_slabs import LesionSampler
 from normnet.training.slabs import SlabSampler
 
@@ -58,10 +58,7 @@ def train_member(
     done, losses = 0, []
     resumed = load_newest(checkpoints) if checkpoints else None
     if resumed is not None:
-        network.load_state_dict(resumed.network)
-        optimizer.load_state_dict({"state": resumed.optimizer, "param_groups": optimizer.state_dict()["param_groups"]})
-        if average is not None:
-            average.load_state_dict(resumed.average)
+        resumed.restore(network, optimizer, average)
         done, losses = resumed.step, list(resumed.losses)
 
     # On CPUs oneDNN's bfloat16 3D convolutions now and then return garbage as gradients; there it is float32.
@@ -84,10 +81,10 @@ def train_member(
         if checkpoints and (
             stopping or step % config.training.checkpoint_every == 0 or step == config.training.iterations
         ):
-            save_checkpoint(checkpoints, _state(step, network, optimizer, losses, average))
+            save_checkpoint(checkpoints, take_checkpoint(network, optimizer, losses, average))
         if stopping:
             break
-    return _state(len(losses), network, optimizer, losses, average)
+    return take_checkpoint(network, optimizer, losses, average)
 
 
 def batches(
@@ -142,26 +139,3 @@ def learning_rate(step: int, config: Config) -> float:
         return peak
     warm_up = min(1.0, step / 50)
     return peak * warm_up * (least + (1 - least) * 0.5 * (1 + math.cos(math.pi * step / config.training.iterations)))
-
-
-def _state(
-    step: int,
-    network: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    losses: list[float],
-    average: torch.nn.Module | None,
-) -> Checkpoint:
-    weights, mean = (
-        {name: value.detach().cpu().clone() for name, value in module.state_dict().items()} if module else {}
-        for module in (network, average)
-    )
-    return Checkpoint(
-        step,
-        weights,
-        {
-            index: {k: v.detach().cpu().clone() for k, v in state.items()}
-            for index, state in optimizer.state_dict()["state"].items()
-        },
-        list(losses),
-        mean,
-    )
