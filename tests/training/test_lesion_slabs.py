@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -126,6 +128,14 @@ def test_unusable_slices_are_passed_over():
     assert len(sampler.places) == (10 - 8 + 1) + (13 - 8 + 1)
     with pytest.raises(InputError, match="no 32 usable slices"):
         LesionSampler([half], config_with())
+
+
+def test_a_ct_of_two_slices_is_one_on_the_coarse_grid():
+    thin = make_case(shape=(6, 64, 64))
+    thin = replace(thin, codes=thin.codes[2:4], lung_mask=thin.lung_mask[2:4], usable=thin.usable[2:4])
+    sampler = LesionSampler([thin], config_with())
+    assert [len(hu) for hu, _ in sampler.places] == [1]
+    assert any(sampler.sample(torch.Generator().manual_seed(seed)).lung_mask.any() for seed in range(5))
 
 
 def test_same_state_same_pair():

@@ -87,7 +87,7 @@ class LesionSampler:
         if bend > 0:
             points += bend * smooth_displacement(points.shape[1:], ELASTIC_POINTS, rng)
         for line, m, n in zip(points, reversed(middle), reversed(hu.shape), strict=True):
-            line.add_(m).mul_(2 / (n - 1)).sub_(1)
+            line.add_(m).mul_(2 / max(n - 1, 1)).sub_(1)
         grid = points.permute(1, 2, 3, 0)[None]
         both = torch.stack([hu, lungs.float()])[None]
         hu, lungs = grid_sample(both, grid, padding_mode="border", align_corners=True)[0]
