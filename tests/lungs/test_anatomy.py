@@ -148,3 +148,10 @@ def test_little_fat_is_left_alone():
     hu = np.full((20, 30, 30), -850, np.float32)
     hu[8:11, 12:18, 12:18] = -95
     assert not find_fat(hu, np.ones(hu.shape, bool), (2.0, 1.5, 1.5)).any()
+
+
+def test_aerated_consolidation_is_no_fat():
+    """At the mean HU of fat, but with the texture of a lung that still holds air."""
+    hu = np.full((20, 60, 60), -850, np.float32)
+    hu[5:15, 10:50, 10:50] = -80 + np.random.default_rng(0).normal(0, 70, (10, 40, 40))
+    assert not find_fat(hu, np.ones(hu.shape, bool), (6.0, 1.5, 1.5)).any()

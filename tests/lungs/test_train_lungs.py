@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -69,6 +71,17 @@ def test_crops_differ_in_size_and_side(slices, monkeypatch):
     areas = mask.sum((1, 2, 3))
     assert areas.max() > 1.5 * areas.min()
     assert len({tuple(part.flatten().tolist()) for part in mask}) == 16
+
+
+def test_slices_without_lung_are_drawn_seldom(slices):
+    """Nine of ten slices are empty; they make the share of the draws that is set, or all where there is no lung."""
+    empty = replace(slices[0], lung_mask=np.zeros_like(slices[0].lung_mask))
+    weights = train.draw_weights([empty] * 9 * len(slices) + slices)
+    assert weights[: 9 * len(slices)].sum() == pytest.approx(train.EMPTY_SHARE)
+    assert weights.sum() == pytest.approx(1)
+    assert weights[-1] > 10 * weights[0]
+    for alike in (slices, [empty] * 3):
+        assert len(set(train.draw_weights(alike).tolist())) == 1
 
 
 def test_the_loss_falls(slices):

@@ -8,7 +8,8 @@ SMALL_ML = 30.0  # smaller components are airways, bowel gas or noise
 SMALL_SHARE = 0.04  # of the largest component
 BAY_MM, DENSE_HU, BAY_SHARE = 12.0, -500.0, 0.02
 SMALL_SIDE = 0.5  # of the other lung
-FAT_HU, FAT_SPREAD_HU, EVEN_MM, FAT_ML = (-140.0, -50.0), 30.0, 6.0, 1.0
+FAT_HU, FAT_SPREAD_HU, EVEN_MM, FAT_ML = (-140.0, -50.0), 12.0, 6.0, 1.0
+FAT_EDGE_HU = 30.0  # beyond FAT_HU, of what belongs to fat that was found
 
 
 def keep_lungs(mask: np.ndarray, spacing_mm: tuple[float, ...]) -> np.ndarray:
@@ -57,7 +58,7 @@ def find_fat(volume_hu: np.ndarray, lungs: np.ndarray, spacing_mm: tuple[float, 
     spread = np.sqrt(np.maximum(uniform_filter(smooth**2, sizes) - mean**2, 0))
     fat = lungs & (mean > FAT_HU[0]) & (mean < FAT_HU[1]) & (spread < FAT_SPREAD_HU)
     fat = cc3d.dust(fat, threshold=FAT_ML * 1000 / np.prod(spacing_mm), connectivity=6)
-    fatty = lungs & (smooth > FAT_HU[0] - FAT_SPREAD_HU) & (smooth < FAT_HU[1] + FAT_SPREAD_HU)
+    fatty = lungs & (smooth > FAT_HU[0] - FAT_EDGE_HU) & (smooth < FAT_HU[1] + FAT_EDGE_HU)
     return binary_dilation(fat, iterations=max(sizes), mask=fatty) if fat.any() else fat
 
 

@@ -10,7 +10,9 @@ import torch
 from torch.nn.functional import interpolate, max_pool2d
 
 N_ELLIPSES = 6
+PROB_LARGE = 0.3
 PROB_LAYER = 0.25
+PROB_AIR = 0.4
 DEEPEST_PX = 6  # of a layer, counted from the lungs' border: a thicker one is an effusion
 
 
@@ -69,11 +71,13 @@ def add_disease(
         alpha = torch.sigmoid((1 - radius) / softness)
         result = _blend(result, alpha * (sick & (k < n_here)).float() * inside, rng)
 
-    whole = sick & (torch.rand(each, generator=rng) < 0.12)
-    dependent = torch.sigmoid((rows / height - _uniform(each, 0.35, 0.75, rng)) * 30 + 2 * smooth_noise(plane, 24, rng))
+    large = sick & (torch.rand(each, generator=rng) < PROB_LARGE)
+    turn = torch.where(torch.rand(each, generator=rng) < 0.5, 0.0, _uniform(each, 0, 2 * torch.pi, rng))  # 0: dependent
+    beyond = (rows / height - 0.5) * torch.cos(turn) + (columns / width - 0.5) * torch.sin(turn)
+    half = torch.sigmoid((beyond - _uniform(each, -0.15, 0.25, rng)) * 30 + 2 * smooth_noise(plane, 24, rng))
     everywhere = torch.sigmoid(2 * smooth_noise(plane, 32, rng) + 1)
-    alpha = torch.where(torch.rand(each, generator=rng) < 0.6, dependent, everywhere)
-    result = _blend(result, alpha * whole.float() * inside, rng)
+    alpha = torch.where(torch.rand(each, generator=rng) < 0.75, half, everywhere)
+    result = _blend(result, alpha * large.float() * inside, rng)
 
     layered = sick & (torch.rand(each, generator=rng) < PROB_LAYER)
     reach = _uniform(each, 1, DEEPEST_PX, rng) * (0.3 + smooth_noise(plane, 32, rng))  # below 0: no layer there
@@ -100,5 +104,8 @@ def _blend(image_hu: torch.Tensor, alpha: torch.Tensor, rng: torch.Generator) ->
     fine = smooth_noise(tuple(image_hu.shape), 2, rng)
     coarse = smooth_noise((image_hu.shape[0], 1, *image_hu.shape[2:]), 10, rng)
     texture = level + spread * torch.where(torch.rand(each, generator=rng) < 0.5, fine, coarse)
+    airy = dense & (torch.rand(each, generator=rng) < PROB_AIR)
+    bronchi = airy & (smooth_noise(tuple(image_hu.shape), 3, rng) > _uniform(each, 0.8, 1.4, rng))
+    texture = torch.where(bronchi, _uniform(each, -900, -300, rng), texture)
     texture = torch.where(dense, texture, torch.maximum(texture, image_hu))
     return image_hu + alpha * (texture - image_hu)

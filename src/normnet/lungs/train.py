@@ -21,6 +21,7 @@ LUNG_NETWORK = NetworkConfig(
 )
 CROP = 192
 PROB_COPY = 0.05
+EMPTY_SHARE = 0.15
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,22 @@ class LungSlice:
     apart_mm: float  # between neighbours; 0 for single slices, whose neighbours are copies
 
 
+def draw_weights(slices: list[LungSlice]) -> torch.Tensor:
+    """How often each slice is drawn: those without lung, most of a long CT, ``EMPTY_SHARE`` of the time."""
+    empty = torch.tensor([not item.lung_mask[1].any() for item in slices])
+    n_empty = int(empty.sum())
+    if n_empty in (0, len(slices)):
+        return torch.ones(len(slices))
+    return torch.where(empty, EMPTY_SHARE / n_empty, (1 - EMPTY_SHARE) / (len(slices) - n_empty))
+
+
 def sample_batch(
-    slices: list[LungSlice], n: int, config: LungsConfig, sick_share: float, rng: torch.Generator
+    slices: list[LungSlice],
+    n: int,
+    config: LungsConfig,
+    sick_share: float,
+    rng: torch.Generator,
+    weights: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Random crops at about ``pixel_mm`` with geometry, disease, noise, blur and clipping varied.
 
@@ -42,7 +57,8 @@ def sample_batch(
         (B, 3, CROP, CROP) float32 in [0, 1] and (B, 1, CROP, CROP) of 0/1 lung.
     """
     images, masks, heights = [], [], []
-    for index in torch.randint(len(slices), (n,), generator=rng).tolist():
+    weights = draw_weights(slices) if weights is None else weights
+    for index in torch.multinomial(weights, n, replacement=True, generator=rng).tolist():
         item = slices[index]
         image = torch.from_numpy(item.image_hu.astype(np.float32))[None] + 1024
         mask = torch.from_numpy(item.lung_mask.astype(np.float32))[None]
@@ -116,9 +132,10 @@ def train_lungs(
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=1e-4)
     rise = 0.05 + 1e-9  # of exactly one step torch would divide by its length less one
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=iterations, pct_start=rise)
+    weights = draw_weights(slices)
     network.train()
     for step in range(1, iterations + 1):
-        image, target = sample_batch(slices, batch, config, sick_share, rng)
+        image, target = sample_batch(slices, batch, config, sick_share, rng, weights)
         image = image.to(device, memory_format=torch.channels_last)
         with torch.autocast(torch.device(device).type, torch.bfloat16):
             logits = network(image)
