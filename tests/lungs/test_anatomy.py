@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from normnet.lungs.anatomy import doubts, find_fat, keep_lungs, left_out_share, split_left_right
+from normnet.lungs.anatomy import doubts, find_fat, left_out_share, split_left_right
+from normnet.lungs.anatomy import keep_lungs as keep_lungs_of
 
 SPACING_MM = (5.0, 5.0, 5.0)  # 0.125 ml a voxel
 
@@ -17,38 +18,50 @@ def boxes(*corners: tuple[slice, slice, slice], shape=(24, 40, 60)) -> np.ndarra
     return mask
 
 
+def keep_lungs(mask: np.ndarray, hu: float | np.ndarray = -850.0) -> np.ndarray:
+    return keep_lungs_of(mask, np.broadcast_to(hu, mask.shape), SPACING_MM)
+
+
 RIGHT = (slice(2, 22), slice(8, 32), slice(5, 25))
 LEFT = (slice(2, 22), slice(8, 32), slice(35, 55))
 
 
 def test_small_components_go():
     bowel = (slice(0, 4), slice(36, 40), slice(28, 32))  # 64 voxels, 8 ml
-    np.testing.assert_array_equal(keep_lungs(boxes(RIGHT, LEFT, bowel), SPACING_MM), boxes(RIGHT, LEFT))
+    np.testing.assert_array_equal(keep_lungs(boxes(RIGHT, LEFT, bowel)), boxes(RIGHT, LEFT))
 
 
 def test_a_lung_cut_in_two_stays_whole():
     upper, lower = (slice(2, 15), *RIGHT[1:]), (slice(17, 22), *RIGHT[1:])
     mask = boxes(upper, lower, LEFT)
-    np.testing.assert_array_equal(keep_lungs(mask, SPACING_MM), mask)
+    np.testing.assert_array_equal(keep_lungs(mask), mask)
 
 
 def test_a_share_of_the_largest_is_needed():
     """40 ml beside 1200 ml are too small, beside 600 ml they are not."""
     piece = (slice(0, 4), slice(0, 4), slice(28, 48))
     big = (slice(5, 24), slice(5, 40), slice(0, 16))
-    assert not keep_lungs(boxes(piece, big), SPACING_MM)[piece].any()
+    assert not keep_lungs(boxes(piece, big))[piece].any()
     half = (slice(5, 14), slice(5, 40), slice(0, 16))
-    assert keep_lungs(boxes(piece, half), SPACING_MM)[piece].all()
+    assert keep_lungs(boxes(piece, half))[piece].all()
+
+
+def test_air_beside_the_body_goes():
+    """As large as a lung, but nothing else than air; a lung with emphysema stays."""
+    wedge = (slice(2, 22), slice(36, 40), slice(5, 55))
+    hu = np.where(boxes(wedge), -1005.0, np.where(boxes(LEFT), -940.0, -850.0))
+    np.testing.assert_array_equal(keep_lungs(boxes(RIGHT, LEFT, wedge), hu), boxes(RIGHT, LEFT))
+    assert not keep_lungs(boxes(wedge), hu).any()
 
 
 def test_enclosed_holes_are_filled():
     mask = boxes(RIGHT, LEFT)
     mask[10, 15:20, 10:15] = False
-    np.testing.assert_array_equal(keep_lungs(mask, SPACING_MM), boxes(RIGHT, LEFT))
+    np.testing.assert_array_equal(keep_lungs(mask), boxes(RIGHT, LEFT))
 
 
 def test_nothing_stays_nothing():
-    assert not keep_lungs(np.zeros((4, 5, 6), bool), SPACING_MM).any()
+    assert not keep_lungs(np.zeros((4, 5, 6), bool)).any()
 
 
 def test_right_is_one_left_is_two():

@@ -49,7 +49,7 @@ def test_crops_and_masks_belong_together(slices, monkeypatch):
     """Dark inside the mask, bright just outside it, whatever turn, flip and zoom were drawn."""
     monkeypatch.setattr(train, "CROP", 128)
     rng = torch.Generator().manual_seed(1)
-    image, mask = train.sample_batch(slices, 16, CONFIG, 0.0, rng)
+    image, mask = train.sample_batch(slices, 16, CONFIG, 0.0, train.draw_weights(slices), rng)
     assert image.shape == (16, 3, 128, 128)
     assert mask.shape == (16, 1, 128, 128)
     assert image.dtype == mask.dtype == torch.float32
@@ -67,7 +67,7 @@ def test_crops_and_masks_belong_together(slices, monkeypatch):
 
 def test_crops_differ_in_size_and_side(slices, monkeypatch):
     monkeypatch.setattr(train, "CROP", 128)
-    _, mask = train.sample_batch(slices[:1], 16, CONFIG, 0.0, torch.Generator().manual_seed(2))
+    _, mask = train.sample_batch(slices[:1], 16, CONFIG, 0.0, torch.ones(1), torch.Generator().manual_seed(2))
     areas = mask.sum((1, 2, 3))
     assert areas.max() > 1.5 * areas.min()
     assert len({tuple(part.flatten().tolist()) for part in mask}) == 16

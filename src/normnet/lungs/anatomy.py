@@ -6,19 +6,21 @@ import numpy as np
 
 SMALL_ML = 30.0  # smaller components are airways, bowel gas or noise
 SMALL_SHARE = 0.04  # of the largest component
+AIR_HU = -960.0  # mean of a component that is air beside the body, between back and table for instance
 BAY_MM, DENSE_HU, BAY_SHARE = 12.0, -500.0, 0.02
 SMALL_SIDE = 0.5  # of the other lung
 FAT_HU, FAT_SPREAD_HU, EVEN_MM, FAT_ML = (-140.0, -50.0), 12.0, 6.0, 1.0
 FAT_EDGE_HU = 30.0  # beyond FAT_HU, of what belongs to fat that was found
 
 
-def keep_lungs(mask: np.ndarray, spacing_mm: tuple[float, ...]) -> np.ndarray:
+def keep_lungs(mask: np.ndarray, volume_hu: np.ndarray, spacing_mm: tuple[float, ...]) -> np.ndarray:
     """The components that are lung, with the holes filled that lung encloses on all sides.
 
     A lung cut in two by a consolidation keeps both parts if the smaller is not tiny.
 
     Args:
         mask: (z, y, x) bool, z to head.
+        volume_hu: Same shape.
         spacing_mm: (z, y, x).
     """
     import cc3d
@@ -27,7 +29,9 @@ def keep_lungs(mask: np.ndarray, spacing_mm: tuple[float, ...]) -> np.ndarray:
     labels, n = cc3d.connected_components(mask, connectivity=6, return_N=True)
     if n == 0:
         return mask
-    ml = np.bincount(labels.ravel(), minlength=n + 1) * (np.prod(spacing_mm) / 1000.0)
+    n_voxels = np.bincount(labels.ravel(), minlength=n + 1)
+    mean_hu = np.bincount(labels.ravel(), volume_hu.ravel(), n + 1) / np.maximum(n_voxels, 1)
+    ml = np.where(mean_hu > AIR_HU, n_voxels, 0) * (np.prod(spacing_mm) / 1000.0)
     ml[0] = 0
     kept = (ml >= SMALL_ML) & (ml >= SMALL_SHARE * ml.max())
     largest = np.argsort(ml)[::-1][:4]

@@ -128,7 +128,7 @@ def find_lungs(
     prob[find_fat(coarse_hu, prob > config.threshold, tuple(targets))] = 0
 
     def outlined(threshold: float) -> np.ndarray:
-        coarse = keep_lungs(prob > threshold, tuple(targets))
+        coarse = keep_lungs(prob > threshold, coarse_hu, tuple(targets))
         if not coarse.any():
             raise ValueRangeError(
                 "NN-VAL-020", "no lung found", scan.case_id, "is this a chest CT in HU? or give --lungs MASK"

@@ -48,8 +48,8 @@ def sample_batch(
     n: int,
     config: LungsConfig,
     sick_share: float,
+    weights: torch.Tensor,
     rng: torch.Generator,
-    weights: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Random crops at about ``pixel_mm`` with geometry, disease, noise, blur and clipping varied.
 
@@ -57,7 +57,6 @@ def sample_batch(
         (B, 3, CROP, CROP) float32 in [0, 1] and (B, 1, CROP, CROP) of 0/1 lung.
     """
     images, masks, heights = [], [], []
-    weights = draw_weights(slices) if weights is None else weights
     for index in torch.multinomial(weights, n, replacement=True, generator=rng).tolist():
         item = slices[index]
         image = torch.from_numpy(item.image_hu.astype(np.float32))[None] + 1024
@@ -135,7 +134,7 @@ def train_lungs(
     weights = draw_weights(slices)
     network.train()
     for step in range(1, iterations + 1):
-        image, target = sample_batch(slices, batch, config, sick_share, rng, weights)
+        image, target = sample_batch(slices, batch, config, sick_share, weights, rng)
         image = image.to(device, memory_format=torch.channels_last)
         with torch.autocast(torch.device(device).type, torch.bfloat16):
             logits = network(image)
