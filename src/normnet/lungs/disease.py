@@ -30,7 +30,7 @@ def _uniform(shape: tuple[int, ...], low: float, high: float, rng: torch.Generat
 def add_disease(
     image_hu: torch.Tensor, lung_mask: torch.Tensor, height_px: torch.Tensor, share: float, rng: torch.Generator
 ) -> torch.Tensor:
-    """Ellipsoids of ground glass or consolidation, now and then a dependent or whole-lung opacity, or a thin layer.
+    """Ellipsoids of ground glass or consolidation, now and then half a lung or all of it, or a thin layer.
 
     Args:
         image_hu: (B, S, H, W) float32, axial slices at about 1.5 mm with their neighbours, rows from front to back.
