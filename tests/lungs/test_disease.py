@@ -73,7 +73,7 @@ def test_ground_glass_keeps_vessels_and_consolidation_hides_them(chests):
 
 
 def test_large_opacities_take_a_whole_lung_and_keep_its_bronchi(chests, monkeypatch):
-    """With no ellipse and no layer: one lung solid beside a clear one, at times, and holes of air in the solid."""
+    """With one ellipse and no layer: one lung solid beside a clear one, at times, and holes of air in the solid."""
     image, mask = chests
     monkeypatch.setattr(disease, "N_ELLIPSES", 1)
     monkeypatch.setattr(disease, "PROB_LAYER", 0.0)
@@ -140,10 +140,11 @@ def test_layers_lie_along_the_border(chests, monkeypatch):
     sick = {}
     for prob in (0.0, 1.0):
         monkeypatch.setattr(disease, "PROB_LAYER", prob)
-        sick[prob] = add_disease(image, mask, 1.0, rng())
+        sick[prob] = torch.cat([add_disease(image, mask, 1.0, rng(seed)) for seed in range(3)])
     changed = (sick[1.0] - sick[0.0]).abs() > 100
+    mask = mask.repeat(3, 1, 1, 1)
     depth = disease._depth(mask.float())
     assert 0.02 < changed[mask].float().mean() < 0.25
     assert changed[depth == 1].float().mean() < 0.8
     assert changed[depth == 1].sum() > changed[depth == 3].sum() > 0
-    assert changed[depth == 6].float().mean() < 0.1
+    assert not changed[depth == 6].any() or changed[depth == 6].float().mean() < 0.05

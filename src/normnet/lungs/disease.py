@@ -10,9 +10,9 @@ import torch
 from torch.nn.functional import interpolate, max_pool2d
 
 N_ELLIPSES = 6
-PROB_LARGE = 0.3
-PROB_LAYER = 0.25
-PROB_AIR = 0.4
+PROB_LARGE = 0.3  # half a lung or all of it, of a sick stack
+PROB_LAYER = 0.25  # along the border, of a sick stack
+PROB_AIR = 0.4  # in the bronchi of a consolidation
 DEEPEST_PX = 6  # of a layer, counted from the lungs' border: a thicker one is an effusion
 
 

@@ -21,7 +21,7 @@ LUNG_NETWORK = NetworkConfig(
 )
 CROP = 192
 PROB_COPY = 0.05
-EMPTY_SHARE = 0.15
+EMPTY_SHARE = 0.15  # of the crops, from slices without lung
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,17 @@ def draw_weights(slices: list[LungSlice]) -> torch.Tensor:
 
 
 def sample_batch(
-    slices: list[LungSlice],
-    n: int,
-    config: LungsConfig,
-    sick_share: float,
-    weights: torch.Tensor,
-    rng: torch.Generator,
+    slices: list[LungSlice], n: int, config: LungsConfig, sick_share: float, weights: torch.Tensor, rng: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Random crops at about ``pixel_mm`` with geometry, disease, noise, blur and clipping varied.
+
+    Args:
+        slices: What to draw from.
+        n: Crops.
+        config: Grid and grey scale.
+        sick_share: Part of the crops that get disease.
+        weights: (len(slices),), see ``draw_weights``.
+        rng: CPU generator.
 
     Returns:
         (B, 3, CROP, CROP) float32 in [0, 1] and (B, 1, CROP, CROP) of 0/1 lung.
