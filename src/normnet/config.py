@@ -187,8 +187,7 @@ class PostprocessingConfig(Section):
     normalised: bool = False  # means over lung voxels only
     lesion_networks: bool = False  # ask them; False: the paper
     prob_sure: float = 0.85  # they add what is likelier than this
-    prob_possible: float = 0.5  # nothing below this is a lesion
-    thick_slice_mm: float = 4.5  # in thicker slices, nothing below prob_sure
+    prob_possible: float = 0.6  # nothing below this is a lesion
     grow_vox: int = 0  # steps that the mask then grows into parenchyma denser than grow_hu; 0: the paper
     grow_hu: float = -760.0
     grow_sigma_vox: float = 2.0  # the density is smoothed with this Gaussian

@@ -134,7 +134,6 @@ def find_lesions(
         config.window.tau,
         config.postprocessing,
         prob_lesion,
-        prepared.slice_mm,
     )
 
 

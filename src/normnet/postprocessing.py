@@ -86,15 +86,13 @@ def postprocess(
     tau: float,
     config: PostprocessingConfig,
     prob_lesion: np.ndarray | None = None,
-    slice_mm: float = 1.0,
 ) -> LesionSteps:
     """Eq. 10 with all its intermediate images, then what the window does not call bright.
 
     Pale ground glass lies below the bright threshold. The lesion networks add what they are sure of and take away
     what they call impossible. Around all that, parenchyma denser than ``grow_hu``, vessels, airways and the lesions
-    themselves left out, belongs to it where it is possible: up to ``grow_vox`` steps. In thick slices vessels, hilum
-    and diaphragm fill voxels in part, which the vote and the density take for disease: there only what the lesion
-    networks are sure of is possible. The outermost layers of the lungs are never lesion.
+    themselves left out, belongs to it where it is possible: up to ``grow_vox`` steps. The outermost layers of the
+    lungs are never lesion.
 
     Args:
         thorax: (z, y, x) float32 in [0, 1], 0 outside the lungs.
@@ -104,7 +102,6 @@ def postprocess(
         tau: Bright threshold.
         config: Kernel sizes, thresholds, growth, rim.
         prob_lesion: Same shape, float32; None: Eq. 10 and the growth alone.
-        slice_mm: Distance of the scan's own slices.
     """
     anomaly = lung_mask & (thorax >= tau) & ~normal_mask
     seeds = mean_filter(anomaly.astype(np.float32), config.k_d, lung_mask, config) > config.t_d
@@ -112,11 +109,10 @@ def postprocess(
     cap = (mean_filter(remainder, config.k_f, lung_mask, config) > config.t_f) & lung_mask
     core = dilate(seeds, config.dilation_vox) & cap
     lesions, possible = core, lung_mask
-    thick = prob_lesion is not None and slice_mm > config.thick_slice_mm
     if prob_lesion is not None:
-        possible = lung_mask & (prob_lesion > (config.prob_sure if thick else config.prob_possible))
+        possible = lung_mask & (prob_lesion > config.prob_possible)
         lesions = (core | (prob_lesion > config.prob_sure)) & possible
-    if config.grow_vox > 0 and lesions.any() and not thick:
+    if config.grow_vox > 0 and lesions.any():
         density_hu = parenchyma_density(volume_hu, lung_mask, normal_mask | lesions, config.grow_sigma_vox)
         lesions = dilate(lesions, config.grow_vox, within=(density_hu > config.grow_hu) & possible)
     if config.rim_vox > 0:

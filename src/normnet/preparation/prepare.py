@@ -40,11 +40,6 @@ class Prepared:
     grid: Grid
     scan_shape: tuple[int, int, int]
 
-    @property
-    def slice_mm(self) -> float:
-        """Distance of the scan's own slices."""
-        return self.spacing_mm[0] / self.grid.step[0]
-
     def cut(self, array: np.ndarray) -> np.ndarray:
         """The lungs' box of an array on the scan's grid, turned; a view."""
         return self.orientation.apply(array)[self.box]
