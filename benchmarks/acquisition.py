@@ -10,11 +10,13 @@ a lesion mask, DSC, precision and sensitivity (in larger voxels the mask is what
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import torch
 from scipy.ndimage import gaussian_filter
+from torch.nn.functional import avg_pool3d
 
 import normnet
 from normnet.datasets.manifest import read_manifest
@@ -29,32 +31,29 @@ GRAIN_PX = 0.8  # of noise that a kernel has smoothed
 
 def pooled(volume: np.ndarray, factors: tuple[int, int, int]) -> np.ndarray:
     """Means over blocks of voxels; what does not fill a block at the end is left out."""
-    blocks = [n // factor for n, factor in zip(volume.shape, factors, strict=True)]
-    whole = volume[tuple(slice(n * factor) for n, factor in zip(blocks, factors, strict=True))].astype(np.float32)
-    z, y, x = zip(blocks, factors, strict=True)
-    return whole.reshape(*z, *y, *x).mean(axis=(1, 3, 5))
+    return avg_pool3d(torch.from_numpy(volume.astype(np.float32))[None], factors)[0].numpy()
 
 
 def variants(
-    volume_hu: np.ndarray, spacing_mm: list[float], rng: np.random.Generator
-) -> Iterator[tuple[str, tuple[int, int, int], Callable[[], np.ndarray]]]:
+    volume_hu: np.ndarray, spacing_mm: tuple[float, ...], rng: np.random.Generator
+) -> Iterator[tuple[str, tuple[int, int, int], np.ndarray]]:
     """Name, voxels that become one along each axis, and the HU on the CT's own grid."""
     white = rng.standard_normal(volume_hu.shape, dtype=np.float32)
     grain = gaussian_filter(white, (0.3 * GRAIN_PX, GRAIN_PX, GRAIN_PX))
     grain /= grain.std()
-    yield "as it is", (1, 1, 1), lambda: volume_hu
+    yield "as it is", (1, 1, 1), volume_hu
     for mm in THICK_MM:
         factor = max(2, round(mm / spacing_mm[0]))
-        yield f"slices of {factor * spacing_mm[0]:.1f} mm", (factor, 1, 1), lambda: volume_hu
-    yield "pixels twice as large", (1, 2, 2), lambda: volume_hu
-    yield "white noise of 40 HU", (1, 1, 1), lambda: volume_hu + 40 * white
-    yield "white noise of 100 HU", (1, 1, 1), lambda: volume_hu + 100 * white
-    yield "grainy noise of 60 HU", (1, 1, 1), lambda: volume_hu + 60 * grain
-    yield "smoothed, sigma 0.8 mm", (1, 1, 1), lambda: gaussian_filter(volume_hu, [0.8 / mm for mm in spacing_mm])
-    yield "sharpened", (1, 1, 1), lambda: 2 * volume_hu - gaussian_filter(volume_hu, (0, 1, 1))
-    yield "40 HU brighter", (1, 1, 1), lambda: volume_hu + 40
-    yield "40 HU darker", (1, 1, 1), lambda: volume_hu - 40
-    yield "8 bit, -1250 to 250 HU", (1, 1, 1), lambda: np.clip(np.rint((volume_hu + 1250) * 0.17), 0, 255) / 0.17 - 1250
+        yield f"slices of {factor * spacing_mm[0]:.1f} mm", (factor, 1, 1), volume_hu
+    yield "pixels twice as large", (1, 2, 2), volume_hu
+    yield "white noise of 40 HU", (1, 1, 1), volume_hu + 40 * white
+    yield "white noise of 100 HU", (1, 1, 1), volume_hu + 100 * white
+    yield "grainy noise of 60 HU", (1, 1, 1), volume_hu + 60 * grain
+    yield "smoothed, sigma 0.8 mm", (1, 1, 1), gaussian_filter(volume_hu, [0.8 / mm for mm in spacing_mm])
+    yield "sharpened", (1, 1, 1), 2 * volume_hu - gaussian_filter(volume_hu, (0, 1, 1))
+    yield "40 HU brighter", (1, 1, 1), volume_hu + 40
+    yield "40 HU darker", (1, 1, 1), volume_hu - 40
+    yield "8 bit, -1250 to 250 HU", (1, 1, 1), np.clip(np.rint((volume_hu + 1250) * 0.17), 0, 255) / 0.17 - 1250
 
 
 def main() -> None:
@@ -71,12 +70,12 @@ def main() -> None:
             continue
         scan = normnet.read_ct(case.image)
         orientation = Orientation.of(scan.geometry)
-        spacing_mm = [scan.geometry.spacing_mm[axis] for axis in orientation.axes]
+        spacing_mm = orientation.spacing_mm(scan.geometry)
         volume_hu = orientation.apply(scan.volume_hu).astype(np.float32)
         reference = orientation.apply(read_mask(case.lesion_mask, scan)) if case.lesion_mask else None
         own_lungs = None
-        for name, factors, make in variants(volume_hu, spacing_mm, np.random.default_rng(options.seed)):
-            hu = np.rint(pooled(make(), factors)).clip(-32768, 32767).astype(np.int16)
+        for name, factors, changed_hu in variants(volume_hu, spacing_mm, np.random.default_rng(options.seed)):
+            hu = np.rint(pooled(changed_hu, factors)).clip(-32768, 32767).astype(np.int16)
             larger = tuple(mm * factor for mm, factor in zip(spacing_mm, factors, strict=True))
             try:
                 found = normnet.segment(normnet.Scan(hu, normnet.Geometry(larger), case.case_id), model)

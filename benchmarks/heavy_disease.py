@@ -35,7 +35,7 @@ def place_disease(
 ) -> Iterator[tuple[str, normnet.Scan, np.ndarray]]:
     """Name, the CT with disease and where it is, one kind after the other."""
     orientation = Orientation.of(scan.geometry)
-    spacing = [scan.geometry.spacing_mm[axis] for axis in orientation.axes]
+    spacing = orientation.spacing_mm(scan.geometry)
     volume_hu = orientation.apply(scan.volume_hu).astype(np.float32)
     inside = orientation.apply(lungs)
     side = split_left_right(inside)

@@ -52,7 +52,7 @@ def make_ct(source: Path, target: Path) -> None:
     scan = read_ct(source)
     orientation = Orientation.of(scan.geometry)
     turned = orientation.apply(scan.volume_hu)
-    own = [scan.geometry.spacing_mm[axis] for axis in orientation.axes]
+    own = orientation.spacing_mm(scan.geometry)
     step = tuple(target_mm / own_mm for target_mm, own_mm in zip(SPACING_MM, own, strict=True))
     start = tuple(((n - 1) - (m - 1) * d) / 2 for n, m, d in zip(turned.shape, SHAPE, step, strict=True))
     volume = resample(turned.astype(np.float32), Grid(start, step, SHAPE), outside=-1024)

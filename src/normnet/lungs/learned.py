@@ -117,7 +117,7 @@ def find_lungs(
         return Lungs(labels, None)
     orientation = Orientation.of(scan.geometry)
     turned = orientation.apply(scan.volume_hu)
-    spacing = [scan.geometry.spacing_mm[axis] for axis in orientation.axes]
+    spacing = orientation.spacing_mm(scan.geometry)
     targets = [max(config.slice_mm, spacing[0]), config.pixel_mm, config.pixel_mm]
     step = tuple(target / own for target, own in zip(targets, spacing, strict=True))
     shape = tuple(max(1, round((n - 1) / d) + 1) for n, d in zip(turned.shape, step, strict=True))
@@ -183,7 +183,7 @@ def doubt_lungs(scan: Scan, lung_labels: np.ndarray) -> tuple[str, ...]:
         lung_labels: The scan's shape, 1 right, 2 left.
     """
     orientation = Orientation.of(scan.geometry)
-    spacing = [scan.geometry.spacing_mm[axis] for axis in orientation.axes]
+    spacing = orientation.spacing_mm(scan.geometry)
     every = [max(1, round(COARSE_MM / own)) for own in spacing]
     thin = tuple(slice(None, None, n) for n in every)
     volume_hu, labels = (orientation.apply(array)[thin] for array in (scan.volume_hu, lung_labels))

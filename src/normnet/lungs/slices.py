@@ -38,7 +38,7 @@ def volume_slices(
     keep = ~np.isin(np.arange(hu.shape[0]), list(excluded))
     if orientation.flips[0]:
         keep = keep[::-1]
-    spacing = [scan.geometry.spacing_mm[axis] for axis in orientation.axes]
+    spacing = orientation.spacing_mm(scan.geometry)
     step = (1.0, config.pixel_mm / spacing[1], config.pixel_mm / spacing[2])
     shape = (hu.shape[0], *(int(n / d) for n, d in zip(hu.shape[1:], step[1:], strict=True)))
     grid = Grid((0, 0, 0), step, shape)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from normnet.errors import GeometryError
-from normnet.scan import Geometry
+from normnet.scan import Geometry, Triple
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,10 @@ class Orientation:
         turned = array[tuple(slice(None, None, -1 if flip else None) for flip in self.flips)]
         return turned.transpose(np.argsort(self.axes))
 
+    def spacing_mm(self, geometry: Geometry) -> Triple:
+        """(z, y, x) spacing of the turned array; ``geometry`` is that of the array in file order."""
+        return tuple(geometry.spacing_mm[axis] for axis in self.axes)
+
     def geometry(self, geometry: Geometry, shape: tuple[int, ...]) -> Geometry:
         """Geometry of the turned array.
 
@@ -60,6 +64,6 @@ class Orientation:
             corner[axis] = shape[axis] - 1.0 if flip else 0.0
         return replace(
             geometry.moved_to(tuple(corner)),
-            spacing_mm=tuple(geometry.spacing_mm[axis] for axis in self.axes),
+            spacing_mm=self.spacing_mm(geometry),
             direction=tuple(tuple(float(v) for v in row) for row in direction),
         )

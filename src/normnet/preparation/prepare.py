@@ -96,7 +96,7 @@ def prepare(scan: Scan, lung_labels: np.ndarray, config: PreparationConfig, wind
     """
     orientation = Orientation.of(scan.geometry)
     turned_hu, turned_lungs = orientation.apply(scan.volume_hu), orientation.apply(lung_labels) > 0
-    spacing = tuple(scan.geometry.spacing_mm[axis] for axis in orientation.axes)
+    spacing = orientation.spacing_mm(scan.geometry)
     box = bounding_box(turned_lungs, config.margin_vox)
     step = tuple(target / own for target, own in zip(config.spacing_mm, spacing, strict=True))
     # Anchored at the scan's first voxel, in whole strides: what the network sees does not depend on the box.
