@@ -81,6 +81,8 @@ def main() -> None:
                 found = normnet.segment(normnet.Scan(hu, normnet.Geometry(larger), case.case_id), model)
             except NormNetError as error:
                 print(f"| {case.case_id} | {name} | {error} |", flush=True)
+                if own_lungs is None:
+                    break  # nothing to compare the other variants with
                 continue
             lungs = found.lung_labels > 0
             own_lungs = lungs if own_lungs is None else own_lungs
