@@ -30,7 +30,7 @@ def rivals(scan: normnet.Scan, lung_labels: np.ndarray, config: normnet.Config) 
     """The two trivial masks on the scan's grid."""
     prepared = prepare(scan, lung_labels, config.preparation, config.window)
     nothing = np.zeros_like(prepared.lung_mask)
-    paper = config.postprocessing.model_copy(update={"grow_vox": 0, "rim_vox": 0})
+    paper = config.postprocessing.model_copy(update={"rim_vox": 0})
     steps = postprocess(prepared.thorax, prepared.volume_hu, prepared.lung_mask, nothing, config.window.tau, paper)
     return {
         "threshold": (scan.volume_hu >= config.window.bright_hu) & (lung_labels > 0),

@@ -100,14 +100,13 @@ def run_rival(ct: Path, out: Path, model_folder: Path | None, lungs: Path, laps:
         ThresholdIntensityd,
     )
 
-    from normnet.config import parse_config
-    from normnet.models import shipped
+    from normnet.models import settings_of, shipped
     from normnet.network.weights import load_members
     from normnet.postprocessing import postprocess
 
     laps.lap("imports")
     networks, manifest = load_members(model_folder or shipped("normnet"), "normnet")  # as MONAI made them
-    config = parse_config(manifest["config"], "manifest")
+    config, _ = settings_of(manifest, Path("manifest"))
     window = config.window
     laps.lap("model")
     keys = ["image", "lungs"]

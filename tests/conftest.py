@@ -20,3 +20,27 @@ def shipped_model():
     from normnet.models import load_model
 
     return load_model()
+
+
+@pytest.fixture
+def old_model(tmp_path):
+    """Writes a model folder of format 1, with settings that exist no more; called with its kind."""
+    import json
+    from pathlib import Path
+
+    import torch
+
+    from normnet.config import NetworkConfig
+    from normnet.network.unet import build_unet
+    from normnet.network.weights import save_model
+
+    def write(kind="normnet"):
+        manifest = json.loads((Path(__file__).parent / "data/manifest_format_1.json").read_text())
+        folder, network = tmp_path / f"old_{kind}", NetworkConfig(**manifest["network"])
+        torch.manual_seed(0)
+        save_model(folder, {"member-1": build_unet(network).state_dict()}, kind, network, {})
+        members = json.loads((folder / "manifest.json").read_text())["members"]
+        (folder / "manifest.json").write_text(json.dumps({**manifest, "kind": kind, "members": members}))
+        return folder
+
+    return write

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from normnet.config import Config, load_config, parse_config
+from normnet.config import Config, load_config, parse_config, parse_manifest_config
 from normnet.errors import ConfigError
 
 PAPER = {
@@ -145,6 +145,19 @@ def test_single_keys_override_the_default(tmp_path):
 def test_a_manifest_gives_the_config_back():
     config = load_config()
     assert parse_config(config.model_dump(mode="json"), "manifest") == config
+    assert parse_manifest_config(config.model_dump(mode="json"), "manifest") == (config, [])
+
+
+def test_a_manifest_may_hold_settings_that_are_no_more():
+    values = {"postprocessing": {"k_d": 5, "kd": 9}, "haze": {"prob": 1.0}, "window.low_hu": 3, "lungs": {}}
+    config, unknown = parse_manifest_config(values, "manifest")
+    assert config.model_dump() == parse_config({"postprocessing": {"k_d": 5}}, "").model_dump()
+    assert unknown == ["postprocessing.kd", "haze", "window.low_hu"]
+    assert values["postprocessing"] == {"k_d": 5, "kd": 9}
+    with pytest.raises(ConfigError, match=r"'postprocessing\.k_d'.*manifest"):
+        parse_manifest_config({"postprocessing": {"k_d": "many", "kd": 9}}, "manifest")
+    with pytest.raises(ConfigError, match=r"unknown setting 'postprocessing\.kd'"):
+        parse_config(values, "manifest")
 
 
 def test_settings_never_change():

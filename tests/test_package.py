@@ -31,6 +31,7 @@ STAGES = {
     "network": {"io"},
     "preparation": {"io"},
     "inference": {"preparation"},
+    "synthesis": {"preparation"},
     "lungs": {"datasets", "io", "network", "preparation"},
 }
 EXCEPTIONS = {("io.outputs", "report.preview")}  # the picture is one of the files of a result

@@ -60,7 +60,7 @@ class LungsConfig(Section):
 
     pixel_mm: float = 1.5
     slice_mm: float = 2.0  # thinner scans are looked at this far apart
-    neighbour_mm: float = 6.0  # the slices below and above that are seen with each
+    neighbours_mm: tuple[float, ...] = (6.0,)  # how far below and above lie slices that are seen with each
     low_hu: float = -1024.0
     high_hu: float = 600.0
     threshold: float = 0.5
@@ -77,6 +77,8 @@ class PreparationConfig(Section):
     edge_share: float = 0.5  # components with more of their voxels on the mask's edge are dropped in training
     edge_vox: int = 2  # thickness of that edge
     edge_cut_rim: bool = False  # cut the chest wall's rim off the vessels first
+    inspired_hu: float = -905.0  # what the lightest tenth of the lung is brought to
+    breath_limits: Range = (0.0, 0.0)  # share of tissue in the air that is undone for it; 0, 0: the paper, nothing
 
 
 class SynthesisConfig(Section):
@@ -155,7 +157,12 @@ class VariationConfig(Section):
     prob_breath: float = 0.35
     breath: Range = (-0.03, 0.08)  # share of the air that is tissue, in the whole lung
     prob_gradient: float = 0.3
-    gradient: Range = (0.0, 0.06)  # the same, growing from front to back
+    gradient: Range = (0.0, 0.06)  # the same at the back, growing from nothing at the front
+    gradient_power: Range = (1.0, 1.0)  # 1: evenly; larger: in the dependent part alone
+    prob_motion: float = 0.0  # slabs in which the diaphragm or the heart has moved
+    motion_vox: Range = (2.0, 6.0)  # how far
+    motion_share: Range = (0.2, 0.6)  # of the time
+    motion_sigma_vox: Range = (6.0, 16.0)  # of the region
     prob_regional: float = 0.3
     regional: Range = (0.0, 0.025)  # the same, rising and falling over a tenth of the slab
     prob_kernel: float = 0.0  # slabs smoothed or sharpened inside the lungs, disease included
@@ -176,7 +183,7 @@ class InferenceConfig(Section):
 
 
 class PostprocessingConfig(Section):
-    """Mean filters, thresholds and growth (Sec. III-D, Eq. 10); all from lesion networks on is ours."""
+    """Mean filters and thresholds (Sec. III-D, Eq. 10); all from lesion networks on is ours."""
 
     k_d: int = 9
     k_f: int = 7
@@ -185,12 +192,14 @@ class PostprocessingConfig(Section):
     dilation_vox: int = 4  # not published; capped by I_g
     dimensions: Literal[2, 3] = 3  # of the mean filters
     normalised: bool = False  # means over lung voxels only
-    lesion_networks: bool = False  # ask them; False: the paper
-    prob_sure: float = 0.85  # they add what is likelier than this
-    prob_possible: float = 0.6  # nothing below this is a lesion
-    grow_vox: int = 0  # steps that the mask then grows into parenchyma denser than grow_hu; 0: the paper
-    grow_hu: float = -760.0
-    grow_sigma_vox: float = 2.0  # the density is smoothed with this Gaussian
+    lesion_networks: bool = False  # use them, and the boundary below; False: the paper
+    prob_lesion: float = 0.2  # could be lesion: they give it more than this,
+    prob_possible: float = 0.02  # or Eq. 10 finds it and they give it more than this
+    share: float = 0.25  # lesion: denser than this share of the way from the healthy lung to the disease
+    share_range: Range = (0.15, 0.35)  # the volume is also told for these
+    disease_percentile: float = 90.0  # the disease's density: this percentile of what is more likely lesion than not
+    least_contrast_hu: float = 150.0  # of the disease with the healthy lung
+    density_sigma_vox: float = 2.0  # the density is smoothed with this Gaussian
     rim_vox: int = 0  # layers of the lungs' outline, in each slice, that are never lesion; 0: the paper
     lungs_vox: int = 0  # steps from a lesion within which bright tissue that could be lung is lung; 0: the paper
     lungs_prob: float = 0.1  # could be lung: the lung networks give it more than this
@@ -237,6 +246,28 @@ def parse_config(values: dict[str, Any], where: str) -> Config:
             raise ConfigError("NN-CFG-001", f"unknown setting '{key}'", where, hint) from error
         message = first["msg"][0].lower() + first["msg"][1:]
         raise ConfigError("NN-CFG-002", f"wrong value of '{key}': {message}", where, "mend the value") from error
+
+
+def parse_manifest_config(values: dict[str, Any], where: str) -> tuple[Config, list[str]]:
+    """Check the settings of a trained model, some of which this version may not know.
+
+    Returns:
+        The settings, and the names of the unknown ones, which are left out.
+
+    Raises:
+        ConfigError: For the first wrong value.
+    """
+    known = set(_known_keys(Config))
+    kept, unknown = {}, []
+    for name, section in values.items():
+        if name not in Config.model_fields:
+            unknown.append(name)
+            continue
+        if isinstance(section, dict):
+            unknown += [f"{name}.{key}" for key in section if f"{name}.{key}" not in known]
+            section = {key: value for key, value in section.items() if f"{name}.{key}" in known}
+        kept[name] = section
+    return parse_config(kept, where), unknown
 
 
 def load_config(source: str | Path | None = None) -> Config:

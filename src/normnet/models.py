@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from normnet.config import Config, InferenceConfig, parse_config
+from normnet.config import Config, InferenceConfig, LungsConfig, parse_manifest_config
 from normnet.errors import ModelError
 from normnet.lungs.external import ExternalLungs, find_external
 from normnet.network.weights import load_members, read_manifest
@@ -24,8 +25,9 @@ class Model:
         networks: Members of the ensemble.
         lung_networks: Members of the lung segmenter, or the model of another program in their place.
         lesion_networks: Members that segment disease directly, pale ground glass included.
-        config: Settings of the ensemble.
-        lesion_config: Settings of the lesion networks.
+        config: Settings that the ensemble is used with, and the lung model's own; those of a training are in the
+            manifests alone.
+        lesion_config: The same of the lesion networks.
         manifest: What the ensemble's manifest says.
         lung_manifest: What the lung model's manifest says.
         lesion_manifest: What the lesion model's manifest says.
@@ -55,6 +57,8 @@ def load_model(
 ) -> Model:
     """Load an ensemble, a lung segmenter and lesion networks.
 
+    Settings of a model that this version does not know are left out, with one warning.
+
     Args:
         folder: Made by ``normnet train``; the shipped ensemble where None.
         lungs: As ``load_lungs`` takes it.
@@ -62,6 +66,7 @@ def load_model(
 
     Raises:
         ModelError: If files are missing, altered or do not fit.
+        ConfigError: If a setting in a manifest has a wrong value.
     """
     from normnet.inference.quicken import quicken
 
@@ -75,12 +80,40 @@ def load_model(
         networks,
         lung_networks,
         [quicken(network) for network in lesion_networks],
-        parse_config(manifest["config"], str(folder)),
-        parse_config(lesion_manifest["config"], str(lesion_folder)),
+        with_lungs(_known_settings(manifest, folder), lung_manifest),
+        _known_settings(lesion_manifest, lesion_folder),
         manifest,
         lung_manifest,
         lesion_manifest,
     )
+
+
+def settings_of(manifest: dict[str, Any], folder: Path) -> tuple[Config, list[str]]:
+    """What a model is used with; returns and raises as ``parse_manifest_config``.
+
+    Raises:
+        ModelError: If the manifest holds no settings.
+    """
+    try:
+        values = {**manifest["inference"], "network": manifest["network"]}
+    except (KeyError, TypeError) as error:
+        raise ModelError("NN-MOD-003", "incomplete model manifest", str(folder), "train or copy it again") from error
+    return parse_manifest_config(values, str(folder))
+
+
+def with_lungs(config: Config, lung_manifest: dict[str, Any]) -> Config:
+    """The settings with those of a lung model in the section ``lungs``: what its network sees is its own."""
+    values = lung_manifest.get("inference", {}).get("lungs")
+    lungs = LungsConfig() if values is None else parse_manifest_config({"lungs": values}, "lungs")[0].lungs
+    return config.model_copy(update={"lungs": lungs})
+
+
+def _known_settings(manifest: dict[str, Any], folder: Path) -> Config:
+    config, unknown = settings_of(manifest, folder)
+    if unknown:
+        text = f"model {folder.name}: settings unknown to this version are left out: {', '.join(unknown)}"
+        warnings.warn(text, stacklevel=3)
+    return config
 
 
 def load_lungs(path: str | Path | None = None) -> tuple[list[nn.Module] | ExternalLungs, dict[str, Any]]:
@@ -103,10 +136,10 @@ def load_lungs(path: str | Path | None = None) -> tuple[list[nn.Module] | Extern
         find_program(external)
         return external, external.manifest
     networks, manifest = load_members(path, "lungs")
-    if manifest["network"].get("in_channels") != 3:
-        raise ModelError(
-            "NN-MOD-008", "lung model of an older kind, it sees one slice only", str(path), "train it again"
-        )
+    n_seen = 2 * len(with_lungs(Config(), manifest).lungs.neighbours_mm) + 1
+    if manifest["network"].get("in_channels") != n_seen:
+        found = f"its network sees {manifest['network'].get('in_channels')} slices, its settings say {n_seen}"
+        raise ModelError("NN-MOD-008", found, str(path), "train it again")
     return networks, manifest
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from normnet.preparation.prepare import Prepared, prepare
 from normnet.quantification import quantify
 from normnet.scan import Scan
 
+EXPIRED_FLUID = 0.06  # share of tissue in the air from which on a scan is said to be taken in a breath out
 SMOOTH_PX = 5  # edge of the square in a slice over which what is added to the lungs is made even
 
 
@@ -36,6 +38,7 @@ class Segmentation:
         warnings: One line each.
         seconds: Time of each stage.
         lungs_by: Name of the lung segmenter, ``given mask`` where the caller gave one.
+        certainty: How sure the volume is, see ``describe_certainty``.
     """
 
     lesion_mask: np.ndarray
@@ -46,6 +49,7 @@ class Segmentation:
     warnings: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
     lungs_by: str = ""
+    certainty: dict[str, Any] = field(default_factory=dict)
 
 
 def segment(
@@ -88,6 +92,7 @@ def segment(
     warnings = scan.warnings + doubt_lungs(scan, lung_labels)
     clock.lap("lungs")
     prepared = prepare(scan, lung_labels, config.preparation, config.window)
+    warnings += doubt_breath(prepared)
     clock.lap("preparation")
     votes = predict_normal(
         prepared.thorax,
@@ -111,8 +116,11 @@ def segment(
     if possible_labels is not None:
         lung_labels = widen_lungs(scan, lung_labels, possible_labels, prepared, steps.core | steps.lesions, config)
     volumes = quantify(prepared.cut(lesion_mask), prepared.cut(lung_labels), scan.geometry.voxel_ml)
+    certainty = describe_certainty(prepared, steps, volumes["both"]["lesion_ml"], config)
     clock.lap("restoring")
-    return Segmentation(lesion_mask, lung_labels, anomaly, n_votes, volumes, warnings, clock.seconds, lungs_by)
+    return Segmentation(
+        lesion_mask, lung_labels, anomaly, n_votes, volumes, warnings, clock.seconds, lungs_by, certainty
+    )
 
 
 def find_lesions(
@@ -135,6 +143,37 @@ def find_lesions(
         config.postprocessing,
         prob_lesion,
     )
+
+
+def doubt_breath(prepared: Prepared) -> tuple[str, ...]:
+    """A warning where the lungs are far denser than in a deep inspiration."""
+    if prepared.fluid < EXPIRED_FLUID:
+        return ()
+    found = f"the lightest lung holds {100 * prepared.fluid:.0f} % more tissue than in a deep inspiration"
+    return (f"{found} (breath out, or HU too bright): pale disease is less certain",)
+
+
+def describe_certainty(prepared: Prepared, steps: LesionSteps, lesion_ml: float, config: Config) -> dict[str, Any]:
+    """How much the volume depends on where the edge of a lesion is drawn.
+
+    Returns:
+        ``lesion_ml_range``: millilitres at the larger and the smaller of ``share_range``; ``healthy_hu``,
+        ``disease_hu`` and ``boundary_hu``, in a deep inspiration; ``tissue_in_air``: what was taken out for that.
+        Without the lesion networks the last alone.
+    """
+    told: dict[str, Any] = {"tissue_in_air": round(prepared.fluid, 4)}
+    if steps.boundary is None:
+        return told
+    n_here = int(np.count_nonzero(steps.lesions))
+    ml_per_vox = lesion_ml / n_here if n_here else math.prod(prepared.spacing_mm) / 1000
+    told |= {
+        "lesion_ml_range": [round(n * ml_per_vox, 3) for n in steps.boundary.n_vox_range],
+        "share_range": list(config.postprocessing.share_range),
+        "healthy_hu": round(steps.boundary.healthy_hu, 1),
+        "disease_hu": round(steps.boundary.disease_hu, 1),
+        "boundary_hu": round(steps.boundary.lesion_hu, 1),
+    }
+    return told
 
 
 def anomaly_map(

@@ -1,4 +1,4 @@
-"""From the vote to the lesion mask: Eq. 10 (Sec. III-D), the lesion networks' word on it, growth by density."""
+"""From the vote to the lesion mask: Eq. 10 (Sec. III-D), and a boundary from the patient's own lung."""
 
 from __future__ import annotations
 
@@ -9,6 +9,17 @@ import numpy as np
 from normnet.config import PostprocessingConfig
 
 AIR_HU = np.float32(-1000)
+HEALTHY_PROB, DISEASE_PROB = 0.05, 0.5  # below and above: where the density of the two is taken
+FEWEST_VOX = 20  # to take a density from
+
+
+class Boundary(NamedTuple):
+    """Where a reader sees an edge in this patient, HU of smoothed parenchyma."""
+
+    healthy_hu: float
+    disease_hu: float
+    lesion_hu: float  # lesions are denser
+    n_vox_range: tuple[int, int]  # voxels of the lesions at the larger and the smaller of ``share_range``
 
 
 class LesionSteps(NamedTuple):
@@ -19,7 +30,10 @@ class LesionSteps(NamedTuple):
     remainder: np.ndarray  # (f) float32: windowed lung less what was voted normal
     cap: np.ndarray  # (g) bool: its mean over k_f exceeds t_f
     core: np.ndarray  # I_final, Eq. 10
-    lesions: np.ndarray  # with what the lesion networks add and take, grown, without the rim; else equal
+    lesions: (
+        np.ndarray
+    )  # with the lesion networks: what could be lesion within the boundary, without the rim; else equal
+    boundary: Boundary | None = None  # None without the lesion networks
 
 
 def mean_filter(image: np.ndarray, size: int, lung_mask: np.ndarray, config: PostprocessingConfig) -> np.ndarray:
@@ -57,14 +71,14 @@ def inner(lung_mask: np.ndarray, rim_vox: int) -> np.ndarray:
 def parenchyma_density(
     volume_hu: np.ndarray, lung_mask: np.ndarray, left_out: np.ndarray, sigma_vox: float
 ) -> np.ndarray:
-    """Smoothed HU of what remains of the lungs once normal bright tissue and what is known as lesion are taken out.
+    """Smoothed HU of what remains of the lungs once normal bright tissue is taken out.
 
     A normalised Gaussian: only voxels of the lungs count, without their outermost layer and ``left_out``.
 
     Args:
         volume_hu: (z, y, x) float32.
         lung_mask: Same shape, bool.
-        left_out: Same shape, bool, voted normal or lesion already: neither may bleed into its surroundings.
+        left_out: Same shape, bool, voted normal: vessels and airways.
         sigma_vox: Standard deviation, cut at three of them.
 
     Returns:
@@ -89,10 +103,9 @@ def postprocess(
 ) -> LesionSteps:
     """Eq. 10 with all its intermediate images, then what the window does not call bright.
 
-    Pale ground glass lies below the bright threshold. The lesion networks add what they are sure of and take away
-    what they call impossible. Around all that, parenchyma denser than ``grow_hu``, vessels, airways and the lesions
-    themselves left out, belongs to it where it is possible: up to ``grow_vox`` steps. The outermost layers of the
-    lungs are never lesion.
+    With the lesion networks, what they or Eq. 10 call lesion is a candidate. A reader draws the edge where density is
+    some way between this patient's healthy lung and this patient's disease, so candidates count where they are denser
+    than ``share`` of that way. The outermost layers of the lungs are never lesion.
 
     Args:
         thorax: (z, y, x) float32 in [0, 1], 0 outside the lungs.
@@ -100,21 +113,41 @@ def postprocess(
         lung_mask: Same shape, bool.
         normal_mask: Same shape, bool, the ensemble's vote.
         tau: Bright threshold.
-        config: Kernel sizes, thresholds, growth, rim.
-        prob_lesion: Same shape, float32; None: Eq. 10 and the growth alone.
+        config: Kernel sizes, thresholds, boundary, rim.
+        prob_lesion: Same shape, float32; None: Eq. 10 and the rim alone.
     """
     anomaly = lung_mask & (thorax >= tau) & ~normal_mask
     seeds = mean_filter(anomaly.astype(np.float32), config.k_d, lung_mask, config) > config.t_d
     remainder = np.where(normal_mask, np.float32(0), thorax)
     cap = (mean_filter(remainder, config.k_f, lung_mask, config) > config.t_f) & lung_mask
     core = dilate(seeds, config.dilation_vox) & cap
-    lesions, possible = core, lung_mask
-    if prob_lesion is not None:
-        possible = lung_mask & (prob_lesion > config.prob_possible)
-        lesions = (core | (prob_lesion > config.prob_sure)) & possible
-    if config.grow_vox > 0 and lesions.any():
-        density_hu = parenchyma_density(volume_hu, lung_mask, normal_mask | lesions, config.grow_sigma_vox)
-        lesions = dilate(lesions, config.grow_vox, within=(density_hu > config.grow_hu) & possible)
-    if config.rim_vox > 0:
-        lesions = lesions & inner(lung_mask, config.rim_vox)
-    return LesionSteps(anomaly, seeds, remainder, cap, core, lesions)
+    searched = inner(lung_mask, config.rim_vox) if config.rim_vox > 0 else lung_mask
+    if prob_lesion is None:
+        return LesionSteps(anomaly, seeds, remainder, cap, core, core & searched)
+    density_hu = parenchyma_density(volume_hu, lung_mask, normal_mask, config.density_sigma_vox)
+    candidates = (prob_lesion > config.prob_lesion) | (core & (prob_lesion > config.prob_possible))
+    healthy = inner(lung_mask, 1) & (prob_lesion < HEALTHY_PROB) & ~core & ~normal_mask
+    disease = inner(lung_mask, 1) & (prob_lesion > DISEASE_PROB)
+    boundary = find_boundary(density_hu[healthy], density_hu[disease], density_hu[candidates & searched], config)
+    lesions = candidates & searched & (density_hu > boundary.lesion_hu)
+    return LesionSteps(anomaly, seeds, remainder, cap, core, lesions, boundary)
+
+
+def find_boundary(
+    healthy_hu: np.ndarray, disease_hu: np.ndarray, candidates_hu: np.ndarray, config: PostprocessingConfig
+) -> Boundary:
+    """The density from which on a candidate is a lesion.
+
+    Args:
+        healthy_hu: Densities where the lesion networks see nothing; may be empty.
+        disease_hu: Densities of what is more likely lesion than not; may be empty.
+        candidates_hu: Densities of all candidates.
+        config: Share, percentile, least contrast.
+    """
+    healthy = float(np.median(healthy_hu)) if len(healthy_hu) >= FEWEST_VOX else float(AIR_HU)
+    disease = healthy + config.least_contrast_hu
+    if len(disease_hu) >= FEWEST_VOX:
+        disease = max(disease, float(np.percentile(disease_hu, config.disease_percentile)))
+    shares = (config.share_range[0], config.share, config.share_range[1])
+    low, lesion, high = (healthy + share * (disease - healthy) for share in shares)
+    return Boundary(healthy, disease, lesion, (int((candidates_hu > high).sum()), int((candidates_hu > low).sum())))

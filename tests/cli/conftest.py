@@ -26,19 +26,20 @@ def tiny_models(tmp_path_factory):
 
     from normnet.config import Config, NetworkConfig, PreparationConfig, TrainingConfig
     from normnet.network.unet import build_unet
-    from normnet.network.weights import save_model
+    from normnet.network.weights import save_model, split_settings
 
     torch.manual_seed(0)
     root = tmp_path_factory.mktemp("models")
     network = NetworkConfig(channels=(4, 8), n_res_units=1)
     config = Config(network=network, preparation=PreparationConfig(spacing_mm=(5, 5, 5)))
     members = {f"member-{n}": build_unet(network).state_dict() for n in (1, 2)}
-    save_model(root / "ensemble", members, "normnet", network, {"name": "tiny", "config": config.model_dump()})
+    save_model(root / "ensemble", members, "normnet", network, {"name": "tiny", **split_settings(config.model_dump())})
     flat = NetworkConfig(spatial_dims=2, in_channels=3, channels=(4, 8), n_res_units=1)
     save_model(root / "lungs", {"member-1": build_unet(flat).state_dict()}, "lungs", flat, {"name": "tiny lungs"})
     lesions = config.model_copy(update={"training": TrainingConfig(target="disease")})
     state = {"member-1": build_unet(network).state_dict()}
-    save_model(root / "lesions", state, "lesions", network, {"name": "tiny lesions", "config": lesions.model_dump()})
+    card = {"name": "tiny lesions", **split_settings(lesions.model_dump())}
+    save_model(root / "lesions", state, "lesions", network, card)
     return root / "ensemble", root / "lungs", root / "lesions"
 
 

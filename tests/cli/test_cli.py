@@ -380,7 +380,7 @@ def test_train_from_a_cache_and_segment_with_it(run, scans, tmp_path, tiny_model
     manifest = json.loads((tmp_path / "model/manifest.json").read_text())
     assert manifest["training"]["cases"] == ["a"]
     assert manifest["training"]["seeds"] == [7]
-    assert manifest["config"]["training"]["iterations"] == 2
+    assert manifest["provenance"]["training"]["iterations"] == 2
     assert run("train", tmp_path / "cache", *options[:4], "--iterations", 3, "--leave-out", "b") == 7
     assert "NN-OUT-013" in capsys.readouterr().err
     arguments = ["segment", scans / "b.nii.gz", "--model", tmp_path / "model", "--lung-model", tiny_models[1]]
@@ -417,6 +417,7 @@ def test_train_lungs(scans, tmp_path, monkeypatch, capsys):
     networks, manifest = load_members(tmp_path / "lungs", "lungs")
     assert len(networks) == 1
     assert manifest["training"]["final_loss"] == 0.5
+    assert manifest["inference"]["lungs"]["pixel_mm"] == 1.5
     assert "lung model ready" in capsys.readouterr().out
 
 
@@ -524,6 +525,20 @@ def test_a_lung_model_that_sees_one_slice_is_refused(scans, tmp_path, capsys):
     arguments = ["segment", str(scans / "a.nii.gz"), "--out", str(tmp_path / "out"), "--device", "cpu"]
     assert main([*arguments, "--lung-model", str(tmp_path / "old")]) == 6
     assert "NN-MOD-008" in capsys.readouterr().err
+
+
+def test_an_old_model_is_told_of_in_one_line(old_model, scans, tiny_models, tmp_path, capfd):
+    arguments = ["segment", str(scans / "a.nii.gz"), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    arguments += ["--model", str(old_model()), "--lung-model", str(tiny_models[1])]
+    arguments += ["--lesion-model", str(tiny_models[2])]
+    assert main(arguments) == 0
+    caught = capfd.readouterr()
+    assert re.fullmatch(r"warning: model old_normnet: [^\n]*haze, [^\n]*postprocessing\.thick_slice_mm\n", caught.err)
+    assert "a: ok" in caught.out
+    assert _result(tmp_path / "out/a")["model"]["prob_normal"] == 0.9
+    (tmp_path / "mine.toml").write_text("[postprocessing]\nthick_slice_mm = 4.5\n")
+    assert main([*arguments, "--config", str(tmp_path / "mine.toml")]) == 2
+    assert capfd.readouterr().err.startswith("NN-CFG-001: unknown setting 'postprocessing.thick_slice_mm'; ")
 
 
 def test_fast_asks_one_member(scans, tiny_models, tmp_path):

@@ -89,11 +89,21 @@ def test_manifest_not_json(folder, text):
     fails_with(folder, "NN-MOD-001")
 
 
-@pytest.mark.parametrize(("key", "value"), [("kind", "lungs"), ("format", 2), ("format", None)])
+@pytest.mark.parametrize(("key", "value"), [("kind", "lungs"), ("format", "2"), ("format", None)])
 def test_other_kind_or_format(folder, key, value):
     manifest = json.loads((folder / "manifest.json").read_text()) | {key: value}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     fails_with(folder, "NN-MOD-002")
+
+
+@pytest.mark.parametrize("kind", ["normnet", "lesions", "lungs"])
+@pytest.mark.parametrize("number", [3, 99])
+def test_newer_format(folder, kind, number):
+    manifest = json.loads((folder / "manifest.json").read_text()) | {"kind": kind, "format": number}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    error = fails_with(folder, "NN-MOD-009", kind)
+    assert f"model of format {number}, this version reads up to 2" in str(error)
+    assert error.todo == "update normnet"
 
 
 def test_manifest_is_a_list(folder):

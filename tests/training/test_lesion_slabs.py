@@ -152,7 +152,7 @@ def test_training_writes_a_lesion_model(tmp_path):
     assert train_ensemble([CASE], config, tmp_path / "lesions")
     manifest = read_manifest(tmp_path / "lesions", "lesions")
     assert manifest["training"]["cases"] == ["normal"]
-    assert manifest["config"]["training"]["target"] == "disease"
+    assert manifest["provenance"]["training"]["target"] == "disease"
 
 
 def test_the_shipped_settings_are_for_lesions():

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import sys
 import traceback
-from typing import Annotated
+import warnings
+from typing import Annotated, Any
 
 import typer
 
@@ -43,6 +44,11 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """One line, without the place in the source that Python adds."""
+    warn(f"warning: {message}")
+
+
 @app.callback()
 def options(
     version: Annotated[
@@ -67,7 +73,8 @@ def main(argv: list[str] | None = None) -> int:
     debug = "--debug" in arguments[:options_end]
     arguments = [a for i, a in enumerate(arguments) if a != "--debug" or i > options_end]
     try:
-        with raising_on_signals():
+        with raising_on_signals(), warnings.catch_warnings():
+            warnings.showwarning = _show_warning
             return app(arguments, standalone_mode=False, prog_name="normnet", obj=debug) or 0
     except Stopped as stopped:
         warn(f"stopped by {stopped.name}; the same command goes on from here")

@@ -57,11 +57,10 @@ def segment(
     from normnet.cli.devices import choose_device
     from normnet.cli.settings import override_config
     from normnet.cli.texts import progress_bar, say
-    from normnet.config import parse_config
     from normnet.errors import ConfigError, InputError
     from normnet.io.outputs import check_output, is_done, is_result_file, locked, output_folder, result_key
     from normnet.io.read import find_scans
-    from normnet.models import load_model, read_lung_manifest, shipped
+    from normnet.models import load_model, read_lung_manifest, settings_of, shipped, with_lungs
     from normnet.network.weights import read_manifest
 
     found = find_scans(scans)
@@ -78,7 +77,9 @@ def segment(
         read_lung_manifest(folder) if kind == "lungs" else read_manifest(folder, kind)
         for kind, folder in folders.items()
     ]
-    settings = override_config(parse_config(manifests[0].get("config", {}), "manifest.json"), config)
+    own, _ = settings_of(manifests[0], folders["normnet"])  # load_model warns of the unknown ones
+    own = with_lungs(own, manifests[1])
+    settings = override_config(own, config)
     if fast:
         alone = settings.inference.model_copy(update={"max_members": 1, "min_votes": None})
         settings = settings.model_copy(update={"inference": alone})

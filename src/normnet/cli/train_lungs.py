@@ -32,7 +32,7 @@ def train_lungs(
     from normnet.config import load_config
     from normnet.io.outputs import check_output, locked
     from normnet.lungs.slices import read_lung_slices
-    from normnet.lungs.train import LUNG_NETWORK
+    from normnet.lungs.train import lung_network
     from normnet.lungs.train import train_lungs as run_training
     from normnet.network.weights import load_members, save_model
 
@@ -67,7 +67,7 @@ def train_lungs(
         )
         card = {
             "name": "normnet-lungs",
-            "config": settings.lungs.model_dump(),
+            "inference": {"lungs": settings.lungs.model_dump()},
             "training": {
                 "n_slices": len(slices),
                 "left_out": leave_out or [],
@@ -78,6 +78,6 @@ def train_lungs(
                 "final_loss": round(sum(recent) / len(recent), 4),
             },
         }
-        save_model(out, {"member-1": state}, "lungs", LUNG_NETWORK, card)
+        save_model(out, {"member-1": state}, "lungs", lung_network(settings.lungs), card)
     say(f"lung model ready: {out}")
     return 0

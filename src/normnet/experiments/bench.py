@@ -36,8 +36,8 @@ from normnet.inference.voting import Votes, predict_normal
 from normnet.io.atomic import replacing
 from normnet.io.outputs import fingerprint
 from normnet.lungs.learned import segment_lungs
-from normnet.models import Model, load_lungs, load_model, read_lung_manifest, shipped
-from normnet.network.weights import load_members, save_model
+from normnet.models import Model, load_lungs, load_model, read_lung_manifest, shipped, with_lungs
+from normnet.network.weights import load_members, save_model, split_settings
 from normnet.preparation.cache import NormalCase
 from normnet.preparation.prepare import Prepared, prepare
 from normnet.scan import Scan
@@ -227,7 +227,7 @@ class Bench:
         )
         if state.step < iterations:
             raise Interrupted
-        facts = {"normnet": __version__, "config": config.model_dump(), "seed": seed}
+        facts = {"normnet": __version__, **split_settings(config.model_dump()), "seed": seed}
         save_model(folder, {"member-1": state.weights}, "normnet", config.network, facts)
         if not constant:
             shutil.rmtree(checkpoints)
@@ -251,7 +251,8 @@ class Bench:
 
     def lungs_key(self, config: Config) -> str:
         """Changes with the lung model and its settings."""
-        return digest([read_lung_manifest(self.lung_model or shipped("lungs")), config.lungs.model_dump()])
+        manifest = read_lung_manifest(self.lung_model or shipped("lungs"))
+        return digest([manifest, with_lungs(config, manifest).lungs.model_dump()])
 
     def _lung_labels(self, case: Case, scan: Scan, config: Config) -> np.ndarray:
         key = digest([self.case_key(case), self.lungs_key(config), __version__])
@@ -260,8 +261,9 @@ class Bench:
             with np.load(path) as file:
                 return file["labels"]
         if self._lungs is None:
-            self._lungs = load_lungs(self.lung_model)[0]
-        labels = segment_lungs(scan, self._lungs, config.lungs, self.device)
+            self._lungs, manifest = load_lungs(self.lung_model)
+            self._lung_config = with_lungs(config, manifest).lungs
+        labels = segment_lungs(scan, self._lungs, self._lung_config, self.device)
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as handle:
             np.savez_compressed(handle, labels=labels)

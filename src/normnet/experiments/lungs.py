@@ -130,7 +130,7 @@ def _make_folds(cases: list[LungCase], config: LungsConfig, iterations: int, ben
     n = min(N_FOLDS, len(cases))
     if n < 2:
         raise InputError("NN-EXP-021", f"{n} CTs with lung masks to learn from, two are needed", "--data", "give more")
-    settings = [config.model_dump(), train.LUNG_NETWORK.model_dump(), iterations, MOST_SLICES, __version__]
+    settings = [config.model_dump(), train.lung_network(config).model_dump(), iterations, MOST_SLICES, __version__]
     folds = []
     for k in range(n):
         key = digest([settings, k, [item.key for place, item in enumerate(cases) if place % n != k]])
@@ -153,8 +153,9 @@ def _train_missing(
                 raise Interrupted
 
         state = train.train_lungs(learned, config, iterations=iterations, seed=n, device=bench.device, on_step=on_step)
-        card = {"config": config.model_dump(), "training": {"n_slices": len(learned), "iterations": iterations}}
-        save_model(fold.folder, {"member-1": state}, "lungs", train.LUNG_NETWORK, card)
+        settings = {"lungs": config.model_dump()}
+        card = {"inference": settings, "training": {"n_slices": len(learned), "iterations": iterations}}
+        save_model(fold.folder, {"member-1": state}, "lungs", train.lung_network(config), card)
 
 
 def _read_slices(cases: list[LungCase], config: LungsConfig, bench: Bench) -> dict[LungCase, list[train.LungSlice]]:

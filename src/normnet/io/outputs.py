@@ -10,6 +10,9 @@ every file. Its keys:
     key          sha256 of the input, the model, the settings and a given lung mask: what the result follows from
     scan         shape_zyx and spacing_mm_zyx of the input's own grid
     volumes      lung_ml, lesion_ml and lesion_percent (% of the lung) for both, right and left
+    certainty    lesion_ml_range, the volume at the larger and the smaller of share_range; healthy_hu, disease_hu and
+                 boundary_hu, the densities between which the edge is drawn, in a deep inspiration; tissue_in_air, the
+                 share that was taken out for that
     labels       what the values of the images mean
     model        name, version, n_members, min_votes, prob_normal, the sha256 of all manifests, what found the lungs
     warnings     one line each
@@ -122,6 +125,7 @@ def write_results(
                     "spacing_mm_zyx": [round(v, 6) for v in scan.geometry.spacing_mm],
                 },
                 "volumes": segmentation.volumes,
+                "certainty": segmentation.certainty,
                 "labels": LABELS,
                 "model": {**_describe(model, config), "lungs": segmentation.lungs_by},
                 "warnings": list(dict.fromkeys((*scan.warnings, *segmentation.warnings))),

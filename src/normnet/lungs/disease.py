@@ -11,6 +11,7 @@ from torch.nn.functional import interpolate, max_pool2d
 
 N_ELLIPSES = 6
 PROB_LARGE = 0.3  # half a lung or all of it, of a sick stack
+PROB_TILTED = 0.5  # of those, by a plane that runs up or down, too
 PROB_LAYER = 0.25  # along the border, of a sick stack
 PROB_AIR = 0.4  # in the bronchi of a consolidation
 DEEPEST_PX = 6  # of a layer, counted from the lungs' border: a thicker one is an effusion
@@ -19,12 +20,12 @@ DEEPEST_PX = 6  # of a layer, counted from the lungs' border: a thicker one is a
 def smooth_noise(shape: tuple[int, ...], cell: int, rng: torch.Generator) -> torch.Tensor:
     """(B, S, H, W) noise of zero mean and about unit range, smooth over ``cell`` pixels, independent between slices."""
     n, slices, height, width = shape
-    coarse = torch.randn((n, slices, height // cell + 2, width // cell + 2), generator=rng)
+    coarse = torch.randn((n, slices, height // cell + 2, width // cell + 2), generator=rng, device=rng.device)
     return interpolate(coarse, size=(height, width), mode="bilinear", align_corners=True)
 
 
 def _uniform(shape: tuple[int, ...], low: float, high: float, rng: torch.Generator) -> torch.Tensor:
-    return low + (high - low) * torch.rand(shape, generator=rng)
+    return low + (high - low) * torch.rand(shape, generator=rng, device=rng.device)
 
 
 def add_disease(
@@ -37,7 +38,7 @@ def add_disease(
         lung_mask: Same shape, bool.
         height_px: (B, S), how far above the middle slice each slice lies, in pixels.
         share: Part of the stacks that get disease.
-        rng: CPU generator.
+        rng: On the device of the others.
 
     Returns:
         New (B, S, H, W) float32; voxels outside the lungs are unchanged.
@@ -51,12 +52,12 @@ def add_disease(
     weight = 0.3 * flat_inside / (flat_inside.sum(1, keepdim=True) + 1)
     weight = weight + 0.7 * flat_border / (flat_border.sum(1, keepdim=True) + 1) + 1e-12
     centres = torch.multinomial(weight, N_ELLIPSES, replacement=True, generator=rng)
-    rows = torch.arange(height, dtype=torch.float32)[:, None]
-    columns = torch.arange(width, dtype=torch.float32)[None, :]
+    rows = torch.arange(height, dtype=torch.float32, device=rng.device)[:, None]
+    columns = torch.arange(width, dtype=torch.float32, device=rng.device)[None, :]
     each = (n, 1, 1, 1)
 
-    sick = (torch.rand(n, generator=rng) < share).view(each)
-    n_here = torch.randint(1, N_ELLIPSES + 1, (n,), generator=rng).view(each)
+    sick = (torch.rand(n, generator=rng, device=rng.device) < share).view(each)
+    n_here = torch.randint(1, N_ELLIPSES + 1, (n,), generator=rng, device=rng.device).view(each)
     result = image_hu.clone()
     for k in range(N_ELLIPSES):
         axes = torch.exp(_uniform((3, *each), 1.1, 4.0, rng))  # 3 to 55 pixels, small ones more often
@@ -71,15 +72,17 @@ def add_disease(
         alpha = torch.sigmoid((1 - radius) / softness)
         result = _blend(result, alpha * (sick & (k < n_here)).float() * inside, rng)
 
-    large = sick & (torch.rand(each, generator=rng) < PROB_LARGE)
-    turn = torch.where(torch.rand(each, generator=rng) < 0.5, 0.0, _uniform(each, 0, 2 * torch.pi, rng))  # 0: dependent
+    large = sick & (_uniform(each, 0, 1, rng) < PROB_LARGE)
+    turn = torch.where(_uniform(each, 0, 1, rng) < 0.5, 0.0, _uniform(each, 0, 2 * torch.pi, rng))  # 0: dependent
     beyond = (rows / height - 0.5) * torch.cos(turn) + (columns / width - 0.5) * torch.sin(turn)
+    tilt = torch.where(_uniform(each, 0, 1, rng) < PROB_TILTED, _uniform(each, -0.5, 1, rng) * torch.pi / 2, 0.0)
+    beyond = beyond * torch.cos(tilt) - height_px[:, :, None, None] / height * torch.sin(tilt)  # above 0: solid bases
     half = torch.sigmoid((beyond - _uniform(each, -0.15, 0.25, rng)) * 30 + 2 * smooth_noise(plane, 24, rng))
     everywhere = torch.sigmoid(2 * smooth_noise(plane, 32, rng) + 1)
-    alpha = torch.where(torch.rand(each, generator=rng) < 0.75, half, everywhere)
+    alpha = torch.where(_uniform(each, 0, 1, rng) < 0.75, half, everywhere)
     result = _blend(result, alpha * large.float() * inside, rng)
 
-    layered = sick & (torch.rand(each, generator=rng) < PROB_LAYER)
+    layered = sick & (_uniform(each, 0, 1, rng) < PROB_LAYER)
     reach = _uniform(each, 1, DEEPEST_PX, rng) * (0.3 + smooth_noise(plane, 32, rng))  # below 0: no layer there
     alpha = torch.sigmoid((reach - _depth(inside)) / 0.4)
     return _blend(result, alpha * layered.float() * inside, rng)
@@ -98,13 +101,13 @@ def _depth(inside: torch.Tensor) -> torch.Tensor:
 def _blend(image_hu: torch.Tensor, alpha: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
     """Ground glass keeps the vessels (maximum), consolidation hides them."""
     each = (image_hu.shape[0], 1, 1, 1)
-    dense = torch.rand(each, generator=rng) < 0.45
+    dense = _uniform(each, 0, 1, rng) < 0.45
     level = torch.where(dense, _uniform(each, -150, 80, rng), _uniform(each, -700, -250, rng))
     spread = torch.where(dense, _uniform(each, 5, 60, rng), _uniform(each, 20, 130, rng))
     fine = smooth_noise(tuple(image_hu.shape), 2, rng)
     coarse = smooth_noise((image_hu.shape[0], 1, *image_hu.shape[2:]), 10, rng)
-    texture = level + spread * torch.where(torch.rand(each, generator=rng) < 0.5, fine, coarse)
-    airy = dense & (torch.rand(each, generator=rng) < PROB_AIR)
+    texture = level + spread * torch.where(_uniform(each, 0, 1, rng) < 0.5, fine, coarse)
+    airy = dense & (_uniform(each, 0, 1, rng) < PROB_AIR)
     bronchi = airy & (smooth_noise(tuple(image_hu.shape), 3, rng) > _uniform(each, 0.8, 1.4, rng))
     texture = torch.where(bronchi, _uniform(each, -900, -300, rng), texture)
     texture = torch.where(dense, texture, torch.maximum(texture, image_hu))

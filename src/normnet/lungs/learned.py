@@ -31,9 +31,10 @@ class Lungs(NamedTuple):
     possible: np.ndarray | None  # at a lower threshold; None where that was not asked or is not known
 
 
-def neighbour_step(slice_mm: float, config: LungsConfig) -> int:
-    """How many slices away the neighbours lie that are seen with a slice."""
-    return max(1, round(config.neighbour_mm / slice_mm))
+def seen_slices(slice_mm: float, config: LungsConfig) -> np.ndarray:
+    """Which slices are seen with each: how many slices above it they lie, in rising order, itself in the middle."""
+    apart = np.array([max(1, round(mm / slice_mm)) for mm in config.neighbours_mm])
+    return np.concatenate([-apart[::-1], [0], apart])
 
 
 def predict_lungs(
@@ -44,7 +45,7 @@ def predict_lungs(
     Args:
         volume_hu: (z, y, x) float32 on a grid of about ``slice_mm`` and ``pixel_mm``, turned to head, back, left.
         slice_mm: Distance of its slices.
-        networks: One or more 2D U-Nets that see a slice and its two neighbours.
+        networks: One or more 2D U-Nets that see a slice and its neighbours.
         config: Grey scale.
         device: Torch device.
 
@@ -56,12 +57,12 @@ def predict_lungs(
     depth, height, width = volume_hu.shape
     pads = (0, -width % 16, 0, -height % 16)
     prob = np.zeros(volume_hu.shape, np.float32)
-    apart = neighbour_step(slice_mm, config) * np.array([-1, 0, 1])
+    apart = seen_slices(slice_mm, config)
     networks = [network.to(device) for network in networks]
     with torch.inference_mode(), torch.autocast(torch.device(device).type, torch.bfloat16):
         for start in range(0, depth, SLICES_AT_ONCE):
             middle = np.arange(start, min(start + SLICES_AT_ONCE, depth))
-            chunk = torch.from_numpy(volume_hu[(middle[:, None] + apart).clip(0, depth - 1)])  # (B, 3, H, W)
+            chunk = torch.from_numpy(volume_hu[(middle[:, None] + apart).clip(0, depth - 1)])  # (B, S, H, W)
             chunk = scale_hu(chunk, config)
             chunk = torch.nn.functional.pad(chunk, pads).to(device, memory_format=torch.channels_last)
             probs = []

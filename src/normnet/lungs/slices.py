@@ -13,7 +13,7 @@ from normnet.datasets.manifest import read_manifest
 from normnet.errors import InputError
 from normnet.io.masks import read_mask
 from normnet.io.read import read_ct
-from normnet.lungs.learned import neighbour_step
+from normnet.lungs.learned import seen_slices
 from normnet.lungs.train import LungSlice
 from normnet.preparation.orient import Orientation
 from normnet.preparation.resample import Grid, resample
@@ -48,18 +48,26 @@ def volume_slices(
     for thickness in (0.0, THICK_MM):
         together = max(1 if thickness == 0 else 2, round(thickness / spacing[0]))
         every = max(1, round((THIN_MM if thickness == 0 else 0.7 * THICK_MM) / spacing[0]))
-        apart = max(together, neighbour_step(spacing[0], config))
         last = len(hu) - together
+        if last < 0:
+            continue
+        apart = seen_slices(spacing[0], config)
+        images = _running_means(hu, together).astype(np.int16)
+        masks = _running_means(part, together) > 0.5
         for z in range(0, last + 1, every):
             if keep[z : z + together].all():
-                stack = [slice(first, first + together) for first in (max(0, z - apart), z, min(last, z + apart))]
-                image = np.stack([hu[part_z].mean(axis=0) for part_z in stack]).astype(np.int16)
-                mask = np.stack([part[part_z].mean(axis=0) > 0.5 for part_z in stack])
-                slices.append(LungSlice(image, mask, config.pixel_mm, apart * spacing[0]))
+                rows = (z + apart).clip(0, last)
+                slices.append(LungSlice(images, masks, tuple(rows), config.pixel_mm, tuple(apart * spacing[0])))
     return slices
 
 
-def archive_slices(path: Path, to_hu: tuple[float, float] | None = None) -> list[LungSlice]:
+def _running_means(volume: np.ndarray, together: int) -> np.ndarray:
+    """Means of ``together`` slices in a row, one for each first slice."""
+    n = len(volume) - together + 1
+    return np.mean([volume[k : k + n] for k in range(together)], axis=0)
+
+
+def archive_slices(path: Path, config: LungsConfig, to_hu: tuple[float, float] | None = None) -> list[LungSlice]:
     """Single slices from an ``.npz``; their neighbours are copies.
 
     ``images`` (N, H, W) uint8 with ``slope`` and ``inter`` to HU, ``masks`` (N, H, ⌈W / 8⌉) bits or (N, H, W), and,
@@ -67,6 +75,7 @@ def archive_slices(path: Path, to_hu: tuple[float, float] | None = None) -> list
 
     Args:
         path: The archive.
+        config: How many neighbours a slice has.
         to_hu: Slope and intercept to use instead of the archive's own, where those do not give HU.
 
     Raises:
@@ -82,10 +91,9 @@ def archive_slices(path: Path, to_hu: tuple[float, float] | None = None) -> list
             if masks.shape != images.shape:
                 raise ValueError(f"masks of {masks.shape} on images of {images.shape}")
             pixel_mm = float(file["pixel_mm"]) if "pixel_mm" in file else 1.4
-            return [
-                LungSlice(np.stack([image] * 3), np.stack([mask] * 3), pixel_mm, 0.0)
-                for image, mask in zip(images, masks.astype(bool), strict=True)
-            ]
+            n_seen = 2 * len(config.neighbours_mm) + 1
+            masks = masks.astype(bool)
+            return [LungSlice(images, masks, (z,) * n_seen, pixel_mm, (0.0,) * n_seen) for z in range(len(images))]
     except (OSError, EOFError, ValueError, KeyError, TypeError, zlib.error, zipfile.BadZipFile) as error:
         raise InputError("NN-DAT-003", "not an archive of slices", str(path), "see normnet.lungs.slices") from error
 
@@ -110,7 +118,7 @@ def read_lung_slices(
     slices = []
     for path in inputs:
         if path.suffix == ".npz":
-            slices += archive_slices(path, archive_to_hu)
+            slices += archive_slices(path, config, archive_to_hu)
         elif path.suffix == ".csv":
             for case in read_manifest(path):
                 if case.lung_mask is None or case.split not in ("", "train") or case.case_id in leave_out:

@@ -20,23 +20,52 @@ LUNG_NETWORK = NetworkConfig(
     spatial_dims=2, in_channels=3, channels=(16, 32, 64, 128, 256), n_res_units=2, norm="batch"
 )
 CROP = 192
-PROB_COPY = 0.05
-EMPTY_SHARE = 0.15  # of the crops, from slices without lung
+PROB_END = 0.15  # of the crops, at either end of the stack
+EMPTY_SHARE = 0.2  # of the crops, from slices without lung
 
 
 @dataclass(frozen=True)
 class LungSlice:
-    """One axial slice with its neighbours below and above, rows front to back, columns from right to left."""
+    """One axial slice with its neighbours below and above, rows front to back, columns from right to left.
 
-    image_hu: np.ndarray  # (3, H, W) int16
-    lung_mask: np.ndarray  # (3, H, W) bool; the middle one is to be learned
+    Attributes:
+        volume_hu: (Z, H, W) int16, shared by all slices of a CT.
+        volume_mask: Same shape, bool.
+        rows: The slices of the volume that are seen, from below to above; the middle one is to be learned.
+        pixel_mm: Of the rows and columns.
+        heights_mm: How far above the middle slice each of them lies; 0 for copies.
+    """
+
+    volume_hu: np.ndarray
+    volume_mask: np.ndarray
+    rows: tuple[int, ...]
     pixel_mm: float
-    apart_mm: float  # between neighbours; 0 for single slices, whose neighbours are copies
+    heights_mm: tuple[float, ...]
+
+    @property
+    def image_hu(self) -> np.ndarray:
+        """(S, H, W) int16."""
+        return self.volume_hu[list(self.rows)]
+
+    @property
+    def lung_mask(self) -> np.ndarray:
+        """(S, H, W) bool."""
+        return self.volume_mask[list(self.rows)]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the middle slice holds no lung."""
+        return not self.volume_mask[self.rows[len(self.rows) // 2]].any()
+
+
+def lung_network(config: LungsConfig) -> NetworkConfig:
+    """Shape of the network that sees a slice and its neighbours."""
+    return LUNG_NETWORK.model_copy(update={"in_channels": 2 * len(config.neighbours_mm) + 1})
 
 
 def draw_weights(slices: list[LungSlice]) -> torch.Tensor:
     """How often each slice is drawn: those without lung, most of a long CT, ``EMPTY_SHARE`` of the time."""
-    empty = torch.tensor([not item.lung_mask[1].any() for item in slices])
+    empty = torch.tensor([item.is_empty for item in slices])
     n_empty = int(empty.sum())
     if n_empty in (0, len(slices)):
         return torch.ones(len(slices))
@@ -54,46 +83,52 @@ def sample_batch(
         config: Grid and grey scale.
         sick_share: Part of the crops that get disease.
         weights: (len(slices),), see ``draw_weights``.
-        rng: CPU generator.
+        rng: Its device is where crops are made.
 
     Returns:
-        (B, 3, CROP, CROP) float32 in [0, 1] and (B, 1, CROP, CROP) of 0/1 lung.
+        (B, S, CROP, CROP) float32 in [0, 1] and (B, 1, CROP, CROP) of 0/1 lung.
     """
+    device = rng.device
     images, masks, heights = [], [], []
-    for index in torch.multinomial(weights, n, replacement=True, generator=rng).tolist():
+    drawn = torch.multinomial(weights.to(device), n, replacement=True, generator=rng).tolist()
+    for index, draw in zip(drawn, torch.rand((n, 6), generator=rng, device=device).tolist(), strict=True):
         item = slices[index]
-        image = torch.from_numpy(item.image_hu.astype(np.float32))[None] + 1024
-        mask = torch.from_numpy(item.lung_mask.astype(np.float32))[None]
-        draw = torch.rand(6, generator=rng)
-        zoom = math.exp((draw[0].item() - 0.5) * 0.6) * config.pixel_mm / item.pixel_mm
-        angle = (draw[1].item() - 0.5) * 0.6 + (math.pi if draw[2] < 0.04 else 0)
+        image = torch.from_numpy(item.image_hu).to(device).float()[None] + 1024
+        mask = torch.from_numpy(item.lung_mask).to(device).float()[None]
+        zoom = math.exp((draw[0] - 0.5) * 0.6) * config.pixel_mm / item.pixel_mm
+        angle = (draw[1] - 0.5) * 0.6 + (math.pi if draw[2] < 0.04 else 0)
         flip = -1 if draw[3] < 0.5 else 1
-        height, width = image.shape[2:]
+        n_seen, height, width = image.shape[1:]
         sy, sx = zoom * CROP / height, zoom * CROP / width
-        shift_x, shift_y = ((draw[4:6] - 0.5) * 1.2 * (1 - torch.tensor([sx, sy]).clamp(max=0.8))).tolist()
+        shift_x, shift_y = ((d - 0.5) * 1.2 * (1 - min(s, 0.8)) for d, s in zip(draw[4:], (sx, sy), strict=True))
         cos, sin = math.cos(angle), math.sin(angle)
         theta = torch.tensor(
-            [[[flip * sx * cos, -sx * sin, shift_x * 2], [flip * sy * sin, sy * cos, shift_y * 2]]], dtype=torch.float32
+            [[[flip * sx * cos, -sx * sin, shift_x * 2], [flip * sy * sin, sy * cos, shift_y * 2]]], device=device
         )
-        grid = affine_grid(theta, [1, 3, CROP, CROP], align_corners=False)
+        grid = affine_grid(theta, [1, n_seen, CROP, CROP], align_corners=False)
         images.append(grid_sample(image, grid, align_corners=False)[0] - 1024)
         masks.append(grid_sample(mask, grid, align_corners=False)[0] > 0.5)
-        heights.append(torch.tensor([-1.0, 0.0, 1.0]) * (item.apart_mm / (zoom * item.pixel_mm)))
+        heights.append(torch.tensor(item.heights_mm, dtype=torch.float32, device=device) / (zoom * item.pixel_mm))
     image_hu, lung_mask = torch.stack(images), torch.stack(masks)
+    middle = n_seen // 2
     image_hu = add_disease(image_hu, lung_mask, torch.stack(heights), sick_share, rng)
-    for neighbour in (0, 2):  # the first and the last slice of a scan have a copy beside them
-        copied = torch.rand((n, 1, 1), generator=rng) < PROB_COPY
-        image_hu[:, neighbour] = torch.where(copied, image_hu[:, 1], image_hu[:, neighbour])
+    # near the ends of a scan the outermost slice stands in for those beyond it
+    ends = torch.where(torch.rand((n, 2), generator=rng, device=device) < PROB_END, 1, 0)
+    ends = ends * torch.randint(0, middle + 1, (n, 2), generator=rng, device=device)  # neighbours that are missing
+    seen = torch.arange(n_seen, device=device).expand(n, -1)
+    seen = seen.clamp(ends[:, :1], n_seen - 1 - ends[:, 1:])
+    image_hu = image_hu.gather(1, seen[:, :, None, None].expand_as(image_hu))
 
-    draw = torch.rand((n, 1, 1, 1, 6), generator=rng)
+    draw = torch.rand((n, 1, 1, 1, 6), generator=rng, device=device)
     soft = interpolate(image_hu, scale_factor=0.6, mode="bilinear", antialias=True)
     soft = interpolate(soft, size=image_hu.shape[2:], mode="bilinear")
     image_hu = torch.where(draw[..., 0] < 0.25, soft, image_hu)
-    noise = torch.randn(image_hu.shape, generator=rng) * 0.6 + smooth_noise(tuple(image_hu.shape), 2, rng) * 0.6
+    noise = torch.randn(image_hu.shape, generator=rng, device=device) * 0.6
+    noise = noise + smooth_noise(tuple(image_hu.shape), 2, rng) * 0.6
     image_hu = image_hu + noise * draw[..., 1].square() * 70
     image_hu = image_hu * (0.94 + 0.12 * draw[..., 2]) + (draw[..., 3] - 0.5) * 60
-    ceiling = torch.where(draw[..., 4] < 0.3, 100 + 500 * draw[..., 5], torch.tensor(600.0))
-    return scale_hu(torch.minimum(image_hu, ceiling), config), lung_mask[:, 1:2].float()
+    ceiling = torch.where(draw[..., 4] < 0.3, 100 + 500 * draw[..., 5], 600.0)
+    return scale_hu(torch.minimum(image_hu, ceiling), config), lung_mask[:, middle : middle + 1].float()
 
 
 def train_lungs(
@@ -119,7 +154,7 @@ def train_lungs(
         learning_rate: Peak of AdamW, falling to zero along a cosine.
         sick_share: Part of the crops that get synthetic disease.
         seed: Weights, crops and disease follow from it.
-        device: Torch device of the network; crops are made on the CPU.
+        device: Torch device of the network and of the crops.
         start_from: State dict to continue from.
         on_step: Called with (iteration, loss).
 
@@ -127,8 +162,8 @@ def train_lungs(
         State dict of the trained network.
     """
     torch.manual_seed(seed)
-    rng = torch.Generator().manual_seed(seed)
-    network = build_unet(LUNG_NETWORK).to(device)
+    rng = torch.Generator(device).manual_seed(seed)
+    network = build_unet(lung_network(config)).to(device)
     if start_from is not None:
         network.load_state_dict(start_from)
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=1e-4)

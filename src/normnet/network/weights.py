@@ -1,9 +1,13 @@
-"""A model on disk: a folder with ``manifest.json`` and one safetensors file a member, never a pickle."""
+"""A model on disk: a folder with ``manifest.json`` and one safetensors file a member, never a pickle.
+
+``docs/model_format.md`` says what the manifest holds, and how older ones go on loading.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +20,41 @@ if TYPE_CHECKING:
     from torch import nn
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT = 2
+GROWTH = {"grow_vox", "grow_hu", "grow_sigma_vox", "prob_sure", "prob_possible"}  # settings of format 1
+TRAINING_SECTIONS = ("synthesis", "ground_glass", "training", "variation")
+
+
+def split_settings(settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """All settings as a manifest keeps them, without ``network``, which stands there by itself.
+
+    Returns:
+        ``inference``, which using the model needs, and ``provenance``, which only its training needed.
+    """
+    rest = {name: section for name, section in settings.items() if name != "network"}
+    provenance = {name: rest.pop(name) for name in TRAINING_SECTIONS if name in rest}
+    return {"inference": rest, "provenance": provenance}
+
+
+def _split_config(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Format 1 kept all settings in one place, a lung model's own ones bare; its lungs had one neighbour each way."""
+    rest = {name: value for name, value in manifest.items() if name != "config"} | {"format": 2}
+    config = manifest.get("config")
+    if not isinstance(config, dict):
+        return rest
+    if manifest.get("kind") == "lungs":
+        config = {"lungs": config}
+    lungs = config.get("lungs")
+    if isinstance(lungs, dict) and "neighbour_mm" in lungs:
+        others = {name: value for name, value in lungs.items() if name != "neighbour_mm"}
+        config = {**config, "lungs": {**others, "neighbours_mm": [lungs["neighbour_mm"]]}}
+    post = config.get("postprocessing")
+    if isinstance(post, dict):  # growth by fixed HU; what could be lesion meant something else
+        config = {**config, "postprocessing": {name: value for name, value in post.items() if name not in GROWTH}}
+    return {**rest, **split_settings(config)}
+
+
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _split_config}  # format to the one after it
 
 
 def save_model(
@@ -29,7 +67,7 @@ def save_model(
         members: Member name to state dict.
         kind: ``"normnet"``, ``"lungs"`` or ``"lesions"``.
         network: What to build before loading.
-        card: Anything else the manifest should tell (training cases, licences, settings, seeds).
+        card: Anything else the manifest should tell (training cases, licences, seeds, what ``split_settings`` gives).
     """
     from safetensors.torch import save
 
@@ -48,7 +86,7 @@ def save_model(
 
 
 def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
-    """The manifest of a model folder.
+    """The manifest of a model folder, in the newest form.
 
     Raises:
         ModelError: If it is missing, not JSON, of another kind or of a newer format.
@@ -60,10 +98,13 @@ def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
         raise ModelError(
             "NN-MOD-001", "no readable model manifest", str(path), "give a folder made by `normnet train`"
         ) from error
-    if not isinstance(manifest, dict) or manifest.get("kind") != kind or manifest.get("format") != FORMAT:
-        raise ModelError(
-            "NN-MOD-002", f"not a '{kind}' model of format {FORMAT}", str(path), "give another model folder"
-        )
+    if not isinstance(manifest, dict) or manifest.get("kind") != kind or not isinstance(manifest.get("format"), int):
+        raise ModelError("NN-MOD-002", f"not a '{kind}' model", str(path), "give another model folder")
+    while manifest["format"] in MIGRATIONS:
+        manifest = MIGRATIONS[manifest["format"]](manifest)
+    if manifest["format"] != FORMAT:
+        found = f"model of format {manifest['format']}, this version reads up to {FORMAT}"
+        raise ModelError("NN-MOD-009", found, str(path), "update normnet")
     return manifest
 
 

@@ -13,12 +13,13 @@ import numpy as np
 
 from normnet.config import Config
 from normnet.io.atomic import write_bytes
+from normnet.preparation.breath import take_fluid
 from normnet.preparation.edges import find_erroneous_edges
 from normnet.preparation.prepare import LOWEST_HU, prepare
 from normnet.preparation.resample import resample
 from normnet.scan import Scan
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 STEP_HU = 6  # uint8 codes: -1024 ... 506 HU
 
 
@@ -28,7 +29,7 @@ class NormalCase:
 
     Attributes:
         case_id: Name of the input.
-        codes: (z, y, x) uint8, HU = 6 * code - 1024, the tissue around the lungs included.
+        codes: (z, y, x) uint8, HU = 6 * code - 1024 at the common depth of breath, with the tissue around the lungs.
         lung_mask: Same shape, bool, M'.
         edge_mask: Same shape, bool, the erroneous edges E.
         usable: (z,) bool, False where a nodule or a suspect finding was listed.
@@ -56,6 +57,7 @@ def prepare_normal(scan: Scan, lung_labels: np.ndarray, config: Config, excluded
     hu = resample(
         np.clip(turned, LOWEST_HU, LOWEST_HU + 255 * STEP_HU).astype(np.float32), prepared.grid, outside=LOWEST_HU
     )
+    hu = take_fluid(hu, prepared.fluid).clip(LOWEST_HU, LOWEST_HU + 255 * STEP_HU)
     codes = np.rint((hu - LOWEST_HU) / STEP_HU).astype(np.uint8)
 
     n_slices = scan.shape[prepared.orientation.axes[0]]

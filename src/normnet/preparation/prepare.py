@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from normnet.config import PreparationConfig, WindowConfig
+from normnet.preparation.breath import estimate_fluid, take_fluid
 from normnet.preparation.orient import Orientation
 from normnet.preparation.resample import Grid, resample
 from normnet.preparation.window import scale_hu
@@ -22,13 +23,15 @@ class Prepared:
 
     Attributes:
         thorax: (z, y, x) float32 in [0, 1], windowed, 0 outside the lungs (H').
-        volume_hu: Same shape, float32, not windowed below (-1024 at least), the tissue around the lungs included.
+        volume_hu: Same shape, float32, at the common depth of breath, not windowed below (-1024 at least), the tissue
+            around the lungs included.
         lung_mask: Same shape, bool (M').
         spacing_mm: (z, y, x).
         orientation: File order to anatomical order.
         box: The lungs' bounding box in the turned scan.
         grid: The prepared grid in voxels of that box.
         scan_shape: Shape of the scan in file order.
+        fluid: Share of tissue in the air that was taken out, see ``breath``.
     """
 
     thorax: np.ndarray
@@ -39,6 +42,7 @@ class Prepared:
     box: tuple[slice, ...]
     grid: Grid
     scan_shape: tuple[int, int, int]
+    fluid: float = 0.0
 
     def cut(self, array: np.ndarray) -> np.ndarray:
         """The lungs' box of an array on the scan's grid, turned; a view."""
@@ -86,7 +90,7 @@ def bounding_box(mask: np.ndarray, margin: int) -> tuple[slice, ...]:
 
 
 def prepare(scan: Scan, lung_labels: np.ndarray, config: PreparationConfig, window: WindowConfig) -> Prepared:
-    """Turn, crop, resample, window.
+    """Turn, crop, resample, bring to a common depth of breath, window.
 
     Args:
         scan: As read.
@@ -113,5 +117,7 @@ def prepare(scan: Scan, lung_labels: np.ndarray, config: PreparationConfig, wind
     crop = np.clip(turned_hu[box], LOWEST_HU, window.high_hu).astype(np.float32)
     lung_mask = resample(turned_lungs[box].astype(np.uint8) * np.uint8(200), grid) >= 100
     volume_hu = resample(crop, grid, outside=LOWEST_HU)
+    fluid = estimate_fluid(volume_hu, lung_mask, config)
+    volume_hu = np.maximum(take_fluid(volume_hu, fluid), LOWEST_HU, dtype=np.float32)
     thorax = scale_hu(volume_hu, window) * lung_mask
-    return Prepared(thorax, volume_hu, lung_mask, config.spacing_mm, orientation, box, grid, scan.shape)
+    return Prepared(thorax, volume_hu, lung_mask, config.spacing_mm, orientation, box, grid, scan.shape, fluid)

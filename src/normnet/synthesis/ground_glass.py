@@ -12,11 +12,11 @@ import math
 import torch
 
 from normnet.config import GroundGlassConfig, Range, SynthesisConfig
+from normnet.preparation.breath import FLUID_HU
 from normnet.synthesis.generator import SyntheticSlab
 from normnet.synthesis.shapes import sample_shapes, uniform
 from normnet.synthesis.textures import gaussian_filter, sample_texture
 
-FLUID_HU = 50.0
 MOST_FLUID = 0.97
 TEXTURE_HU = (-800.0, 100.0)  # what the paper's textures cover, Sec. IV-B2
 

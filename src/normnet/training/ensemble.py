@@ -9,7 +9,7 @@ from typing import Any
 
 from normnet import __version__
 from normnet.config import Config
-from normnet.network.weights import save_model
+from normnet.network.weights import save_model, split_settings
 from normnet.preparation.cache import NormalCase
 from normnet.training.train import train_member
 
@@ -58,7 +58,7 @@ def train_ensemble(
         losses[f"member-{member}"] = state.losses
     facts = {
         "normnet": __version__,
-        "config": config.model_dump(),
+        **split_settings(config.model_dump()),
         "training": {
             "cases": [case.case_id for case in cases],
             "seeds": [config.training.seed + k for k in range(config.training.members)],

@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch.nn.functional import grid_sample, interpolate
 
 from normnet.config import Config
+from normnet.preparation.breath import add_fluid
 from normnet.preparation.cache import STEP_HU, NormalCase
 from normnet.preparation.coarse import pool_lungs
 from normnet.preparation.prepare import LOWEST_HU
 from normnet.preparation.window import scale_hu
-from normnet.synthesis.ground_glass import FLUID_HU, insert_ground_glass, unit_noise
+from normnet.synthesis.ground_glass import insert_ground_glass, unit_noise
 from normnet.synthesis.shapes import smooth_displacement, uniform
 from normnet.synthesis.textures import gaussian_filter
-from normnet.training.slabs import TrainingPair, find_slabs, no_slab, thick_slices
+from normnet.training.slabs import TrainingPair, no_slab, thick_slices
 
 CONTROL_POINTS = 10  # an axis, of regional density
 ELASTIC_POINTS = 5  # an axis, of the displacement
 ANTERIOR_SHARE = 0.2  # slabs whose density grows to the front: prone patients
+USABLE_SHARE = 0.5  # least, of the slices of a slab
+NEAR_VOX, ACROSS_VOX = 4, 45  # from the border that moves; to the other lung, across the heart
+
+
+class Place(NamedTuple):
+    """A slab of a healthy CT on the coarse grid."""
+
+    hu: torch.Tensor  # (d, h, w) float16
+    lungs: torch.Tensor  # same shape, bool
+    usable: torch.Tensor  # (d,) bool, slices to learn from
 
 
 class LesionSampler:
@@ -36,41 +49,50 @@ class LesionSampler:
     def __init__(self, cases: list[NormalCase], config: Config):
         self.config = config
         factor, depth = config.preparation.pool_vox, config.training.slab_vox[0]
-        self.places: list[tuple[torch.Tensor, torch.Tensor]] = []  # HU float16 and lungs, (d, h, w)
+        self.cases: list[list[Place]] = []  # the slabs of each
         self.max_lung_vox = 0  # the fullest slab of the set, |M_max|
         for case in cases:
             hu = torch.tensor(case.codes).float() * STEP_HU + LOWEST_HU
             hu, lungs = pool_lungs(hu, torch.tensor(case.lung_mask), (factor,) * 3)
-            hu = hu.half()
-            for start, n_lung in find_slabs(lungs.numpy(), case.usable[::factor], min(depth, len(hu))):
-                part = slice(start, start + depth)
-                self.places.append((hu[part], lungs[part]))
+            hu, usable = hu.half(), torch.tensor(case.usable[::factor].copy())
+            places = []
+            for first, n_lung in _find_slabs(lungs, usable, min(depth, len(hu))):
+                part = slice(first, first + depth)
+                places.append(Place(hu[part], lungs[part], usable[part]))
                 self.max_lung_vox = max(self.max_lung_vox, n_lung)
-        if not self.places:
+            if places:
+                self.cases.append(places)
+        if not self.cases:
             raise no_slab(depth * factor, len(cases))
 
     def sample(self, rng: torch.Generator) -> TrainingPair:
-        """One pair on the device of ``rng``; the target is the synthetic disease."""
+        """One pair on the device of ``rng``; the target is the synthetic disease.
+
+        Every case is drawn as often as any other. Lung of slices not to learn from is seen, but not in ``lung_mask``.
+        """
         config, training, device = self.config, self.config.training, rng.device
-        index = int(torch.randint(len(self.places), (), generator=rng, device=device))
-        hu, lungs = (part.to(device).float() for part in self.places[index])
-        hu, lungs = self._deform_and_crop(hu, lungs > 0, rng)
-        hu = self._vary_lungs(hu, rng)
+        places = self.cases[int(torch.randint(len(self.cases), (), generator=rng, device=device))]
+        place = places[int(torch.randint(len(places), (), generator=rng, device=device))]
+        hu, lungs, usable = self._deform_and_crop(Place(*(part.to(device) for part in place)), rng)
+        hu = self._vary_lungs(hu, lungs, rng)
         if training.flip:
             axes = [axis for axis in range(3) if uniform((0, 1), rng) < 0.5]
-            hu, lungs = torch.flip(hu, axes), torch.flip(lungs, axes)
+            hu, lungs, usable = (torch.flip(part, axes) for part in (hu, lungs, usable))
         disease = torch.zeros_like(lungs)
         if uniform((0, 1), rng) >= config.ground_glass.prob_empty:
             hu, disease = insert_ground_glass(hu, lungs, self.max_lung_vox, config.synthesis, config.ground_glass, rng)
         hu, lungs, disease = self._vary_scanner(hu, lungs, disease, rng)
         disease = disease & lungs
-        return TrainingPair(scale_hu(hu, config.window) * lungs, disease, lungs, disease)
+        return TrainingPair(scale_hu(hu, config.window) * lungs, disease, lungs & usable, disease)
 
-    def _deform_and_crop(
-        self, hu: torch.Tensor, lungs: torch.Tensor, rng: torch.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """A slab around a random lung voxel of a larger or smaller, turned and bent patient; no lung beyond the CT."""
+    def _deform_and_crop(self, place: Place, rng: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """A slab around a random lung voxel of a larger or smaller, turned and bent patient; no lung beyond the CT.
+
+        Returns:
+            HU, lungs and what may be learned from, each of the slab's shape.
+        """
         variation, device, slab = self.config.variation, rng.device, self.config.training.slab_vox
+        hu, lungs = place.hu.float(), place.lungs
         zooms = [uniform(variation.zoom, rng) for _ in range(2)]
         angle = math.radians(uniform(variation.rotate_deg, rng))
         bend = uniform(variation.elastic_vox, rng)
@@ -89,26 +111,53 @@ class LesionSampler:
         for line, m, n in zip(points, reversed(middle), reversed(hu.shape), strict=True):
             line.add_(m).mul_(2 / max(n - 1, 1)).sub_(1)
         grid = points.permute(1, 2, 3, 0)[None]
-        both = torch.stack([hu, lungs.float()])[None]
-        hu, lungs = grid_sample(both, grid, padding_mode="border", align_corners=True)[0]
-        return hu, (lungs > 0.5) & (grid[0].abs() <= 1).all(-1)
+        usable = place.usable.float()[:, None, None].expand_as(hu)
+        all_three = torch.stack([hu, lungs.float(), usable])[None]
+        hu, lung_share, usable = grid_sample(all_three, grid, padding_mode="border", align_corners=True)[0]
+        return hu, (lung_share > 0.5) & (grid[0].abs() <= 1).all(-1), usable > 0.5
 
-    def _vary_lungs(self, hu: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
-        """Calibration, depth of breath, dependent and regional density: all of it healthy."""
+    def _vary_lungs(self, hu: torch.Tensor, lungs: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+        """Motion, calibration, depth of breath, dependent and regional density: all of it healthy."""
         variation, device = self.config.variation, rng.device
+        if uniform((0, 1), rng) < variation.prob_motion:
+            hu = self._move(hu, lungs, rng)
         hu = (hu - LOWEST_HU) * uniform(variation.scale, rng) + LOWEST_HU
         if uniform((0, 1), rng) < variation.prob_breath:
-            hu = hu + uniform(variation.breath, rng) * (FLUID_HU - hu)
+            hu = add_fluid(hu, uniform(variation.breath, rng))
         if uniform((0, 1), rng) < variation.prob_gradient:
-            ramp = torch.linspace(-1, 1, hu.shape[1], device=device)[:, None]
+            ramp = torch.linspace(0, 1, hu.shape[1], device=device)[:, None]
             if uniform((0, 1), rng) < ANTERIOR_SHARE:
-                ramp = -ramp
-            hu = hu + uniform(variation.gradient, rng) * ramp * (FLUID_HU - hu)
+                ramp = ramp.flip(0)
+            hu = add_fluid(hu, uniform(variation.gradient, rng) * ramp ** uniform(variation.gradient_power, rng))
         if uniform((0, 1), rng) < variation.prob_regional:
             control = unit_noise(tuple(min(CONTROL_POINTS, n) for n in hu.shape), 1.0, rng)
             hills = interpolate(control[None, None], size=hu.shape, mode="trilinear")[0, 0]
-            hu = hu + uniform(variation.regional, rng) * hills * (FLUID_HU - hu)
+            hu = add_fluid(hu, uniform(variation.regional, rng) * hills)
         return hu
+
+    def _move(self, hu: torch.Tensor, lungs: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+        """Ghost edges and haze where the diaphragm or the heart was elsewhere for a part of the time.
+
+        The slab is mixed with itself, shifted, around a voxel of the lung above the diaphragm or beside what lies
+        between the lungs.
+        """
+        variation, device = self.config.variation, rng.device
+        above = lungs & ~_shifted(lungs, (NEAR_VOX, 0, 0))
+        beside = [
+            lungs & ~_shifted(lungs, (0, 0, side * NEAR_VOX)) & _shifted(lungs, (0, 0, side * ACROSS_VOX))
+            for side in (-1, 1)
+        ]
+        places = (above if uniform((0, 1), rng) < 0.5 else beside[0] | beside[1]).nonzero()
+        if len(places) == 0:
+            return hu
+        centre = places[int(torch.randint(len(places), (), generator=rng, device=device))]
+        way = torch.randn(3, generator=rng, device=device)
+        way = (way / way.norm() * uniform(variation.motion_vox, rng)).round().int().tolist()
+        lines = [torch.arange(n, device=device) - c for n, c in zip(hu.shape, centre, strict=True)]
+        z, y, x = torch.meshgrid(*lines, indexing="ij")
+        sigma = uniform(variation.motion_sigma_vox, rng)
+        weight = torch.exp(-(z**2 + y**2 + x**2) / (2 * sigma**2)) * uniform(variation.motion_share, rng)
+        return hu + weight * (_shifted(hu, way) - hu)
 
     def _vary_scanner(
         self, hu: torch.Tensor, lungs: torch.Tensor, disease: torch.Tensor, rng: torch.Generator
@@ -131,3 +180,20 @@ class LesionSampler:
             hu, disease = thick_slices(hu, factor), thick_slices(disease.float(), factor) > 0.5
             lungs = thick_slices(lungs.float(), factor) > uniform(variation.lung_share, rng)
         return hu, lungs, disease
+
+
+def _find_slabs(lungs: torch.Tensor, usable: torch.Tensor, depth: int) -> Iterator[tuple[int, int]]:
+    """First slice and lung voxels of every slab of ``depth`` slices with lung to learn from in at least half of it."""
+    per_slice = lungs.sum((1, 2))
+    for first in range(len(usable) - depth + 1):
+        here, may = per_slice[first : first + depth], usable[first : first + depth]
+        if may.float().mean() >= USABLE_SHARE and bool((here[may] > 0).any()):
+            yield first, int(here.sum())
+
+
+def _shifted(image: torch.Tensor, way: tuple[int, ...] | list[int]) -> torch.Tensor:
+    """What lay ``way`` voxels before each voxel; at the slab's edges its own border goes on."""
+    for axis, step in enumerate(way):
+        index = (torch.arange(image.shape[axis], device=image.device) - step).clamp(0, image.shape[axis] - 1)
+        image = image.index_select(axis, index)
+    return image

@@ -17,7 +17,7 @@ from normnet.datasets.reading import read_lungs, read_scan
 from normnet.io.outputs import fingerprint
 from normnet.lungs.external import ExternalLungs
 from normnet.lungs.learned import segment_lungs
-from normnet.models import load_lungs, read_lung_manifest, shipped
+from normnet.models import load_lungs, read_lung_manifest, shipped, with_lungs
 from normnet.preparation.cache import CACHE_VERSION, NormalCase, load_case, prepare_normal, save_case
 from normnet.scan import Scan
 
@@ -37,9 +37,10 @@ class Preparer:
     """
 
     def __init__(self, cache: Path, config: Config, lung_model: Path | None, reference_lungs: bool, device: str):
-        self.cache, self.config, self.reference_lungs, self.device = cache, config, reference_lungs, device
+        self.cache, self.reference_lungs, self.device = cache, reference_lungs, device
         self.lung_folder = lung_model or shipped("lungs")
         self.lung_manifest = read_lung_manifest(self.lung_folder)
+        self.config = with_lungs(config, self.lung_manifest)
         self._networks: list[nn.Module] | ExternalLungs | None = None
 
     def load(self, case: Case) -> tuple[NormalCase, bool]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -67,7 +67,7 @@ def draw_postprocessing(scale: Scale, bench: Bench) -> Figure:
     outcome = segment_case(case, baseline(scale, bench), config, bench)
     z = fullest_slice(outcome.reference_mask)
     thorax, normal = outcome.thorax[z], outcome.normal_mask[z]
-    steps = LesionSteps(*(step[z] for step in outcome.steps))
+    steps = _cut(outcome.steps, z)
     own = config.postprocessing
     pictures = [
         (thorax, "(a) input"),
@@ -85,6 +85,12 @@ def draw_postprocessing(scale: Scale, bench: Bench) -> Figure:
     scale_bar(axes[0, 0], config.preparation.spacing_mm[2])
     legend(figure, OVERLAP)
     return figure
+
+
+def _cut(steps: LesionSteps, part: Any) -> LesionSteps:
+    """A part of every image."""
+    images: list[Any] = [image[part] for image in steps[:6]]
+    return LesionSteps(*images)
 
 
 def draw_segmentations(scale: Scale, bench: Bench) -> Figure:
@@ -204,7 +210,7 @@ def segment_case(case: Case, networks: list[torch.nn.Module], config: Config, be
     thorax, lung_mask, normal_mask, reference_mask = (
         array[box] for array in (prepared.thorax, prepared.lung_mask, normal_mask, reference_on_grid(subject))
     )
-    return Outcome(thorax, lung_mask, normal_mask, LesionSteps(*(step[box] for step in steps)), reference_mask)
+    return Outcome(thorax, lung_mask, normal_mask, _cut(steps, box), reference_mask)
 
 
 def lungs_box(subject: Subject) -> tuple[slice, ...]:

@@ -1,0 +1,184 @@
+"""Models outlive settings: folders of every format load, and only what exists of their settings counts."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from normnet.config import Config, InferenceConfig, NetworkConfig, PostprocessingConfig, TrainingConfig
+from normnet.errors import ConfigError, ModelError
+from normnet.models import load_model, settings_of, shipped
+from normnet.network.unet import build_unet
+from normnet.network.weights import FORMAT, MIGRATIONS, load_members, read_manifest, save_model, split_settings
+from normnet.pipeline import segment
+from tests.phantoms import thorax_phantom
+
+USED = {"window", "lungs", "preparation", "inference", "postprocessing"}
+OLD_NORMNET = r"^model old_normnet: [^\n]* left out: haze, [^\n]*postprocessing\.thick_slice_mm"
+TRAINED = {"synthesis", "ground_glass", "training", "variation"}
+
+
+def edit_manifest(folder, **changes) -> None:
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def write_model(folder, kind="normnet") -> Config:
+    """A model of the newest format; returns the settings that it was trained with."""
+    config = Config(
+        network=NetworkConfig(channels=(4, 8), n_res_units=0),
+        training=TrainingConfig(iterations=7),
+        inference=InferenceConfig(prob_normal=0.8),
+        postprocessing=PostprocessingConfig(k_d=5),
+    )
+    card = {"name": "new", **split_settings(config.model_dump())}
+    save_model(folder, {"member-1": build_unet(config.network).state_dict()}, kind, config.network, card)
+    return config
+
+
+@pytest.fixture
+def new_model(tmp_path):
+    write_model(tmp_path / "new")
+    return tmp_path / "new"
+
+
+@pytest.fixture
+def new_lesions(tmp_path):
+    write_model(tmp_path / "new_lesions", "lesions")
+    return tmp_path / "new_lesions"
+
+
+# --- formats ---
+
+
+def test_a_saved_model_gives_back_what_it_is_used_with(tmp_path):
+    folder, config = tmp_path, write_model(tmp_path)
+    on_disk = json.loads((folder / "manifest.json").read_text())
+    assert on_disk["format"] == 2
+    assert "config" not in on_disk
+    networks, manifest = load_members(folder, "normnet")
+    assert len(networks) == 1
+    assert manifest == on_disk
+    loaded, unknown = settings_of(manifest, folder)
+    assert unknown == []
+    assert loaded == config.model_copy(update={"training": TrainingConfig()})
+    assert manifest["provenance"]["training"]["iterations"] == 7
+
+
+def test_every_section_has_its_place():
+    parts = split_settings(Config().model_dump())
+    assert {name: set(part) for name, part in parts.items()} == {"inference": USED, "provenance": TRAINED}
+    assert USED | TRAINED | {"network"} == set(Config.model_fields)
+
+
+def test_an_old_manifest_is_read_as_a_new_one(old_model):
+    folder = old_model()
+    on_disk = json.loads((folder / "manifest.json").read_text())
+    manifest = read_manifest(folder, "normnet")
+    assert manifest["format"] == 2
+    assert "config" not in manifest
+    assert set(manifest["inference"]) == {*USED, "haze"}  # what no version knew as training may have been used
+    assert manifest["inference"]["window"] == on_disk["config"]["window"]
+    assert set(manifest["provenance"]) == {"synthesis", "training"}
+    assert all(manifest[key] == on_disk[key] for key in ("kind", "members", "name", "network", "training", "version"))
+
+
+def test_every_format_has_a_way_to_the_newest():
+    assert set(MIGRATIONS) == set(range(1, FORMAT))
+    assert [after({})["format"] for after in MIGRATIONS.values()] == [before + 1 for before in MIGRATIONS]
+
+
+def test_lungs_of_format_1_had_one_neighbour_each_way(old_model):
+    lungs = json.loads((old_model() / "manifest.json").read_text())["config"]["lungs"]
+    ways = {"lungs": lungs, "normnet": {"lungs": lungs}, "lesions": {"lungs": lungs}}
+    for kind, config in ways.items():
+        manifest = MIGRATIONS[1]({"kind": kind, "config": config, "network": {}})
+        loaded, unknown = settings_of(manifest, Path())
+        assert unknown == []
+        assert loaded.lungs.neighbours_mm == (6,)
+        assert loaded.lungs.threshold == 0.4
+
+
+@pytest.mark.parametrize("kind", ["normnet", "lesions", "lungs"])
+def test_shipped_models_hold_settings_that_exist(kind):
+    folder = shipped(kind)
+    manifest = read_manifest(folder, kind)
+    config, unknown = settings_of(manifest, folder)
+    assert unknown == []
+    assert list(config.network.channels) == manifest["network"]["channels"]
+    assert config.lungs.threshold == manifest["inference"]["lungs"]["threshold"]
+
+
+# --- settings that are no more ---
+
+
+def test_an_old_model_segments_with_one_warning(old_model, new_lesions):
+    with pytest.warns(UserWarning, match=OLD_NORMNET) as caught:
+        model = load_model(old_model(), lesions=new_lesions)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    config = model.config
+    assert config.network == NetworkConfig(channels=(4, 8), n_res_units=0)
+    assert (config.window.bright_hu, config.lungs.threshold, config.inference.prob_normal) == (-480, 0.4, 0.9)
+    assert (config.preparation.spacing_mm, config.preparation.margin_vox) == ((4, 3, 3), 3)
+    assert (config.postprocessing.dilation_vox, config.postprocessing.grow_vox) == (5, 8)
+    phantom = thorax_phantom((32, 72, 80), (5.0, 4.4, 4.0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = segment(phantom.scan, model, lung_labels=phantom.lung_mask.astype(np.uint8))
+    assert found.lesion_mask.shape == phantom.scan.shape
+    assert found.n_votes_normal.max() <= 1
+    assert found.volumes["both"]["lung_ml"] > 0
+
+
+def test_old_lesion_networks_keep_their_window_and_grid(old_model, new_model):
+    with pytest.warns(UserWarning, match=OLD_NORMNET.replace("old_normnet", "old_lesions")) as caught:
+        config = load_model(new_model, lesions=old_model("lesions")).lesion_config
+    assert len(caught) == 1
+    assert config.network.stride == 2
+    assert (config.window.bright_hu, config.preparation.spacing_mm, config.preparation.pool_vox) == (-480, (4, 3, 3), 2)
+
+
+def test_nothing_is_said_of_a_new_model(new_model, new_lesions):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = load_model(new_model, lesions=new_lesions)
+    assert (model.config.postprocessing.k_d, model.lesion_config.postprocessing.k_d) == (5, 5)
+
+
+def test_how_it_was_trained_is_never_checked(new_model):
+    edit_manifest(new_model, provenance={"training": {"target": "nothing we know"}, "dreams": 3})
+    assert settings_of(read_manifest(new_model, "normnet"), new_model)[1] == []
+
+
+@pytest.mark.parametrize(
+    ("sections", "setting"),
+    [({"postprocessing": {"k_d": "many"}}, "postprocessing.k_d"), ({"window": 3}, "window")],
+)
+def test_wrong_values_are_refused_all_the_same(new_model, sections, setting):
+    edit_manifest(new_model, inference=sections)
+    with pytest.raises(ConfigError, match=f"'{setting}'") as caught:
+        settings_of(read_manifest(new_model, "normnet"), new_model)
+    assert caught.value.code == "NN-CFG-002"
+    assert str(new_model) in str(caught.value)
+
+
+@pytest.mark.parametrize("sections", [None, [], 3])
+def test_a_model_without_settings_is_refused(new_model, sections):
+    edit_manifest(new_model, inference=sections)
+    with pytest.raises(ModelError) as caught:
+        settings_of(read_manifest(new_model, "normnet"), new_model)
+    assert caught.value.code == "NN-MOD-003"
+
+
+@pytest.mark.parametrize("config", [None, []])
+def test_an_old_model_without_settings_is_refused(old_model, config):
+    folder = old_model()
+    edit_manifest(folder, config=config)
+    with pytest.raises(ModelError) as caught:
+        settings_of(read_manifest(folder, "normnet"), folder)
+    assert caught.value.code == "NN-MOD-003"
