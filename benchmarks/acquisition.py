@@ -3,8 +3,9 @@
     python benchmarks/acquisition.py $NORMNET_DATA/cases.csv --case covidctmd_normal002 --case coronacases_001
 
 Thicker slices and larger pixels are means of the CT's own; noise, kernel and calibration are changed in place. A row a
-variant: Dice of the lungs with those of the CT as it is, the share of the lung that is marked and, where the list has
-a lesion mask, DSC, precision and sensitivity (in larger voxels the mask is what most of a voxel is).
+variant: Dice of the lungs with those of the CT as it is, the share of the lung that is marked, the change of the volume
+that is marked against the CT as it is and, where the list has a lesion mask, DSC, precision and sensitivity (in larger
+voxels the mask is what most of a voxel is).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from normnet.evaluation.metrics import compute_overlap
 from normnet.io.masks import read_mask
 from normnet.preparation.orient import Orientation
 
-THICK_MM = (5.0, 8.0)
+THICK_MM = (3.0, 5.0, 8.0)
 GRAIN_PX = 0.8  # of noise that a kernel has smoothed
 
 
@@ -43,11 +44,13 @@ def variants(
     grain /= grain.std()
     yield "as it is", (1, 1, 1), volume_hu
     for mm in THICK_MM:
-        factor = max(2, round(mm / spacing_mm[0]))
+        factor = round(mm / spacing_mm[0])
+        if factor < 2:
+            continue
         yield f"slices of {factor * spacing_mm[0]:.1f} mm", (factor, 1, 1), volume_hu
     yield "pixels twice as large", (1, 2, 2), volume_hu
     yield "white noise of 40 HU", (1, 1, 1), volume_hu + 40 * white
-    yield "white noise of 100 HU", (1, 1, 1), volume_hu + 100 * white
+    yield "white noise of 60 HU", (1, 1, 1), volume_hu + 60 * white
     yield "grainy noise of 60 HU", (1, 1, 1), volume_hu + 60 * grain
     yield "smoothed, sigma 0.8 mm", (1, 1, 1), gaussian_filter(volume_hu, [0.8 / mm for mm in spacing_mm])
     yield "sharpened", (1, 1, 1), 2 * volume_hu - gaussian_filter(volume_hu, (0, 1, 1))
@@ -64,7 +67,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     model = normnet.load_model()
-    print("| case | variant | lungs | marked | DSC | precision | sensitivity |\n|---|---|---|---|---|---|---|")
+    print("| case | variant | lungs | marked | change of volume | DSC | precision | sensitivity |")
+    print("|---|---|---|---|---|---|---|---|")
     for case in read_manifest(options.manifest):
         if case.case_id not in options.case:
             continue
@@ -73,7 +77,7 @@ def main() -> None:
         spacing_mm = orientation.spacing_mm(scan.geometry)
         volume_hu = orientation.apply(scan.volume_hu).astype(np.float32)
         reference = orientation.apply(read_mask(case.lesion_mask, scan)) if case.lesion_mask else None
-        own_lungs = None
+        own_lungs, own_ml = None, 0.0
         for name, factors, changed_hu in variants(volume_hu, spacing_mm, np.random.default_rng(options.seed)):
             hu = np.rint(pooled(changed_hu, factors)).clip(-32768, 32767).astype(np.int16)
             larger = tuple(mm * factor for mm, factor in zip(spacing_mm, factors, strict=True))
@@ -85,9 +89,12 @@ def main() -> None:
                     break  # nothing to compare the other variants with
                 continue
             lungs = found.lung_labels > 0
-            own_lungs = lungs if own_lungs is None else own_lungs
+            ml = found.volumes["both"]["lesion_ml"]
+            if own_lungs is None:
+                own_lungs, own_ml = lungs, ml
+            change = f"{100 * (ml / own_ml - 1):+.1f} %" if own_ml else f"{ml:+.1f} ml"
             dice = compute_overlap(lungs, pooled(own_lungs, factors) >= 0.5).dsc
-            row = f"{dice:.3f} | {100 * found.lesion_mask.sum() / lungs.sum():.2f} %"
+            row = f"{dice:.3f} | {100 * found.lesion_mask.sum() / lungs.sum():.2f} % | {change}"
             if reference is not None:
                 overlap = compute_overlap(found.lesion_mask, pooled(reference, factors) >= 0.5)
                 row += f" | {overlap.dsc:.3f} | {overlap.precision:.3f} | {overlap.sensitivity:.3f}"

@@ -9,11 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from normnet.config import Config, InferenceConfig, NetworkConfig, PostprocessingConfig, TrainingConfig
+from normnet.config import (
+    Config,
+    InferenceConfig,
+    LungsConfig,
+    NetworkConfig,
+    PostprocessingConfig,
+    TrainingConfig,
+    WindowConfig,
+)
 from normnet.errors import ConfigError, ModelError
-from normnet.models import load_model, settings_of, shipped
+from normnet.models import load_lungs, load_model, settings_of, shipped, with_lungs
 from normnet.network.unet import build_unet
-from normnet.network.weights import FORMAT, MIGRATIONS, load_members, read_manifest, save_model, split_settings
+from normnet.network.weights import FORMAT, GROWTH, MIGRATIONS, load_members, read_manifest, save_model, split_settings
 from normnet.pipeline import segment
 from tests.phantoms import thorax_phantom
 
@@ -33,7 +41,7 @@ def write_model(folder, kind="normnet") -> Config:
         network=NetworkConfig(channels=(4, 8), n_res_units=0),
         training=TrainingConfig(iterations=7),
         inference=InferenceConfig(prob_normal=0.8),
-        postprocessing=PostprocessingConfig(k_d=5),
+        postprocessing=PostprocessingConfig(k_d=5, prob_possible=0.6),
     )
     card = {"name": "new", **split_settings(config.model_dump())}
     save_model(folder, {"member-1": build_unet(config.network).state_dict()}, kind, config.network, card)
@@ -103,6 +111,19 @@ def test_lungs_of_format_1_had_one_neighbour_each_way(old_model):
         assert loaded.lungs.threshold == 0.4
 
 
+def test_growth_is_left_out_without_a_word(old_model):
+    """It is no more, and ``prob_possible`` meant something else; a model of today keeps its own."""
+    folder = old_model()
+    assert set(json.loads((folder / "manifest.json").read_text())["config"]["postprocessing"]) > GROWTH
+    manifest = read_manifest(folder, "normnet")
+    assert not GROWTH & set(manifest["inference"]["postprocessing"])
+    config, unknown = settings_of(manifest, folder)
+    assert not GROWTH & {name.rpartition(".")[2] for name in unknown}
+    assert config.postprocessing.prob_possible == PostprocessingConfig().prob_possible != 0.6
+    for post in (None, 3):  # left to the check of values
+        assert MIGRATIONS[1]({"config": {"postprocessing": post}})["inference"]["postprocessing"] is post
+
+
 @pytest.mark.parametrize("kind", ["normnet", "lesions", "lungs"])
 def test_shipped_models_hold_settings_that_exist(kind):
     folder = shipped(kind)
@@ -111,6 +132,74 @@ def test_shipped_models_hold_settings_that_exist(kind):
     assert unknown == []
     assert list(config.network.channels) == manifest["network"]["channels"]
     assert config.lungs.threshold == manifest["inference"]["lungs"]["threshold"]
+
+
+# --- the lungs' own settings ---
+
+SEVEN = {"neighbours_mm": [6.0, 20.0, 50.0], "threshold": 0.45}
+
+
+def write_lungs(folder: Path, in_channels: int, settings: dict | None) -> Path:
+    network = NetworkConfig(spatial_dims=2, in_channels=in_channels, channels=(4, 8), n_res_units=0)
+    card = {} if settings is None else {"inference": {"lungs": settings}}
+    save_model(folder, {"member-1": build_unet(network).state_dict()}, "lungs", network, card)
+    return folder
+
+
+def test_a_lung_model_brings_its_own_settings():
+    before = Config(lungs=LungsConfig(threshold=0.3, pixel_mm=2.0), window=WindowConfig(bright_hu=-480))
+    config = with_lungs(before, {"inference": {"lungs": SEVEN}})
+    assert config.lungs == LungsConfig(neighbours_mm=(6, 20, 50), threshold=0.45)
+    assert config.model_copy(update={"lungs": before.lungs}) == before
+    assert before.lungs.threshold == 0.3
+
+
+@pytest.mark.parametrize("manifest", [{}, {"inference": {}}, {"name": "another program's"}])
+def test_a_lung_model_without_settings_has_the_default_ones(manifest):
+    assert with_lungs(Config(lungs=LungsConfig(threshold=0.3)), manifest).lungs == LungsConfig()
+
+
+def test_settings_of_lungs_that_are_no_more_are_left_out():
+    assert with_lungs(Config(), {"inference": {"lungs": {**SEVEN, "haze": 3}}}).lungs.threshold == 0.45
+    with pytest.raises(ConfigError, match=r"'lungs\.threshold'"):
+        with_lungs(Config(), {"inference": {"lungs": {"threshold": "low"}}})
+
+
+@pytest.mark.parametrize("sections", [None, [], 3])
+def test_lungs_with_a_damaged_manifest_are_refused(tmp_path, sections):
+    folder = write_lungs(tmp_path / "lungs", 3, {})
+    edit_manifest(folder, inference=sections)
+    with pytest.raises(ModelError) as caught:
+        load_lungs(folder)
+    assert caught.value.code == "NN-MOD-003"
+
+
+def test_a_loaded_model_has_the_settings_of_its_lungs(tmp_path, new_model, new_lesions):
+    model = load_model(new_model, write_lungs(tmp_path / "lungs", 7, SEVEN), new_lesions)
+    assert model.config.lungs == LungsConfig(neighbours_mm=(6, 20, 50), threshold=0.45)
+    assert model.config.postprocessing.k_d == 5
+    assert load_model(new_model, lesions=new_lesions).config.lungs == with_lungs(Config(), shipped_lungs()).lungs
+
+
+def shipped_lungs() -> dict:
+    return read_manifest(shipped("lungs"), "lungs")
+
+
+@pytest.mark.parametrize(
+    ("in_channels", "neighbours_mm"),
+    [(3, [6.0]), (5, [6.0, 20.0]), (7, [6.0, 20.0, 50.0]), (1, None), (3, [6.0, 20.0])],
+)
+def test_a_lung_network_sees_what_its_settings_say(tmp_path, in_channels, neighbours_mm):
+    """None: what settings say where nothing is said."""
+    settings = None if neighbours_mm is None else {"neighbours_mm": neighbours_mm}
+    folder = write_lungs(tmp_path / "lungs", in_channels, settings)
+    n_seen = 2 * len(neighbours_mm or LungsConfig().neighbours_mm) + 1
+    if n_seen == in_channels:
+        assert len(load_lungs(folder)[0]) == 1
+        return
+    with pytest.raises(ModelError, match=f"sees {in_channels} slices, its settings say {n_seen}") as caught:
+        load_lungs(folder)
+    assert caught.value.code == "NN-MOD-008"
 
 
 # --- settings that are no more ---
@@ -123,9 +212,10 @@ def test_an_old_model_segments_with_one_warning(old_model, new_lesions):
     assert caught[0].filename == __file__
     config = model.config
     assert config.network == NetworkConfig(channels=(4, 8), n_res_units=0)
-    assert (config.window.bright_hu, config.lungs.threshold, config.inference.prob_normal) == (-480, 0.4, 0.9)
+    assert (config.window.bright_hu, config.inference.prob_normal) == (-480, 0.9)
     assert (config.preparation.spacing_mm, config.preparation.margin_vox) == ((4, 3, 3), 3)
-    assert (config.postprocessing.dilation_vox, config.postprocessing.grow_vox) == (5, 8)
+    assert config.preparation.breath_limits == (0, 0)  # nothing was undone then
+    assert (config.postprocessing.dilation_vox, config.postprocessing.rim_vox) == (5, 1)
     phantom = thorax_phantom((32, 72, 80), (5.0, 4.4, 4.0))
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,9 @@ from normnet.config import Config, NetworkConfig, PostprocessingConfig, Preparat
 from normnet.lungs.learned import Lungs
 from normnet.models import Model
 from normnet.network.unet import build_unet
-from normnet.pipeline import Segmentation, anomaly_map, segment, widen_lungs
+from normnet.pipeline import Segmentation, anomaly_map, describe_certainty, doubt_breath, segment, widen_lungs
+from normnet.postprocessing import Boundary, LesionSteps
+from normnet.preparation.breath import add_fluid
 from normnet.preparation.prepare import prepare
 from normnet.preparation.resample import resample
 from normnet.quantification import quantify
@@ -116,13 +119,17 @@ def test_settings_of_the_user_count(phantom, tiny_model, found):
     assert 0 == volumes[0] < found.lesion_mask.sum() < volumes[1]
 
 
+def asked_of_all(model: Model, **postprocessing) -> Config:
+    """The model's settings, with its lesion networks."""
+    told = model.config.postprocessing.model_copy(update={"lesion_networks": True, **postprocessing})
+    return model.config.model_copy(update={"postprocessing": told})
+
+
 def test_lesion_networks_are_asked_where_the_settings_say_so(phantom, tiny_model, found):
-    """Sure of everything, they mark the lungs; nothing possible, they leave none of it. The vote does not change."""
+    """All is a candidate, and they mark the lungs; nothing possible, and they mark none. The vote does not change."""
     masks = []
-    for sure, possible in ((0.0, 0.0), (1.0, 1.0)):
-        said = {"lesion_networks": True, "prob_sure": sure, "prob_possible": possible}
-        told = tiny_model.config.postprocessing.model_copy(update=said)
-        config = tiny_model.config.model_copy(update={"postprocessing": told})
+    for prob in (0.0, 1.0):
+        config = asked_of_all(tiny_model, prob_lesion=prob, prob_possible=prob, step_hu=0.0)
         asked = segment(phantom.scan, tiny_model, config, lung_labels=sides_of(phantom))
         np.testing.assert_array_equal(asked.n_votes_normal, found.n_votes_normal)
         masks.append(asked.lesion_mask)
@@ -162,11 +169,101 @@ def test_the_scan_stays_as_it_is(phantom, tiny_model):
     np.testing.assert_array_equal(labels, before[1])
 
 
+# --- depth of breath ---
+
+
+def breathed_out(phantom: Phantom, share: float) -> Scan:
+    """So much of the lungs' air is tissue."""
+    hu = phantom.scan.volume_hu.astype(np.float32)
+    hu = np.where(phantom.lung_mask, add_fluid(hu, share), hu)
+    return replace(phantom.scan, volume_hu=np.rint(hu).astype(np.int16))
+
+
+@pytest.mark.parametrize(("fluid", "told"), [(-0.06, ""), (0.059, ""), (0.061, " 6 % "), (0.15, " 15 % ")])
+def test_lungs_far_from_a_deep_inspiration_raise_doubt(phantom, fluid, told):
+    prepared = prepare(phantom.scan, sides_of(phantom), PreparationConfig(spacing_mm=(5.0, 4.4, 4.0)), WindowConfig())
+    warnings = doubt_breath(replace(prepared, fluid=fluid))
+    assert len(warnings) == (told != "")
+    assert all(told in line and "breath out" in line and "\n" not in line for line in warnings)
+
+
+def test_a_scan_of_a_breath_out_is_told_of(phantom, tiny_model):
+    """After the doubts about the lungs; where the settings leave the breath as it is, nothing is known of it."""
+    scan = replace(breathed_out(phantom, 0.06), warnings=("slices were uneven",))
+    labels = sides_of(phantom)
+    labels[labels == 2] = 0
+    breath = tiny_model.config.preparation.model_copy(update={"breath_limits": (-0.06, 0.15)})
+    config = tiny_model.config.model_copy(update={"preparation": breath})
+    found = segment(scan, tiny_model, config, lung_labels=labels)
+    assert [line.split()[0] for line in found.warnings] == ["slices", "the", "the"]
+    share = found.certainty["tissue_in_air"]
+    assert f"{100 * share:.0f} % more tissue" in found.warnings[2]
+    assert 1 - share == pytest.approx((1 - 0.06) * (1 - 55 / 955), abs=0.01)
+    unknown = segment(scan, tiny_model, lung_labels=labels)
+    assert len(unknown.warnings) == 2
+    assert unknown.certainty["tissue_in_air"] == 0
+
+
+# --- certainty ---
+
+
+def steps_of(n_lesion: int, boundary: Boundary | None) -> LesionSteps:
+    lesions = np.arange(1000).reshape(10, 10, 10) < n_lesion
+    return LesionSteps(*(lesions,) * 6, boundary)
+
+
+@pytest.mark.parametrize(
+    ("n_lesion", "lesion_ml", "range_ml"),
+    [(20, 5.0, [2.5, 10.0]), (0, 0.0, [0.0064, 0.0256]), (20, 0.0, [0.0, 0.0])],
+)
+def test_millilitres_at_other_shares(phantom, n_lesion, lesion_ml, range_ml):
+    """20 voxels were 5 ml, so 10 and 40 are 2.5 and 10 ml; without a lesion a voxel is 1 x 0.8 x 0.8 mm."""
+    prepared = replace(
+        prepare(phantom.scan, sides_of(phantom), PreparationConfig(spacing_mm=(5.0, 4.4, 4.0)), WindowConfig()),
+        spacing_mm=(1.0, 0.8, 0.8),
+        fluid=0.04321,
+    )
+    told = describe_certainty(
+        prepared, steps_of(n_lesion, Boundary(-901.23, -499.98, -800.92, (10, 40))), lesion_ml, Config()
+    )
+    assert told.pop("lesion_ml_range") == pytest.approx(range_ml, abs=5e-4)
+    assert told == {
+        "tissue_in_air": 0.0432,
+        "share_range": list(Config().postprocessing.share_range),
+        "healthy_hu": -901.2,
+        "disease_hu": -500.0,
+        "boundary_hu": -800.9,
+    }
+    assert describe_certainty(prepared, steps_of(n_lesion, None), lesion_ml, Config()) == {"tissue_in_air": 0.0432}
+
+
+def test_how_sure_the_volume_is(phantom, tiny_model, found, monkeypatch):
+    """The volume lies in its range; where the range is one share, both ends are the volume."""
+    assert found.certainty == {"tissue_in_air": 0.0}
+
+    def denser(prepared, *_):
+        return ((prepared.volume_hu + 800) / 500).clip(0, 1) * prepared.lung_mask
+
+    monkeypatch.setattr(pipeline, "predict_lesions", denser)
+    for shares in ((0.1, 0.6), (0.3, 0.3)):
+        config = asked_of_all(tiny_model, prob_lesion=0.1, step_hu=0.0, share=0.3, share_range=shares)
+        asked = segment(phantom.scan, tiny_model, config, lung_labels=sides_of(phantom))
+        told, lesion_ml = asked.certainty, asked.volumes["both"]["lesion_ml"]
+        assert json.loads(json.dumps(told)) == told
+        assert told["share_range"] == list(shares)
+        assert -870 < told["healthy_hu"] < told["boundary_hu"] < told["disease_hu"] < 100
+        low, high = told["lesion_ml_range"]
+        if shares == (0.1, 0.6):
+            assert 0 < 1.1 * low < lesion_ml < 0.9 * high
+        else:
+            assert (low, high) == pytest.approx((lesion_ml, lesion_ml), abs=2e-3)
+
+
 # --- the shipped weights ---
 
 SHAPE, SPACING_MM = (64, 152, 160), (2.5, 2.1, 2.0)
 # Right: ground glass of -500 HU; left: a consolidation. The mean filters of Eq. 10 reach 3 to 4 voxels of 0.8 to 1 mm
-# and the growth takes in the half-filled voxels around, so a ball may come out 3.5 mm thicker or thinner.
+# and the boundary takes in the half-filled voxels around, so a ball may come out 3.5 mm thicker or thinner.
 LESIONS_MM, TOLERANCE_MM = {"right": 16.0, "left": 12.0}, 3.5
 
 
@@ -199,6 +296,26 @@ def test_anomaly_and_votes_tell_lesions_from_vessels(sick, found_sick):
     assert found_sick.prob_anomaly[lesion].mean() > 0.8
     assert found_sick.prob_anomaly[vessel].mean() < 0.4
     assert found_sick.n_votes_normal[lesion].mean() < 0.2 * found_sick.n_votes_normal[vessel].mean()
+
+
+def test_the_edge_is_drawn_between_this_lung_and_this_disease(found_sick):
+    """The lungs of the phantom are brought from -850 to about -900, its lesions along with them."""
+    told = found_sick.certainty
+    assert told["tissue_in_air"] == pytest.approx(55 / 955, abs=0.01)
+    assert told["healthy_hu"] == pytest.approx(-900, abs=15)
+    assert told["disease_hu"] > -600
+    assert told["healthy_hu"] + 20 < told["boundary_hu"] < told["disease_hu"] - 100
+    low, high = told["lesion_ml_range"]
+    assert low <= found_sick.volumes["both"]["lesion_ml"] <= high < 2 * low
+
+
+def test_a_breath_out_has_the_same_lesions(sick, found_sick, shipped_model):
+    found = segment(breathed_out(sick, 0.06), shipped_model, lung_labels=found_sick.lung_labels)
+    assert [line for line in found.warnings if "breath out" in line] == list(found.warnings) != []
+    both = (found.lesion_mask & found_sick.lesion_mask).sum()
+    assert 2 * both / (found.lesion_mask.sum() + found_sick.lesion_mask.sum()) > 0.97
+    for name in ("healthy_hu", "boundary_hu"):
+        assert found.certainty[name] == pytest.approx(found_sick.certainty[name], abs=10)
 
 
 def test_healthy_lungs_stay_clean(shipped_model):
@@ -259,9 +376,8 @@ def test_lungs_are_wider_beside_what_the_lesion_networks_veto(phantom, tiny_mode
     lungs, y = sides_of(phantom), np.arange(phantom.scan.shape[1])[:, None]
     lungs[found.lesion_mask & (y > np.median(np.nonzero(found.lesion_mask)[1]))] = 0
     monkeypatch.setattr(pipeline, "find_lungs", lambda *_: Lungs(lungs, sides_of(phantom)))
-    said = {"lesion_networks": True, "prob_sure": 1.0, "prob_possible": 1.0, "lungs_vox": 4}
-    told = tiny_model.config.postprocessing.model_copy(update=said)
-    vetoed = segment(phantom.scan, tiny_model, tiny_model.config.model_copy(update={"postprocessing": told}))
+    config = asked_of_all(tiny_model, prob_lesion=1.0, prob_possible=1.0, lungs_vox=4)
+    vetoed = segment(phantom.scan, tiny_model, config)
     assert not vetoed.lesion_mask.any()
     added = (vetoed.lung_labels > 0) & (lungs == 0)
     assert added.any()

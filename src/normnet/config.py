@@ -61,6 +61,7 @@ class LungsConfig(Section):
     pixel_mm: float = 1.5
     slice_mm: float = 2.0  # thinner scans are looked at this far apart
     neighbours_mm: tuple[float, ...] = (6.0,)  # how far below and above lie slices that are seen with each
+    smooth_mm: float = 0.0  # dense tissue: standard deviation of a Gaussian along z, over which slices agree; 0: none
     low_hu: float = -1024.0
     high_hu: float = 600.0
     threshold: float = 0.5
@@ -193,11 +194,12 @@ class PostprocessingConfig(Section):
     dimensions: Literal[2, 3] = 3  # of the mean filters
     normalised: bool = False  # means over lung voxels only
     lesion_networks: bool = False  # use them, and the boundary below; False: the paper
-    prob_lesion: float = 0.2  # could be lesion: they give it more than this,
+    prob_lesion: float = 0.1  # could be lesion: they give it more than this,
     prob_possible: float = 0.02  # or Eq. 10 finds it and they give it more than this
-    share: float = 0.25  # lesion: denser than this share of the way from the healthy lung to the disease
-    share_range: Range = (0.15, 0.35)  # the volume is also told for these
-    disease_percentile: float = 90.0  # the disease's density: this percentile of what is more likely lesion than not
+    step_hu: float = 60.0  # lesion: denser than the healthy lung by this
+    share: float = 0.15  # and this share of the way from there to the disease
+    share_range: Range = (0.05, 0.25)  # the volume is also told for these
+    disease_percentile: float = 75.0  # the disease's density: this percentile of what is more likely lesion than not
     least_contrast_hu: float = 150.0  # of the disease with the healthy lung
     density_sigma_vox: float = 2.0  # the density is smoothed with this Gaussian
     rim_vox: int = 0  # layers of the lungs' outline, in each slice, that are never lesion; 0: the paper

@@ -102,8 +102,15 @@ def settings_of(manifest: dict[str, Any], folder: Path) -> tuple[Config, list[st
 
 
 def with_lungs(config: Config, lung_manifest: dict[str, Any]) -> Config:
-    """The settings with those of a lung model in the section ``lungs``: what its network sees is its own."""
-    values = lung_manifest.get("inference", {}).get("lungs")
+    """The settings with those of a lung model in the section ``lungs``: what its network sees is its own.
+
+    Raises:
+        ModelError: If the manifest holds something else in place of settings.
+    """
+    settings = lung_manifest.get("inference", {})
+    if not isinstance(settings, dict):
+        raise ModelError("NN-MOD-003", "incomplete model manifest", "lung model", "train or copy it again")
+    values = settings.get("lungs")
     lungs = LungsConfig() if values is None else parse_manifest_config({"lungs": values}, "lungs")[0].lungs
     return config.model_copy(update={"lungs": lungs})
 

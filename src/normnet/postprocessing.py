@@ -105,7 +105,7 @@ def postprocess(
 
     With the lesion networks, what they or Eq. 10 call lesion is a candidate. A reader draws the edge where density is
     some way between this patient's healthy lung and this patient's disease, so candidates count where they are denser
-    than ``share`` of that way. The outermost layers of the lungs are never lesion.
+    than the healthy lung by ``step_hu`` and ``share`` of that way. The outermost layers of the lungs are never lesion.
 
     Args:
         thorax: (z, y, x) float32 in [0, 1], 0 outside the lungs.
@@ -121,16 +121,43 @@ def postprocess(
     remainder = np.where(normal_mask, np.float32(0), thorax)
     cap = (mean_filter(remainder, config.k_f, lung_mask, config) > config.t_f) & lung_mask
     core = dilate(seeds, config.dilation_vox) & cap
-    searched = inner(lung_mask, config.rim_vox) if config.rim_vox > 0 else lung_mask
     if prob_lesion is None:
+        searched = inner(lung_mask, config.rim_vox) if config.rim_vox > 0 else lung_mask
         return LesionSteps(anomaly, seeds, remainder, cap, core, core & searched)
     density_hu = parenchyma_density(volume_hu, lung_mask, normal_mask, config.density_sigma_vox)
-    candidates = (prob_lesion > config.prob_lesion) | (core & (prob_lesion > config.prob_possible))
-    healthy = inner(lung_mask, 1) & (prob_lesion < HEALTHY_PROB) & ~core & ~normal_mask
-    disease = inner(lung_mask, 1) & (prob_lesion > DISEASE_PROB)
-    boundary = find_boundary(density_hu[healthy], density_hu[disease], density_hu[candidates & searched], config)
-    lesions = candidates & searched & (density_hu > boundary.lesion_hu)
+    lesions, boundary = bound_lesions(density_hu, core, prob_lesion, lung_mask, normal_mask, config)
     return LesionSteps(anomaly, seeds, remainder, cap, core, lesions, boundary)
+
+
+def bound_lesions(
+    density_hu: np.ndarray,
+    core: np.ndarray,
+    prob_lesion: np.ndarray,
+    lung_mask: np.ndarray,
+    normal_mask: np.ndarray,
+    config: PostprocessingConfig,
+) -> tuple[np.ndarray, Boundary]:
+    """Candidates that are denser than this patient's boundary.
+
+    Args:
+        density_hu: (z, y, x), see ``parenchyma_density``.
+        core: Same shape, bool, Eq. 10.
+        prob_lesion: Same shape, float32, of the lesion networks.
+        lung_mask: Same shape, bool.
+        normal_mask: Same shape, bool, the vote.
+        config: Candidates, boundary, rim.
+
+    Returns:
+        Bool, the lesions; and where their edge was drawn.
+    """
+    searched = inner(lung_mask, config.rim_vox) if config.rim_vox > 0 else lung_mask
+    candidates = (prob_lesion > config.prob_lesion) | (core & (prob_lesion > config.prob_possible))
+    candidates &= searched
+    inside = inner(lung_mask, 1)
+    healthy = inside & (prob_lesion < HEALTHY_PROB) & ~core & ~normal_mask
+    disease = inside & (prob_lesion > DISEASE_PROB)
+    boundary = find_boundary(density_hu[healthy], density_hu[disease], density_hu[candidates], config)
+    return candidates & (density_hu > boundary.lesion_hu), boundary
 
 
 def find_boundary(
@@ -142,12 +169,12 @@ def find_boundary(
         healthy_hu: Densities where the lesion networks see nothing; may be empty.
         disease_hu: Densities of what is more likely lesion than not; may be empty.
         candidates_hu: Densities of all candidates.
-        config: Share, percentile, least contrast.
+        config: Step, share, percentile, least contrast.
     """
     healthy = float(np.median(healthy_hu)) if len(healthy_hu) >= FEWEST_VOX else float(AIR_HU)
     disease = healthy + config.least_contrast_hu
     if len(disease_hu) >= FEWEST_VOX:
         disease = max(disease, float(np.percentile(disease_hu, config.disease_percentile)))
     shares = (config.share_range[0], config.share, config.share_range[1])
-    low, lesion, high = (healthy + share * (disease - healthy) for share in shares)
+    low, lesion, high = (healthy + config.step_hu + share * (disease - healthy) for share in shares)
     return Boundary(healthy, disease, lesion, (int((candidates_hu > high).sum()), int((candidates_hu > low).sum())))

@@ -25,6 +25,7 @@ def tiny_models(tmp_path_factory):
     import torch
 
     from normnet.config import Config, NetworkConfig, PreparationConfig, TrainingConfig
+    from normnet.lungs.train import lung_network
     from normnet.network.unet import build_unet
     from normnet.network.weights import save_model, split_settings
 
@@ -34,7 +35,7 @@ def tiny_models(tmp_path_factory):
     config = Config(network=network, preparation=PreparationConfig(spacing_mm=(5, 5, 5)))
     members = {f"member-{n}": build_unet(network).state_dict() for n in (1, 2)}
     save_model(root / "ensemble", members, "normnet", network, {"name": "tiny", **split_settings(config.model_dump())})
-    flat = NetworkConfig(spatial_dims=2, in_channels=3, channels=(4, 8), n_res_units=1)
+    flat = lung_network(config.lungs).model_copy(update={"channels": (4, 8)})
     save_model(root / "lungs", {"member-1": build_unet(flat).state_dict()}, "lungs", flat, {"name": "tiny lungs"})
     lesions = config.model_copy(update={"training": TrainingConfig(target="disease")})
     state = {"member-1": build_unet(network).state_dict()}

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -99,6 +100,7 @@ def test_segment_a_batch(segment, scans, tmp_path, capsys):
         folder = tmp_path / "out" / name
         assert {path.name for path in folder.iterdir()} == {*FILES, RESULT}
         assert _result(folder)["status"] == "ok"
+        assert _result(folder)["certainty"] == {"tissue_in_air": 0.0}  # the tiny model knows no boundary
         assert re.search(rf"^{name}: ok; lesions [\d.]+ ml, [\d.]+ % of the lung; [\d.]+ s$", told, re.MULTILINE)
     assert "1 masks passed over" in told
     assert "3 scans: 3 segmented, 0 done already, 0 failed" in told
@@ -406,7 +408,7 @@ def test_train_lungs(scans, tmp_path, monkeypatch, capsys):
         calls.update(n=len(slices), iterations=iterations, seed=seed)
         on_step(1, 0.5)
         torch.manual_seed(seed)
-        return library.build_unet(library.LUNG_NETWORK).state_dict()
+        return library.build_unet(library.lung_network(config)).state_dict()
 
     monkeypatch.setattr(library, "train_lungs", quick)
     (scans / "list.csv").write_text("case_id,file,lung_mask\none,a.nii.gz,../a_lungs.nii.gz\ntwo,b.nii.gz,\n")
@@ -525,6 +527,40 @@ def test_a_lung_model_that_sees_one_slice_is_refused(scans, tmp_path, capsys):
     arguments = ["segment", str(scans / "a.nii.gz"), "--out", str(tmp_path / "out"), "--device", "cpu"]
     assert main([*arguments, "--lung-model", str(tmp_path / "old")]) == 6
     assert "NN-MOD-008" in capsys.readouterr().err
+
+
+def test_lungs_are_found_with_their_models_own_settings(scans, tiny_models, tmp_path, monkeypatch):
+    """Whatever the ensemble says; the user has the last word."""
+    from normnet import pipeline
+
+    lungs, real, seen = tmp_path / "lungs", pipeline.find_lungs, []
+    shutil.copytree(tiny_models[1], lungs)
+    manifest = json.loads((lungs / "manifest.json").read_text()) | {"inference": {"lungs": {"threshold": 0.45}}}
+    (lungs / "manifest.json").write_text(json.dumps(manifest))
+
+    def find_lungs(scan, networks, config, *others):
+        seen.append(config.threshold)
+        return real(scan, networks, config, *others)
+
+    monkeypatch.setattr(pipeline, "find_lungs", find_lungs)
+    (tmp_path / "mine.toml").write_text("[lungs]\nthreshold = 0.3\n")
+    arguments = ["segment", str(scans / "a.nii.gz"), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    arguments += ["--model", str(tiny_models[0]), "--lung-model", str(lungs), "--lesion-model", str(tiny_models[2])]
+    assert main(arguments) == 0
+    assert main([*arguments, "--config", str(tmp_path / "mine.toml")]) == 0
+    assert seen == [0.45, 0.3]
+
+
+def test_a_breath_out_is_warned_of(segment, scans, tmp_path, capsys):
+    """The lungs of the phantom are at -850 HU: far more tissue than at -950."""
+    settings = tmp_path / "mine.toml"
+    settings.write_text("[preparation]\ninspired_hu = -950.0\nbreath_limits = [-0.06, 0.15]\n")
+    assert segment(scans / "a.nii.gz", "--config", settings) == 0
+    told = _result(tmp_path / "out/a")
+    assert told["certainty"]["tissue_in_air"] == pytest.approx(0.1, abs=0.015)
+    assert ["breath out" in line for line in told["warnings"]] == [True]
+    caught = capsys.readouterr()
+    assert "breath out" in caught.out + caught.err
 
 
 def test_an_old_model_is_told_of_in_one_line(old_model, scans, tiny_models, tmp_path, capfd):

@@ -56,7 +56,8 @@ def result():
     prob = np.where(lesions, np.float32(0.75), 0)
     votes = lesions.astype(np.uint8) * 2
     volumes = quantify(lesions, labels, scan.geometry.voxel_ml)
-    return scan, Segmentation(lesions, labels, prob, votes, volumes, ("seen",), {"lungs": 0.1})
+    certainty = {"tissue_in_air": 0.05, "lesion_ml_range": [1.5, 2.5], "healthy_hu": -890.5}
+    return scan, Segmentation(lesions, labels, prob, votes, volumes, ("seen",), {"lungs": 0.1}, "lungs", certainty)
 
 
 @pytest.fixture
@@ -90,7 +91,9 @@ def test_result_json_tells_what_a_reader_needs(tmp_path, result):
     assert told["notice"] == "Research use only, not a medical device."
     assert told["scan"] == {"shape_zyx": list(scan.shape), "spacing_mm_zyx": list(scan.geometry.spacing_mm)}
     assert told["volumes"]["both"]["lesion_ml"] == pytest.approx(found.lesion_mask.sum() * scan.geometry.voxel_ml)
+    assert told["certainty"] == found.certainty != {}
     assert told["model"]["n_members"] == 3
+    assert told["model"]["lungs"] == "lungs"
     assert told["model"]["min_votes"] == 2
     assert told["warnings"] == [*scan.warnings, "seen"]
     assert list(told["seconds"]) == ["lungs", "writing"]

@@ -93,6 +93,26 @@ def test_large_opacities_take_a_whole_lung_and_keep_its_bronchi(chests, monkeypa
     assert (add_disease(image, mask, 1.0, rng()) < -250)[where_solid].float().mean() < 0.001
 
 
+@pytest.mark.parametrize("tilted", [0.0, 1.0])
+def test_large_opacities_may_end_at_a_height(monkeypatch, tilted):
+    """Seven slices over a height of 120 pixels: solid bases, more seldom solid tops; upright planes end at none."""
+    mask = torch.zeros(60, 7, 96, 112, dtype=torch.bool)
+    mask[..., 20:80, 14:98] = True
+    clean = torch.where(mask, -850.0, 40.0)
+    for name, value in (("N_ELLIPSES", 1), ("PROB_LAYER", 0.0), ("PROB_LARGE", 1.0), ("PROB_TILTED", tilted)):
+        monkeypatch.setattr(disease, name, value)
+    heights = torch.linspace(-60, 60, 7).expand(60, 7)
+    sick = add_disease_at(clean, mask, heights, 1.0, rng(2))
+    taken = ((sick - clean).abs() > 60).sum((2, 3)) / mask.sum((2, 3))
+    base, middle, top = taken[:, 0], taken[:, 3], taken[:, 6]
+    solid_base, solid_top = (base > 0.9) & (top < 0.5), (top > 0.9) & (base < 0.5)
+    if tilted:
+        assert solid_base.sum() > 2 * solid_top.sum() > 0
+        assert ((base > 0.9) & (middle > 0.2) & (middle < 0.8)).any()  # the plane runs through the stack
+    else:
+        assert not (solid_base | solid_top).any()
+
+
 def test_disease_goes_on_in_the_neighbours(chests):
     """Alike at the same height, less so the farther the neighbours lie."""
     mask = chests[1]

@@ -6,14 +6,21 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
-from normnet.config import LungsConfig
+from normnet.config import Config, LungsConfig
 from normnet.errors import ValueRangeError
-from normnet.lungs.learned import doubt_lungs, segment_lungs
+from normnet.lungs.learned import SLICES_AT_ONCE, doubt_lungs, predict_lungs, segment_lungs
+from normnet.lungs.train import lung_network
+from normnet.models import shipped, with_lungs
+from normnet.network.unet import build_unet
+from normnet.network.weights import read_manifest
 from normnet.scan import Geometry, Scan
 from tests.phantoms import Phantom, reorient, thorax_phantom
 
-CONFIG = LungsConfig()
+CONFIG = with_lungs(Config(), read_manifest(shipped("lungs"), "lungs")).lungs
+SEVEN = LungsConfig(neighbours_mm=(6.0, 20.0, 50.0))
 STORAGES = [
     ((0, 1, 2), (True, False, False)),
     ((0, 1, 2), (False, True, True)),
@@ -88,6 +95,51 @@ def test_a_body_without_lungs_is_an_error(phantom, lung_networks):
     with pytest.raises(ValueRangeError) as caught:
         segment_lungs(solid, lung_networks, CONFIG)
     assert caught.value.code == "NN-VAL-020"
+
+
+# --- what the network sees ---
+
+
+class Watching(nn.Module):
+    """Remembers the grey value of every slice it saw, and says lung."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen: list[torch.Tensor] = []
+
+    def forward(self, stack: torch.Tensor) -> torch.Tensor:
+        self.seen.append(stack[:, :, 0, 8])  # beside what is padded to the right, mirrored to the left
+        return torch.full_like(stack[:, :1], 5.0)
+
+
+@pytest.mark.parametrize(("slice_mm", "apart"), [(2.0, (3, 10, 25)), (5.0, (1, 4, 10)), (8.0, (1, 2, 6))])
+def test_a_slice_is_seen_with_its_neighbours(slice_mm, apart):
+    """Every slice as it is and mirrored, more of them than are asked at once; at the ends the outermost one repeats."""
+    depth = 2 * SLICES_AT_ONCE + 5
+    volume = np.broadcast_to(np.float32(10 * np.arange(depth) - 1000)[:, None, None], (depth, 20, 24))
+    network = Watching()
+    prob = predict_lungs(volume, slice_mm, [network], SEVEN)
+    assert prob.shape == volume.shape
+    assert prob.min() > 0.9
+    for turn in (0, 1):
+        grey = torch.cat(network.seen[turn::2])
+        rows = ((grey * 1624 - 1024 + 1000) / 10).round().int().tolist()
+        every = [*(-a for a in reversed(apart)), 0, *apart]
+        assert rows == [[min(max(z + a, 0), depth - 1) for a in every] for z in range(depth)]
+
+
+def test_a_network_of_seven_slices_finds_lungs_of_the_scans_shape(phantom):
+    """Untrained, it says anything, but of every voxel."""
+    torch.manual_seed(0)
+    network = build_unet(lung_network(SEVEN).model_copy(update={"channels": (4, 8)})).eval()
+    volume = phantom.scan.volume_hu.astype(np.float32)
+    prob = predict_lungs(volume, 5.0, [network], SEVEN)
+    assert prob.shape == volume.shape
+    assert 0 < prob.min() < prob.max() < 1
+    above = volume.copy()
+    above[20] = 500
+    changed = (predict_lungs(above, 5.0, [network], SEVEN) != prob).any(axis=(1, 2))
+    assert np.flatnonzero(changed).tolist() == [10, 16, 19, 20, 21, 24, 30]
 
 
 # --- doubts ---

@@ -8,11 +8,13 @@ import pytest
 from normnet.config import LungsConfig
 from normnet.errors import InputError
 from normnet.io.images import write_image
+from normnet.lungs.learned import seen_slices
 from normnet.lungs.slices import archive_slices, read_lung_slices, volume_slices
 from normnet.scan import Geometry, Scan
 from tests.phantoms import ORIENTATIONS, reorient, thorax_phantom, write_nifti
 
-CONFIG = LungsConfig()  # pixels of 1.5 mm
+CONFIG = LungsConfig(neighbours_mm=(6.0,))  # pixels of 1.5 mm
+SEVEN = LungsConfig(neighbours_mm=(6.0, 20.0, 50.0))
 
 
 def stairs(depth: int, slice_mm: float) -> tuple[Scan, np.ndarray]:
@@ -24,7 +26,8 @@ def stairs(depth: int, slice_mm: float) -> tuple[Scan, np.ndarray]:
 
 
 def levels(slices) -> list[int]:
-    return [int(item.image_hu[1, 5, 5]) for item in slices]
+    """Of the middle ones."""
+    return [int(item.image_hu[len(item.rows) // 2, 5, 5]) for item in slices]
 
 
 # --- volumes ---
@@ -61,13 +64,53 @@ def test_thin_slices_and_thick_averages(depth, slice_mm, thin, thick):
 
 
 def test_neighbours_below_and_above():
-    """6 mm away, or the next thick slice; at the ends of the scan the last there is."""
+    """6 mm away, of thin slices and of thick ones; at the ends of the scan the last there is."""
     scan, mask = stairs(12, 2.0)
     slices = volume_slices(scan, mask, CONFIG)
     seen = [item.image_hu[:, 5, 5].tolist() for item in slices]
     assert seen[:12] == [[10 * max(0, z - 3), 10 * z, 10 * min(11, z + 3)] for z in range(12)]
+    assert [item.rows for item in slices[:2]] == [(0, 0, 3), (0, 1, 4)]
     assert seen[12:14] == [[10, 10, 40], [10, 30, 60]]
-    assert {item.apart_mm for item in slices} == {6.0}
+    assert {item.heights_mm for item in slices} == {(-6.0, 0.0, 6.0)}
+
+
+def test_seven_slices_are_seen():
+    """6, 20 and 50 mm away, rounded to whole slices; copies of the outermost one keep their height."""
+    scan, mask = stairs(60, 2.5)
+    slices = volume_slices(scan, mask, SEVEN)[:60]
+    apart = np.array([-20, -8, -2, 0, 2, 8, 20])
+    for z in (0, 1, 5, 30, 55, 59):
+        rows = [min(max(z + a, 0), 59) for a in apart]
+        assert list(slices[z].rows) == rows
+        assert slices[z].image_hu[:, 5, 5].tolist() == [10 * row for row in rows]
+        assert slices[z].image_hu.shape == slices[z].lung_mask.shape == (7, 16, 24)
+        assert slices[z].heights_mm == tuple(2.5 * apart)
+
+
+@pytest.mark.parametrize(
+    ("slice_mm", "apart"), [(1.0, (6, 20, 50)), (5.0, (1, 4, 10)), (8.0, (1, 2, 6)), (30.0, (1, 1, 2))]
+)
+def test_neighbours_in_slices_of_any_thickness(slice_mm, apart):
+    """At least the next one; the network's input and what it learned from are chosen alike."""
+    seen = seen_slices(slice_mm, SEVEN)
+    assert seen.tolist() == [*(-a for a in reversed(apart)), 0, *apart]
+    assert seen_slices(slice_mm, CONFIG).tolist() == [-apart[0], 0, apart[0]]
+
+
+def test_slices_share_the_volume_of_their_ct():
+    """However many are seen with each, no voxel is kept twice."""
+    scan, mask = stairs(12, 2.0)
+    slices = volume_slices(scan, mask, SEVEN)
+    assert len({id(item.volume_hu) for item in slices}) == 2  # thin and thick
+    assert len({id(item.volume_mask) for item in slices}) == 2
+
+
+def test_slices_without_lung_are_known_by_their_middle():
+    scan, mask = stairs(12, 2.0)
+    mask[4:] = False
+    slices = volume_slices(scan, mask, SEVEN)[:12]
+    assert [item.is_empty for item in slices] == [False] * 4 + [True] * 8
+    assert slices[4].lung_mask.any()
 
 
 def test_the_mask_of_a_thick_slice_is_what_most_of_it_is():
@@ -116,28 +159,29 @@ def write_archive(path, *, packed=True, width=24, **changes):
 
 @pytest.mark.parametrize("width", [24, 20])
 @pytest.mark.parametrize("packed", [True, False])
-def test_masks_as_bits_or_as_they_are(tmp_path, packed, width):
+@pytest.mark.parametrize(("config", "n_seen"), [(CONFIG, 3), (SEVEN, 7)])
+def test_masks_as_bits_or_as_they_are(tmp_path, packed, width, config, n_seen):
     images, masks = write_archive(tmp_path / "slices.npz", packed=packed, width=width)
-    slices = archive_slices(tmp_path / "slices.npz")
+    slices = archive_slices(tmp_path / "slices.npz", config)
     assert len(slices) == 3
     for item, image, mask in zip(slices, images, masks, strict=True):
-        np.testing.assert_array_equal(item.image_hu, np.stack([image.astype(int) * 6 - 1024] * 3))
-        np.testing.assert_array_equal(item.lung_mask, np.stack([mask] * 3))
-        assert item.apart_mm == 0
+        np.testing.assert_array_equal(item.image_hu, np.stack([image.astype(int) * 6 - 1024] * n_seen))
+        np.testing.assert_array_equal(item.lung_mask, np.stack([mask] * n_seen))
+        assert item.heights_mm == (0,) * n_seen
         assert item.image_hu.dtype == np.int16
         assert item.pixel_mm == 1.4
 
 
 def test_pixel_size_and_hu_of_an_archive(tmp_path):
     images, _ = write_archive(tmp_path / "slices.npz", pixel_mm=0.9)
-    first = archive_slices(tmp_path / "slices.npz", to_hu=(20.0, -1100.0))[0]
+    first = archive_slices(tmp_path / "slices.npz", CONFIG, to_hu=(20.0, -1100.0))[0]
     assert first.pixel_mm == 0.9
     np.testing.assert_array_equal(first.image_hu[1], np.clip(images[0].astype(int) * 20 - 1100, -1024, 3071))
 
 
 def test_an_archive_may_lack_hu_where_they_are_given(tmp_path):
     write_archive(tmp_path / "slices.npz", slope=None, inter=None)
-    assert len(archive_slices(tmp_path / "slices.npz", to_hu=(6.0, -1024.0))) == 3
+    assert len(archive_slices(tmp_path / "slices.npz", CONFIG, to_hu=(6.0, -1024.0))) == 3
 
 
 @pytest.mark.parametrize(
@@ -149,7 +193,7 @@ def test_an_archive_may_lack_hu_where_they_are_given(tmp_path):
 def test_incomplete_archives(tmp_path, changes):
     write_archive(tmp_path / "slices.npz", **changes)
     with pytest.raises(InputError) as caught:
-        archive_slices(tmp_path / "slices.npz")
+        archive_slices(tmp_path / "slices.npz", CONFIG)
     assert caught.value.code == "NN-DAT-003"
 
 
@@ -163,7 +207,7 @@ def test_damaged_archives(tmp_path, damage):
     write_archive(path)
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(InputError) as caught:
-        archive_slices(path)
+        archive_slices(path, CONFIG)
     assert caught.value.code == "NN-DAT-003"
 
 
@@ -171,7 +215,7 @@ def test_what_is_no_archive(tmp_path):
     np.save(tmp_path / "array.npy", np.zeros(3))
     for path in (tmp_path / "nothing.npz", tmp_path / "array.npy", tmp_path):
         with pytest.raises(InputError) as caught:
-            archive_slices(path)
+            archive_slices(path, CONFIG)
         assert caught.value.code == "NN-DAT-003"
 
 
@@ -206,6 +250,8 @@ def test_cases_left_out_and_archives_beside_lists(manifest, tmp_path):
     write_archive(tmp_path / "slices.npz", slope=None, inter=None)
     slices = read_lung_slices([manifest, tmp_path / "slices.npz"], CONFIG, frozenset({"train"}), (6.0, -1024.0))
     assert len(slices) == N_SLICES["unmarked"] + 3
+    slices = read_lung_slices([manifest, tmp_path / "slices.npz"], SEVEN, frozenset({"train"}), (6.0, -1024.0))
+    assert {len(item.rows) for item in slices} == {len(item.heights_mm) for item in slices} == {7}
 
 
 def test_suspect_slices_of_a_list(manifest):

@@ -15,14 +15,15 @@ from normnet.lungs.slices import volume_slices
 from normnet.network.unet import build_unet
 from tests.phantoms import thorax_phantom
 
-CONFIG = LungsConfig(pixel_mm=3.0)
+CONFIG = LungsConfig(pixel_mm=3.0, neighbours_mm=(6.0,))
+SEVEN = LungsConfig(pixel_mm=3.0, neighbours_mm=(6.0, 20.0, 50.0))
 TINY = NetworkConfig(spatial_dims=2, in_channels=3, channels=(8, 16), n_res_units=1)
 
 
 @pytest.fixture(scope="module")
 def slices():
     phantom = thorax_phantom((8, 64, 64), (16.0, 5.0, 5.0), lesions=False, vessels=False)
-    return [item for item in volume_slices(phantom.scan, phantom.lung_mask, CONFIG) if item.lung_mask[1].any()]
+    return [item for item in volume_slices(phantom.scan, phantom.lung_mask, CONFIG) if not item.is_empty]
 
 
 @pytest.fixture(autouse=True)
@@ -35,10 +36,10 @@ def small_and_alone(monkeypatch):
     torch.set_num_threads(before)
 
 
-def run(slices, **options) -> tuple[dict[str, torch.Tensor], list[float]]:
+def run(slices, config=CONFIG, **options) -> tuple[dict[str, torch.Tensor], list[float]]:
     losses: list[float] = []
     settings = {"iterations": 3, "batch": 2, "on_step": lambda step, loss: losses.append(loss), **options}
-    return train.train_lungs(slices, CONFIG, **settings), losses
+    return train.train_lungs(slices, config, **settings), losses
 
 
 def same(first, second) -> bool:
@@ -65,6 +66,57 @@ def test_crops_and_masks_belong_together(slices, monkeypatch):
         assert image[n, 1:2][rim[n] > 0].median() > 0.4
 
 
+def graded(rows: tuple[int, ...], step_mm: float = 10.0) -> train.LungSlice:
+    """A slice of a volume whose every slice is 60 HU brighter than the one below."""
+    levels = -900 + 60 * np.arange(9, dtype=np.int16)[:, None, None]
+    volume = np.broadcast_to(levels, (9, 64, 64))
+    heights = tuple(step_mm * (row - rows[len(rows) // 2]) for row in rows)
+    return train.LungSlice(volume, np.ones(volume.shape, bool), rows, 3.0, heights)
+
+
+@pytest.mark.parametrize(("rows", "n_seen"), [((4,), 1), ((3, 4, 5), 3), ((0, 1, 3, 4, 5, 7, 8), 7)])
+def test_any_number_of_slices_is_seen(rows, n_seen):
+    """In their order, from below to above; the mask is the middle one's."""
+    item = graded(rows)
+    item.volume_mask[5:] = False
+    config = LungsConfig(pixel_mm=3.0, neighbours_mm=tuple(range(1, n_seen // 2 + 1)))
+    assert train.lung_network(config).in_channels == n_seen
+    image, mask = train.sample_batch([item], 8, config, 0.0, torch.ones(1), torch.Generator().manual_seed(3))
+    assert image.shape == (8, n_seen, 64, 64)
+    assert mask.shape == (8, 1, 64, 64)
+    assert mask.mean() > 0.4
+    assert (image.mean((2, 3)).diff(dim=1) >= -0.005).all()
+    item.volume_mask[4] = False
+    assert item.is_empty
+    assert not train.sample_batch([item], 8, config, 0.0, torch.ones(1), torch.Generator().manual_seed(3))[1].any()
+
+
+@pytest.mark.parametrize("prob_end", [0.0, 1.0])
+def test_near_the_ends_of_a_scan_slices_repeat(monkeypatch, prob_end):
+    """From none to all three of the neighbours are missing, at both ends alike; the middle slice never is."""
+    monkeypatch.setattr(train, "PROB_END", prob_end)
+    item = graded((0, 1, 3, 4, 5, 7, 8))
+    image, _ = train.sample_batch([item], 64, SEVEN, 0.0, torch.ones(1), torch.Generator().manual_seed(4))
+    means = image.mean((2, 3))
+    rises = means.diff(dim=1) > 0.25 * means.diff(dim=1).max(dim=1, keepdim=True).values  # of 60 or 120 HU
+    below, above = (~rises[:, :3]).sum(1), (~rises[:, 3:]).sum(1)
+    for missing, half in ((below, rises[:, :3]), (above, rises[:, 3:].flip(1))):
+        assert set(missing.tolist()) == ({0, 1, 2, 3} if prob_end else {0})
+        assert torch.equal(half, torch.arange(3) >= missing[:, None])  # the outermost ones
+    assert prob_end == 0 or len(set(zip(below.tolist(), above.tolist(), strict=True))) > 8
+
+
+@pytest.mark.parametrize(
+    "device",
+    ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here"))],
+)
+def test_crops_are_made_where_the_generator_is(slices, device):
+    rng = torch.Generator(device).manual_seed(0)
+    image, mask = train.sample_batch(slices, 4, CONFIG, 1.0, train.draw_weights(slices), rng)
+    assert image.device.type == mask.device.type == device
+    assert torch.isfinite(image).all()
+
+
 def test_crops_differ_in_size_and_side(slices, monkeypatch):
     monkeypatch.setattr(train, "CROP", 128)
     _, mask = train.sample_batch(slices[:1], 16, CONFIG, 0.0, torch.ones(1), torch.Generator().manual_seed(2))
@@ -75,7 +127,7 @@ def test_crops_differ_in_size_and_side(slices, monkeypatch):
 
 def test_slices_without_lung_are_drawn_seldom(slices):
     """Nine of ten slices are empty; they make the share of the draws that is set, or all where there is no lung."""
-    empty = replace(slices[0], lung_mask=np.zeros_like(slices[0].lung_mask))
+    empty = replace(slices[0], volume_mask=np.zeros_like(slices[0].volume_mask))
     weights = train.draw_weights([empty] * 9 * len(slices) + slices)
     assert weights[: 9 * len(slices)].sum() == pytest.approx(train.EMPTY_SHARE)
     assert weights.sum() == pytest.approx(1)
@@ -98,6 +150,15 @@ def test_same_seed_same_weights(slices):
     assert same(first, second)
     assert not same(first, other)
     assert first.keys() == build_unet(TINY).state_dict().keys()
+
+
+def test_a_network_of_seven_slices_is_trained():
+    phantom = thorax_phantom((8, 64, 64), (16.0, 5.0, 5.0), lesions=False, vessels=False)
+    state, losses = run(volume_slices(phantom.scan, phantom.lung_mask, SEVEN), SEVEN)
+    assert np.isfinite(losses).all()
+    network = build_unet(train.lung_network(SEVEN))
+    network.load_state_dict(state)
+    assert network(torch.zeros(1, 7, 32, 32)).shape == (1, 1, 32, 32)
 
 
 def test_going_on_from_other_weights(slices):

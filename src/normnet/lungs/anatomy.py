@@ -9,6 +9,7 @@ SMALL_SHARE = 0.04  # of the largest component
 AIR_HU = -960.0  # mean of a component that is air beside the body, between back and table for instance
 BAY_MM, DENSE_HU, BAY_SHARE = 12.0, -500.0, 0.02
 SMALL_SIDE = 0.5  # of the other lung
+JUMPS_SHARE = 0.01  # of the lungs, where one slice says otherwise than both beside it
 FAT_HU, FAT_SPREAD_HU, EVEN_MM, FAT_ML = (-140.0, -50.0), 12.0, 6.0, 1.0
 FAT_EDGE_HU = 30.0  # beyond FAT_HU, of what belongs to fat that was found
 
@@ -136,6 +137,17 @@ def left_out_share(volume_hu: np.ndarray, lung_labels: np.ndarray, spacing_mm: t
     return n_left_out / int((lung_labels > 0).sum())
 
 
+def jumping_share(lung_labels: np.ndarray) -> float:
+    """Voxels that are lung in one slice and not in both beside it, or the other way round, as a share of the lungs.
+
+    Args:
+        lung_labels: (z, y, x), 0 outside the lungs, not empty.
+    """
+    lungs = lung_labels > 0
+    below, here, above = lungs[:-2], lungs[1:-1], lungs[2:]
+    return int(((below == above) & (here != below)).sum()) / int(lungs.sum())
+
+
 def doubts(volume_hu: np.ndarray, lung_labels: np.ndarray, spacing_mm: tuple[float, ...]) -> tuple[str, ...]:
     """Why the lung mask may be wrong, one line each; empty if nothing is odd.
 
@@ -150,6 +162,12 @@ def doubts(volume_hu: np.ndarray, lung_labels: np.ndarray, spacing_mm: tuple[flo
         found.append(
             f"dense tissue of {100 * share:.1f} % of the lungs lies in bays of the lung mask: "
             "lung may have been left out; look at lungs.nii.gz"
+        )
+    share = jumping_share(lung_labels)
+    if share > JUMPS_SHARE:
+        found.append(
+            f"slices of the lung mask disagree on {100 * share:.1f} % of the lungs: look at lungs.nii.gz, "
+            "solid bases above all"
         )
     right, left = (int((lung_labels == label).sum()) for label in (1, 2))
     if min(right, left) < SMALL_SIDE * max(right, left):

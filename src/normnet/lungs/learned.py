@@ -9,7 +9,7 @@ import numpy as np
 
 from normnet.config import LungsConfig
 from normnet.errors import ValueRangeError
-from normnet.lungs.anatomy import doubts, find_fat, keep_lungs, split_left_right
+from normnet.lungs.anatomy import DENSE_HU, doubts, find_fat, keep_lungs, split_left_right
 from normnet.lungs.external import ExternalLungs
 from normnet.preparation.orient import Orientation
 from normnet.preparation.prepare import bounding_box
@@ -74,6 +74,22 @@ def predict_lungs(
     return prob
 
 
+def agree(prob: np.ndarray, volume_hu: np.ndarray, slice_mm: float, config: LungsConfig) -> np.ndarray:
+    """Probabilities of dense tissue smoothed along z: what is lung in one slice hardly ends in the next.
+
+    Args:
+        prob: (z, y, x) float32, of lung.
+        volume_hu: Same shape.
+        slice_mm: Distance of the slices.
+        config: How far.
+    """
+    from scipy.ndimage import gaussian_filter1d
+
+    if config.smooth_mm <= 0:
+        return prob
+    return np.where(volume_hu > DENSE_HU, gaussian_filter1d(prob, config.smooth_mm / slice_mm, axis=0), prob)
+
+
 def segment_lungs(
     scan: Scan, networks: list[torch.nn.Module] | ExternalLungs, config: LungsConfig, device: str = "cpu"
 ) -> np.ndarray:
@@ -125,7 +141,7 @@ def find_lungs(
     start = tuple(((n - 1) - (m - 1) * d) / 2 for n, m, d in zip(turned.shape, shape, step, strict=True))
     grid = Grid(start, step, shape)
     coarse_hu = resample(turned, grid, outside=-1024).astype(np.float32)
-    prob = predict_lungs(coarse_hu, targets[0], networks, config, device)
+    prob = agree(predict_lungs(coarse_hu, targets[0], networks, config, device), coarse_hu, targets[0], config)
     prob[find_fat(coarse_hu, prob > config.threshold, tuple(targets))] = 0
 
     def outlined(threshold: float) -> np.ndarray:

@@ -1,0 +1,96 @@
+"""The settings of the boundary chosen by leave-one-patient-out; prints the first table of docs/results.md.
+
+    python benchmarks/leave_one_out.py $NORMNET_DATA/cases.csv
+
+Every CT with a lesion mask is one patient. The networks run once; then each setting of the grid is tried on each
+patient. In the fold of a patient the setting with the best mean DSC over the *other* patients is taken and scored on
+the patient. Beside it: the settings as shipped, Eq. 10 alone with the same ensemble and lungs, and the settings as
+shipped with either half of the lesion networks, which were trained alike but for their seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from pathlib import Path
+
+import numpy as np
+
+import normnet
+from normnet.config import Config, PostprocessingConfig
+from normnet.datasets.manifest import Case, read_manifest
+from normnet.evaluation.metrics import compute_overlap
+from normnet.inference.lesions import predict_lesions
+from normnet.inference.voting import predict_normal
+from normnet.io.masks import read_mask
+from normnet.lungs.learned import segment_lungs
+from normnet.pipeline import find_lesions
+from normnet.postprocessing import bound_lesions, parenchyma_density
+from normnet.preparation.prepare import prepare
+
+GRID = {
+    "step_hu": (0.0, 45.0, 60.0, 75.0, 90.0),
+    "share": (0.08, 0.12, 0.15, 0.2, 0.25, 0.3),
+    "disease_percentile": (75.0, 90.0),
+    "prob_lesion": (0.1, 0.2),
+}
+
+
+def settings(config: PostprocessingConfig) -> list[PostprocessingConfig]:
+    """Every combination of the grid."""
+    return [
+        config.model_copy(update=dict(zip(GRID, values, strict=True))) for values in itertools.product(*GRID.values())
+    ]
+
+
+def measure(case: Case, model: normnet.Model, config: Config) -> tuple[list[float], dict[str, float]]:
+    """DSC of every setting of the grid, and of the methods beside it."""
+    scan = normnet.read_ct(case.image)
+    reference = read_mask(case.lesion_mask, scan)
+    labels = segment_lungs(scan, model.lung_networks, config.lungs)
+    prepared = prepare(scan, labels, config.preparation, config.window)
+    votes = predict_normal(prepared.thorax, model.networks, config.network.stride, config.inference)
+    normal = votes.normal_mask(config.inference)
+    post = config.postprocessing
+
+    def dsc(mask: np.ndarray) -> float:
+        return compute_overlap(prepared.restore_mask(mask) & (labels > 0), reference).dsc
+
+    core = find_lesions(prepared, normal, config).core
+    density_hu = parenchyma_density(prepared.volume_hu, prepared.lung_mask, normal, post.density_sigma_vox)
+
+    def bounded(networks: list, chosen: list[PostprocessingConfig]) -> list[float]:
+        prob = predict_lesions(prepared, networks, model.lesion_config)
+        return [dsc(bound_lesions(density_hu, core, prob, prepared.lung_mask, normal, one)[0]) for one in chosen]
+
+    *grid, shipped = bounded(model.lesion_networks, [*settings(post), post])
+    half = len(model.lesion_networks) // 2
+    halves = [bounded(part, [post])[0] for part in (model.lesion_networks[:half], model.lesion_networks[half:])]
+    return grid, {"shipped": shipped, "Eq. 10": dsc(core), "one half": halves[0], "other half": halves[1]}
+
+
+def main() -> None:
+    """Read the options, measure every case, choose in folds."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("manifest", type=Path)
+    parser.add_argument("--split", default="dev")
+    options = parser.parse_args()
+    model = normnet.load_model()
+    cases = [case for case in read_manifest(options.manifest) if case.split == options.split and case.lesion_mask]
+    measured = [measure(case, model, model.config) for case in cases]
+    table = np.array([grid for grid, _ in measured])  # (patients, settings)
+    names = list(measured[0][1])
+    print(f"| case | left out | {' | '.join(names)} | chosen on the others |\n|{'---|' * (len(names) + 3)}")
+    left_out = []
+    for row, (case, (grid, beside)) in enumerate(zip(cases, measured, strict=True)):
+        best = int(np.delete(table, row, axis=0).mean(axis=0).argmax())
+        left_out.append(grid[best])
+        values = dict(zip(GRID, list(itertools.product(*GRID.values()))[best], strict=True))
+        numbers = " | ".join(f"{beside[name]:.3f}" for name in names)
+        print(f"| {case.case_id} | {grid[best]:.3f} | {numbers} | {values} |")
+    means = " | ".join(f"{np.mean([beside[name] for _, beside in measured]):.3f}" for name in names)
+    print(f"| **mean** | {np.mean(left_out):.3f} | {means} | |")
+
+
+if __name__ == "__main__":
+    main()
