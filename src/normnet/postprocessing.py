@@ -11,6 +11,7 @@ from normnet.config import PostprocessingConfig
 AIR_HU = np.float32(-1000)
 HEALTHY_PROB, DISEASE_PROB = 0.05, 0.5  # below and above: where the density of the two is taken
 FEWEST_VOX = 20  # to take a density from
+FEWEST_HEALTHY = 0.05  # of the disease's voxels; less than this is what the networks missed, not healthy lung
 
 
 class Boundary(NamedTuple):
@@ -171,7 +172,8 @@ def find_boundary(
         candidates_hu: Densities of all candidates.
         config: Step, share, percentile, least contrast.
     """
-    healthy = float(np.median(healthy_hu)) if len(healthy_hu) >= FEWEST_VOX else float(AIR_HU)
+    told = len(healthy_hu) >= max(FEWEST_VOX, FEWEST_HEALTHY * len(disease_hu))
+    healthy = float(np.median(healthy_hu)) if told else float(AIR_HU)  # hardly any is left: all candidates count
     disease = healthy + config.least_contrast_hu
     if len(disease_hu) >= FEWEST_VOX:
         disease = max(disease, float(np.percentile(disease_hu, config.disease_percentile)))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 FLUID_HU = 50.0
 BRIGHT_HU = -500.0  # vessels, airways' walls and dense disease do not count
 BLOCK_VOX = 4  # voxels are averaged over cubes of this edge, against noise
+DISEASE_TIMES = 2.0  # the most that is taken for breath: what is denser still is disease all over, and is left as it is
 LIGHTEST_PER_CENT = 10.0  # of the lung, what disease leaves free
 
 Image = TypeVar("Image", "np.ndarray", "torch.Tensor")
@@ -32,7 +33,7 @@ def estimate_fluid(volume_hu: np.ndarray, lung_mask: np.ndarray, config: Prepara
         config: ``inspired_hu``, and the limits of what is taken for breath and not for disease.
 
     Returns:
-        0 where hardly any lung is lighter than ``BRIGHT_HU``.
+        0 where hardly any lung is lighter than ``BRIGHT_HU``, or the lightest is denser than any breath leaves it.
     """
     cut = tuple(slice(n // BLOCK_VOX * BLOCK_VOX) for n in volume_hu.shape)
     counted = (lung_mask & (volume_hu < BRIGHT_HU))[cut].astype(np.float32)
@@ -42,7 +43,8 @@ def estimate_fluid(volume_hu: np.ndarray, lung_mask: np.ndarray, config: Prepara
         return 0.0
     lightest_hu = float(np.percentile(total[most] / share[most], LIGHTEST_PER_CENT))
     fluid = (lightest_hu - config.inspired_hu) / (FLUID_HU - config.inspired_hu)
-    return min(max(fluid, config.breath_limits[0]), config.breath_limits[1])
+    low, high = config.breath_limits
+    return 0.0 if fluid > DISEASE_TIMES * high else min(max(fluid, low), high)
 
 
 def take_fluid(volume_hu: Image, fluid: float) -> Image:
