@@ -323,6 +323,15 @@ def test_too_few_voxels_to_take_a_density_from():
     assert empty == (-1000, -850, -962.5, (0, 0))
 
 
+@pytest.mark.parametrize(("n_healthy", "healthy_hu"), [(19, -1000), (20, -900), (49, -1000), (50, -900)])
+def test_scraps_beside_much_disease_are_no_healthy_lung(n_healthy, healthy_hu):
+    """Twenty voxels at least, and a twentieth of the disease's: 400 or 1000."""
+    disease = np.full(400 if n_healthy <= 20 else 1000, -500, np.float32)
+    found = find_boundary(np.full(n_healthy, -900, np.float32), disease, disease, BOUNDED)
+    assert found.healthy_hu == healthy_hu
+    assert found.lesion_hu == pytest.approx(healthy_hu + 0.25 * (-500 - healthy_hu))
+
+
 def test_no_lung_at_all():
     hu, _, prob = patient()
     none = np.zeros(hu.shape, bool)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from normnet.lungs.anatomy import doubts, find_fat, left_out_share, split_left_right
+from normnet.lungs.anatomy import doubts, find_fat, jumping_share, left_out_share, split_left_right
 from normnet.lungs.anatomy import keep_lungs as keep_lungs_of
 
 SPACING_MM = (5.0, 5.0, 5.0)  # 0.125 ml a voxel
@@ -168,3 +168,15 @@ def test_aerated_consolidation_is_no_fat():
     hu = np.full((20, 60, 60), -850, np.float32)
     hu[5:15, 10:50, 10:50] = -80 + np.random.default_rng(0).normal(0, 70, (10, 40, 40))
     assert not find_fat(hu, np.ones(hu.shape, bool), (6.0, 1.5, 1.5)).any()
+
+
+def test_slices_that_disagree_with_both_beside_them():
+    """A slice without one of two equal lungs is half a slice of twenty; a lung that ends is no disagreement."""
+    labels = boxes(RIGHT).astype(np.uint8) + 2 * boxes(LEFT).astype(np.uint8)
+    assert jumping_share(labels) == 0
+    labels[10][labels[10] == 2] = 0
+    assert jumping_share(labels) == pytest.approx(0.5 / 19.5)
+    (warning,) = doubts(np.where(labels > 0, -850.0, 40.0), labels, SPACING_MM)[-1:]
+    assert "slices of the lung mask disagree on 2.6 %" in warning
+    labels[:10][labels[:10] == 2] = 0  # now the left lung begins above
+    assert jumping_share(labels) == 0

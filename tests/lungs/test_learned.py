@@ -11,7 +11,7 @@ from torch import nn
 
 from normnet.config import Config, LungsConfig
 from normnet.errors import ValueRangeError
-from normnet.lungs.learned import SLICES_AT_ONCE, doubt_lungs, predict_lungs, segment_lungs
+from normnet.lungs.learned import SLICES_AT_ONCE, agree, doubt_lungs, predict_lungs, segment_lungs
 from normnet.lungs.train import lung_network
 from normnet.models import shipped, with_lungs
 from normnet.network.unet import build_unet
@@ -198,3 +198,15 @@ def test_the_network_keeps_a_consolidation(phantom, lung_networks):
     solid = (without == 0) & phantom.lung_mask
     labels = segment_lungs(scan, lung_networks, CONFIG)
     assert (labels == 1)[solid].mean() > 0.9
+
+
+def test_slices_of_dense_tissue_agree():
+    """One slice of a solid base that says no is overruled by those around it; air keeps its own probability."""
+    prob = np.ones((11, 4, 4), np.float32)
+    prob[5] = 0
+    hu = np.full(prob.shape, 40.0, np.float32)
+    hu[:, :, 2:] = -850
+    smooth = agree(prob, hu, 2.0, LungsConfig(smooth_mm=4.0))
+    assert smooth[5, 0, 0] > 0.5
+    assert smooth[5, 0, 2] == 0
+    assert agree(prob, hu, 2.0, LungsConfig()) is prob

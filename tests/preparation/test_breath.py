@@ -84,8 +84,9 @@ def test_what_the_lightest_lung_is_brought_to():
     assert estimate_fluid(chest(-880), LUNG, WIDE) == pytest.approx(25 / 955, abs=1e-5)
 
 
-@pytest.mark.parametrize(("lung_hu", "limit"), [(-1010, -0.06), (-600, 0.15)])
+@pytest.mark.parametrize(("lung_hu", "limit"), [(-1010, -0.06), (-720, 0.15), (-630, 0.15), (-610, 0)])
 def test_limits(lung_hu, limit):
+    """The share is 0.30 at -618.5: what is denser still is disease all over, and stays."""
     config = DEFAULT.preparation
     assert config.breath_limits == (-0.06, 0.15)
     assert estimate_fluid(chest(lung_hu), LUNG, config) == limit

@@ -33,7 +33,7 @@ class Lungs(NamedTuple):
 
 def seen_slices(slice_mm: float, config: LungsConfig) -> np.ndarray:
     """Which slices are seen with each: how many slices above it they lie, in rising order, itself in the middle."""
-    apart = np.array([max(1, round(mm / slice_mm)) for mm in config.neighbours_mm])
+    apart = np.array([max(1, round(mm / slice_mm)) for mm in config.neighbours_mm], int)
     return np.concatenate([-apart[::-1], [0], apart])
 
 

@@ -64,7 +64,7 @@ def volume_slices(
 def _running_means(volume: np.ndarray, together: int) -> np.ndarray:
     """Means of ``together`` slices in a row, one for each first slice."""
     n = len(volume) - together + 1
-    return np.mean([volume[k : k + n] for k in range(together)], axis=0)
+    return sum(volume[k : k + n] for k in range(together)) / together
 
 
 def archive_slices(path: Path, config: LungsConfig, to_hu: tuple[float, float] | None = None) -> list[LungSlice]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch.nn.functional import grid_sample, interpolate
 
@@ -54,7 +55,8 @@ class LesionSampler:
         for case in cases:
             hu = torch.tensor(case.codes).float() * STEP_HU + LOWEST_HU
             hu, lungs = pool_lungs(hu, torch.tensor(case.lung_mask), (factor,) * 3)
-            hu, usable = hu.half(), torch.tensor(case.usable[::factor].copy())
+            hu = hu.half()
+            usable = torch.tensor(np.logical_and.reduceat(case.usable, range(0, len(case.usable), factor)))
             places = []
             for first, n_lung in _find_slabs(lungs, usable, min(depth, len(hu))):
                 part = slice(first, first + depth)
