@@ -64,7 +64,10 @@ def volume_slices(
 def _running_means(volume: np.ndarray, together: int) -> np.ndarray:
     """Means of ``together`` slices in a row, one for each first slice."""
     n = len(volume) - together + 1
-    return sum(volume[k : k + n] for k in range(together)) / together
+    total = volume[:n].copy()
+    for k in range(1, together):
+        total += volume[k : k + n]
+    return total / together
 
 
 def archive_slices(path: Path, config: LungsConfig, to_hu: tuple[float, float] | None = None) -> list[LungSlice]:
