@@ -66,6 +66,11 @@ class LungsConfig(Section):
     high_hu: float = 600.0
     threshold: float = 0.5
 
+    @property
+    def n_seen(self) -> int:
+        """Slices that the network sees: one and its neighbours on both sides."""
+        return 2 * len(self.neighbours_mm) + 1
+
 
 class PreparationConfig(Section):
     """Grid and crop of what the network sees (Sec. IV-B2) and the erroneous edges (Sec. III-B)."""

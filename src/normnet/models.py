@@ -143,7 +143,7 @@ def load_lungs(path: str | Path | None = None) -> tuple[list[nn.Module] | Extern
         find_program(external)
         return external, external.manifest
     networks, manifest = load_members(path, "lungs")
-    n_seen = 2 * len(with_lungs(Config(), manifest).lungs.neighbours_mm) + 1
+    n_seen = with_lungs(Config(), manifest).lungs.n_seen
     if manifest["network"].get("in_channels") != n_seen:
         found = f"its network sees {manifest['network'].get('in_channels')} slices, its settings say {n_seen}"
         raise ModelError("NN-MOD-008", found, str(path), "train it again")

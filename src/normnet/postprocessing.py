@@ -63,9 +63,11 @@ def dilate(mask: np.ndarray, radius_vox: int, within: np.ndarray | None = None) 
 
 
 def inner(lung_mask: np.ndarray, rim_vox: int) -> np.ndarray:
-    """The lungs without the ``rim_vox`` outermost layers of voxels in each slice."""
+    """The lungs without the ``rim_vox`` outermost layers of voxels in each slice; 0: as they are."""
     from scipy.ndimage import binary_erosion, generate_binary_structure
 
+    if rim_vox <= 0:
+        return lung_mask
     return binary_erosion(lung_mask, generate_binary_structure(2, 1)[None], iterations=rim_vox)
 
 
@@ -123,8 +125,7 @@ def postprocess(
     cap = (mean_filter(remainder, config.k_f, lung_mask, config) > config.t_f) & lung_mask
     core = dilate(seeds, config.dilation_vox) & cap
     if prob_lesion is None:
-        searched = inner(lung_mask, config.rim_vox) if config.rim_vox > 0 else lung_mask
-        return LesionSteps(anomaly, seeds, remainder, cap, core, core & searched)
+        return LesionSteps(anomaly, seeds, remainder, cap, core, core & inner(lung_mask, config.rim_vox))
     density_hu = parenchyma_density(volume_hu, lung_mask, normal_mask, config.density_sigma_vox)
     lesions, boundary = bound_lesions(density_hu, core, prob_lesion, lung_mask, normal_mask, config)
     return LesionSteps(anomaly, seeds, remainder, cap, core, lesions, boundary)
@@ -151,9 +152,8 @@ def bound_lesions(
     Returns:
         Bool, the lesions; and where their edge was drawn.
     """
-    searched = inner(lung_mask, config.rim_vox) if config.rim_vox > 0 else lung_mask
     candidates = (prob_lesion > config.prob_lesion) | (core & (prob_lesion > config.prob_possible))
-    candidates &= searched
+    candidates &= inner(lung_mask, config.rim_vox)
     inside = inner(lung_mask, 1)
     healthy = inside & (prob_lesion < HEALTHY_PROB) & ~core & ~normal_mask
     disease = inside & (prob_lesion > DISEASE_PROB)

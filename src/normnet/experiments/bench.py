@@ -261,9 +261,9 @@ class Bench:
             with np.load(path) as file:
                 return file["labels"]
         if self._lungs is None:
-            self._lungs, manifest = load_lungs(self.lung_model)
-            self._lung_config = with_lungs(config, manifest).lungs
-        labels = segment_lungs(scan, self._lungs, self._lung_config, self.device)
+            self._lungs = load_lungs(self.lung_model)
+        networks, manifest = self._lungs
+        labels = segment_lungs(scan, networks, with_lungs(config, manifest).lungs, self.device)
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as handle:
             np.savez_compressed(handle, labels=labels)

@@ -56,7 +56,7 @@ def add_disease(
     columns = torch.arange(width, dtype=torch.float32, device=rng.device)[None, :]
     each = (n, 1, 1, 1)
 
-    sick = (torch.rand(n, generator=rng, device=rng.device) < share).view(each)
+    sick = _uniform(each, 0, 1, rng) < share
     n_here = torch.randint(1, N_ELLIPSES + 1, (n,), generator=rng, device=rng.device).view(each)
     result = image_hu.clone()
     for k in range(N_ELLIPSES):

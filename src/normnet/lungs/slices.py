@@ -94,8 +94,7 @@ def archive_slices(path: Path, config: LungsConfig, to_hu: tuple[float, float] |
             if masks.shape != images.shape:
                 raise ValueError(f"masks of {masks.shape} on images of {images.shape}")
             pixel_mm = float(file["pixel_mm"]) if "pixel_mm" in file else 1.4
-            n_seen = 2 * len(config.neighbours_mm) + 1
-            masks = masks.astype(bool)
+            n_seen, masks = config.n_seen, masks.astype(bool)
             return [LungSlice(images, masks, (z,) * n_seen, pixel_mm, (0.0,) * n_seen) for z in range(len(images))]
     except (OSError, EOFError, ValueError, KeyError, TypeError, zlib.error, zipfile.BadZipFile) as error:
         raise InputError("NN-DAT-003", "not an archive of slices", str(path), "see normnet.lungs.slices") from error

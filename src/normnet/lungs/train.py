@@ -60,7 +60,7 @@ class LungSlice:
 
 def lung_network(config: LungsConfig) -> NetworkConfig:
     """Shape of the network that sees a slice and its neighbours."""
-    return LUNG_NETWORK.model_copy(update={"in_channels": 2 * len(config.neighbours_mm) + 1})
+    return LUNG_NETWORK.model_copy(update={"in_channels": config.n_seen})
 
 
 def draw_weights(slices: list[LungSlice]) -> torch.Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +18,7 @@ from normnet.preparation.window import scale_hu
 from normnet.synthesis.ground_glass import insert_ground_glass, unit_noise
 from normnet.synthesis.shapes import smooth_displacement, uniform
 from normnet.synthesis.textures import gaussian_filter
-from normnet.training.slabs import TrainingPair, no_slab, thick_slices
+from normnet.training.slabs import TrainingPair, find_slabs, no_slab, thick_slices
 
 CONTROL_POINTS = 10  # an axis, of regional density
 ELASTIC_POINTS = 5  # an axis, of the displacement
@@ -56,11 +55,11 @@ class LesionSampler:
             hu = torch.tensor(case.codes).float() * STEP_HU + LOWEST_HU
             hu, lungs = pool_lungs(hu, torch.tensor(case.lung_mask), (factor,) * 3)
             hu = hu.half()
-            usable = torch.tensor(np.logical_and.reduceat(case.usable, range(0, len(case.usable), factor)))
+            usable = np.logical_and.reduceat(case.usable, range(0, len(case.usable), factor))
             places = []
-            for first, n_lung in _find_slabs(lungs, usable, min(depth, len(hu))):
+            for first, n_lung in find_slabs(lungs.numpy(), usable, min(depth, len(hu)), USABLE_SHARE):
                 part = slice(first, first + depth)
-                places.append(Place(hu[part], lungs[part], usable[part]))
+                places.append(Place(hu[part], lungs[part], torch.tensor(usable[part])))
                 self.max_lung_vox = max(self.max_lung_vox, n_lung)
             if places:
                 self.cases.append(places)
@@ -182,15 +181,6 @@ class LesionSampler:
             hu, disease = thick_slices(hu, factor), thick_slices(disease.float(), factor) > 0.5
             lungs = thick_slices(lungs.float(), factor) > uniform(variation.lung_share, rng)
         return hu, lungs, disease
-
-
-def _find_slabs(lungs: torch.Tensor, usable: torch.Tensor, depth: int) -> Iterator[tuple[int, int]]:
-    """First slice and lung voxels of every slab of ``depth`` slices with lung to learn from in at least half of it."""
-    per_slice = lungs.sum((1, 2))
-    for first in range(len(usable) - depth + 1):
-        here, may = per_slice[first : first + depth], usable[first : first + depth]
-        if may.float().mean() >= USABLE_SHARE and bool((here[may] > 0).any()):
-            yield first, int(here.sum())
 
 
 def _shifted(image: torch.Tensor, way: tuple[int, ...] | list[int]) -> torch.Tensor:

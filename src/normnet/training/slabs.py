@@ -28,19 +28,22 @@ class TrainingPair(NamedTuple):
     lesion_mask: torch.Tensor  # G, bool
 
 
-def find_slabs(lung_mask: np.ndarray, usable: np.ndarray, depth: int) -> Iterator[tuple[int, int]]:
-    """First slice and lung voxels of every slab of ``depth`` usable slices that holds lung.
+def find_slabs(
+    lung_mask: np.ndarray, usable: np.ndarray, depth: int, usable_share: float = 1.0
+) -> Iterator[tuple[int, int]]:
+    """First slice and lung voxels of every slab of ``depth`` slices that holds lung to learn from.
 
     Args:
         lung_mask: (z, y, x) bool.
         usable: (z,) bool.
         depth: Slices in a row.
+        usable_share: Least part of them that is usable.
     """
     per_slice = lung_mask.sum(axis=(1, 2))
     for start in range(len(usable) - depth + 1):
-        n_lung = int(per_slice[start : start + depth].sum())
-        if n_lung and usable[start : start + depth].all():
-            yield start, n_lung
+        n_lung, may = per_slice[start : start + depth], usable[start : start + depth]
+        if may.mean() >= usable_share and n_lung[may].any():
+            yield start, int(n_lung.sum())
 
 
 def no_slab(depth: int, n_cases: int) -> InputError:
