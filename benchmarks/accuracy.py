@@ -26,29 +26,40 @@ from normnet.preparation.prepare import prepare
 from normnet.report.worst_slices import draw_worst_slices
 
 
-def rivals(scan: normnet.Scan, lung_labels: np.ndarray, config: normnet.Config) -> dict[str, np.ndarray]:
+def rivals(
+    scan: normnet.Scan, lung_labels: np.ndarray, config: normnet.Config
+) -> dict[str, np.ndarray]:
     """The two trivial masks on the scan's grid."""
     prepared = prepare(scan, lung_labels, config.preparation, config.window)
     nothing = np.zeros_like(prepared.lung_mask)
     paper = config.postprocessing.model_copy(update={"rim_vox": 0})
-    steps = postprocess(prepared.thorax, prepared.volume_hu, prepared.lung_mask, nothing, config.window.tau, paper)
+    steps = postprocess(
+        prepared.thorax, prepared.volume_hu, prepared.lung_mask, nothing, config.window.tau, paper
+    )
     return {
         "threshold": (scan.volume_hu >= config.window.bright_hu) & (lung_labels > 0),
         "threshold + filters": prepared.restore_mask(steps.lesions) & (lung_labels > 0),
     }
 
 
-def outside_listed(case: Case, infected: str, found: normnet.Segmentation, scan: normnet.Scan) -> None:
+def outside_listed(
+    case: Case, infected: str, found: normnet.Segmentation, scan: normnet.Scan
+) -> None:
     """Marked share of the lung in the slices that the list does not call infected; its indices count from the foot."""
     orientation = Orientation.of(scan.geometry)
     lesions, lungs = orientation.apply(found.lesion_mask), orientation.apply(found.lung_labels) > 0
     free = np.ones(len(lungs), bool)
     free[[int(index) for index in infected.split(";")]] = False
     share = 100 * lesions[free].sum() / lungs[free].sum()
-    print(f"| {case.case_id} | marked outside the infected slices | {share:.2f} % of the lung there |", flush=True)
+    print(
+        f"| {case.case_id} | marked outside the infected slices | {share:.2f} % of the lung there |",
+        flush=True,
+    )
 
 
-def measure(case: Case, model: normnet.Model, reference_lungs: bool, infected: str, pictures: Path | None) -> None:
+def measure(
+    case: Case, model: normnet.Model, reference_lungs: bool, infected: str, pictures: Path | None
+) -> None:
     """Print the rows of one case."""
     scan = normnet.read_ct(case.image)
     given = read_mask(case.lung_mask, scan) if case.lung_mask else None
@@ -57,7 +68,8 @@ def measure(case: Case, model: normnet.Model, reference_lungs: bool, infected: s
     lungs = found.lung_labels > 0
     if case.lesion_mask is None:
         print(
-            f"| {case.case_id} | marked | {100 * found.lesion_mask.sum() / lungs.sum():.2f} % of the lung |", flush=True
+            f"| {case.case_id} | marked | {100 * found.lesion_mask.sum() / lungs.sum():.2f} % of the lung |",
+            flush=True,
         )
         if infected:
             outside_listed(case, infected, found, scan)
@@ -70,25 +82,36 @@ def measure(case: Case, model: normnet.Model, reference_lungs: bool, infected: s
     masks = {"normnet": found.lesion_mask, **rivals(scan, found.lung_labels, model.config)}
     for name, mask in masks.items():
         overlap = compute_overlap(mask, reference)
-        print(f"| {case.case_id} | {name} | {overlap.dsc:.3f} | {overlap.precision:.3f} | {overlap.sensitivity:.3f} |")
+        print(
+            f"| {case.case_id} | {name} | {overlap.dsc:.3f} | {overlap.precision:.3f} | {overlap.sensitivity:.3f} |"
+        )
     bright = lungs & (scan.volume_hu >= model.config.window.bright_hu)
     auc = compute_bright_auc(1 - found.prob_anomaly, reference, bright)
     print(f"| {case.case_id} | AUC of bright voxels | {auc:.3f} |", flush=True)
     if given is not None and not reference_lungs:
-        drawn = given.any(axis=(1, 2))[:, None, None]  # some lung masks are drawn on lesion slices only
+        drawn = given.any(axis=(1, 2))[
+            :, None, None
+        ]  # some lung masks are drawn on lesion slices only
         overlap = compute_overlap(lungs & drawn, given)
         inside = (reference & lungs).sum() / reference.sum()
-        print(f"| {case.case_id} | lungs | Dice {overlap.dsc:.4f} | lesion inside {inside:.4f} |", flush=True)
+        print(
+            f"| {case.case_id} | lungs | Dice {overlap.dsc:.4f} | lesion inside {inside:.4f} |",
+            flush=True,
+        )
 
 
 def main() -> None:
     """Read the options and measure every case."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--split", action="append", help="repeatable; all where not given")
     parser.add_argument("--case", action="append", help="repeatable; all where not given")
     parser.add_argument("--model", type=Path)
-    parser.add_argument("--reference-lungs", action="store_true", help="use the lung masks of the list")
+    parser.add_argument(
+        "--reference-lungs", action="store_true", help="use the lung masks of the list"
+    )
     parser.add_argument("--lesion-model", type=Path)
     parser.add_argument("--lung-model", type=Path)
     parser.add_argument("--fast", action="store_true", help="ask the first member alone")
@@ -99,10 +122,16 @@ def main() -> None:
         alone = model.config.inference.model_copy(update={"max_members": 1})
         model = replace(model, config=model.config.model_copy(update={"inference": alone}))
     with options.manifest.open(newline="", encoding="utf-8") as file:
-        infected = {row["case_id"]: row.get("infected_slices") or "" for row in csv.DictReader(file)}
+        infected = {
+            row["case_id"]: row.get("infected_slices") or "" for row in csv.DictReader(file)
+        }
     for case in read_manifest(options.manifest):
         wanted = not options.split or case.split in options.split
-        if wanted and (not options.case or case.case_id in options.case) and case.image.suffix != ".npz":
+        if (
+            wanted
+            and (not options.case or case.case_id in options.case)
+            and case.image.suffix != ".npz"
+        ):
             measure(case, model, options.reference_lungs, infected[case.case_id], options.pictures)
 
 

@@ -52,16 +52,26 @@ def variants(
     yield "white noise of 40 HU", (1, 1, 1), volume_hu + 40 * white
     yield "white noise of 60 HU", (1, 1, 1), volume_hu + 60 * white
     yield "grainy noise of 60 HU", (1, 1, 1), volume_hu + 60 * grain
-    yield "smoothed, sigma 0.8 mm", (1, 1, 1), gaussian_filter(volume_hu, [0.8 / mm for mm in spacing_mm])
+    yield (
+        "smoothed, sigma 0.8 mm",
+        (1, 1, 1),
+        gaussian_filter(volume_hu, [0.8 / mm for mm in spacing_mm]),
+    )
     yield "sharpened", (1, 1, 1), 2 * volume_hu - gaussian_filter(volume_hu, (0, 1, 1))
     yield "40 HU brighter", (1, 1, 1), volume_hu + 40
     yield "40 HU darker", (1, 1, 1), volume_hu - 40
-    yield "8 bit, -1250 to 250 HU", (1, 1, 1), np.clip(np.rint((volume_hu + 1250) * 0.17), 0, 255) / 0.17 - 1250
+    yield (
+        "8 bit, -1250 to 250 HU",
+        (1, 1, 1),
+        np.clip(np.rint((volume_hu + 1250) * 0.17), 0, 255) / 0.17 - 1250,
+    )
 
 
 def main() -> None:
     """Read the options and measure every case."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--case", action="append", required=True, help="repeatable")
     parser.add_argument("--seed", type=int, default=0)
@@ -76,13 +86,19 @@ def main() -> None:
         orientation = Orientation.of(scan.geometry)
         spacing_mm = orientation.spacing_mm(scan.geometry)
         volume_hu = orientation.apply(scan.volume_hu).astype(np.float32)
-        reference = orientation.apply(read_mask(case.lesion_mask, scan)) if case.lesion_mask else None
+        reference = (
+            orientation.apply(read_mask(case.lesion_mask, scan)) if case.lesion_mask else None
+        )
         own_lungs, own_ml = None, 0.0
-        for name, factors, changed_hu in variants(volume_hu, spacing_mm, np.random.default_rng(options.seed)):
+        for name, factors, changed_hu in variants(
+            volume_hu, spacing_mm, np.random.default_rng(options.seed)
+        ):
             hu = np.rint(pooled(changed_hu, factors)).clip(-32768, 32767).astype(np.int16)
             larger = tuple(mm * factor for mm, factor in zip(spacing_mm, factors, strict=True))
             try:
-                found = normnet.segment(normnet.Scan(hu, normnet.Geometry(larger), case.case_id), model)
+                found = normnet.segment(
+                    normnet.Scan(hu, normnet.Geometry(larger), case.case_id), model
+                )
             except NormNetError as error:
                 print(f"| {case.case_id} | {name} | {error} |", flush=True)
                 if own_lungs is None:

@@ -41,13 +41,19 @@ def place_disease(
     side = split_left_right(inside)
 
     def noise(mm: float) -> np.ndarray:
-        values = gaussian_filter(rng.standard_normal(inside.shape).astype(np.float32), [mm / own for own in spacing])
+        values = gaussian_filter(
+            rng.standard_normal(inside.shape).astype(np.float32), [mm / own for own in spacing]
+        )
         return values / values.std()
 
     fine, coarse = noise(TEXTURE_MM), noise(OUTLINE_MM)
     z, y, _ = np.nonzero(inside)
-    height = ((np.arange(inside.shape[0]) - z.min()) / np.ptp(z))[:, None, None]  # 0 at the lungs' base, 1 at the apex
-    back = ((np.arange(inside.shape[1]) - y.min()) / np.ptp(y))[None, :, None]  # 0 in front, 1 at the back
+    height = ((np.arange(inside.shape[0]) - z.min()) / np.ptp(z))[
+        :, None, None
+    ]  # 0 at the lungs' base, 1 at the apex
+    back = ((np.arange(inside.shape[1]) - y.min()) / np.ptp(y))[
+        None, :, None
+    ]  # 0 in front, 1 at the back
     depth_mm = distance_transform_edt(inside, sampling=spacing)
     lower = height - 0.8 * (back - 0.5) + 0.05 * coarse < 0.35
     kinds = {
@@ -63,7 +69,9 @@ def place_disease(
         "all of it dense, -250 HU": (inside, -250, 60),
     }
     for name, (where, level, spread) in kinds.items():
-        share = gaussian_filter(where.astype(np.float32), [EDGE_MM / own for own in spacing]) * inside
+        share = (
+            gaussian_filter(where.astype(np.float32), [EDGE_MM / own for own in spacing]) * inside
+        )
         texture = level + spread * fine + 15 * coarse
         if level < HAZE_HU:
             texture = np.maximum(texture, volume_hu)
@@ -75,7 +83,9 @@ def place_disease(
 
 def main() -> None:
     """Read the options and measure every case."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--case", action="append", required=True, help="repeatable")
     parser.add_argument("--lung-model", type=Path)
@@ -90,8 +100,12 @@ def main() -> None:
             continue
         scan = normnet.read_ct(case.image)
         given = read_mask(case.lung_mask, scan) if case.lung_mask else None
-        lungs = (segment_lungs(scan, model.lung_networks, model.config.lungs) if given is None else given) > 0
-        for name, sick_scan, sick in place_disease(scan, lungs, np.random.default_rng(options.seed)):
+        lungs = (
+            segment_lungs(scan, model.lung_networks, model.config.lungs) if given is None else given
+        ) > 0
+        for name, sick_scan, sick in place_disease(
+            scan, lungs, np.random.default_rng(options.seed)
+        ):
             try:
                 found = normnet.segment(sick_scan, model)
             except NormNetError as error:

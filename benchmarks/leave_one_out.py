@@ -39,11 +39,14 @@ GRID = {
 def settings(config: PostprocessingConfig) -> list[PostprocessingConfig]:
     """Every combination of the grid."""
     return [
-        config.model_copy(update=dict(zip(GRID, values, strict=True))) for values in itertools.product(*GRID.values())
+        config.model_copy(update=dict(zip(GRID, values, strict=True)))
+        for values in itertools.product(*GRID.values())
     ]
 
 
-def measure(case: Case, model: normnet.Model, config: Config) -> tuple[list[float], dict[str, float]]:
+def measure(
+    case: Case, model: normnet.Model, config: Config
+) -> tuple[list[float], dict[str, float]]:
     """DSC of every setting of the grid, and of the methods beside it."""
     scan = normnet.read_ct(case.image)
     reference = read_mask(case.lesion_mask, scan)
@@ -57,30 +60,51 @@ def measure(case: Case, model: normnet.Model, config: Config) -> tuple[list[floa
         return compute_overlap(prepared.restore_mask(mask) & (labels > 0), reference).dsc
 
     core = find_lesions(prepared, normal, config).core
-    density_hu = parenchyma_density(prepared.volume_hu, prepared.lung_mask, normal, post.density_sigma_vox)
+    density_hu = parenchyma_density(
+        prepared.volume_hu, prepared.lung_mask, normal, post.density_sigma_vox
+    )
 
     def bounded(networks: list, chosen: list[PostprocessingConfig]) -> list[float]:
         prob = predict_lesions(prepared, networks, model.lesion_config)
-        return [dsc(bound_lesions(density_hu, core, prob, prepared.lung_mask, normal, one)[0]) for one in chosen]
+        return [
+            dsc(bound_lesions(density_hu, core, prob, prepared.lung_mask, normal, one)[0])
+            for one in chosen
+        ]
 
     *grid, shipped = bounded(model.lesion_networks, [*settings(post), post])
     half = len(model.lesion_networks) // 2
-    halves = [bounded(part, [post])[0] for part in (model.lesion_networks[:half], model.lesion_networks[half:])]
-    return grid, {"shipped": shipped, "Eq. 10": dsc(core), "one half": halves[0], "other half": halves[1]}
+    halves = [
+        bounded(part, [post])[0]
+        for part in (model.lesion_networks[:half], model.lesion_networks[half:])
+    ]
+    return grid, {
+        "shipped": shipped,
+        "Eq. 10": dsc(core),
+        "one half": halves[0],
+        "other half": halves[1],
+    }
 
 
 def main() -> None:
     """Read the options, measure every case, choose in folds."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--split", default="dev")
     options = parser.parse_args()
     model = normnet.load_model()
-    cases = [case for case in read_manifest(options.manifest) if case.split == options.split and case.lesion_mask]
+    cases = [
+        case
+        for case in read_manifest(options.manifest)
+        if case.split == options.split and case.lesion_mask
+    ]
     measured = [measure(case, model, model.config) for case in cases]
     table = np.array([grid for grid, _ in measured])  # (patients, settings)
     names = list(measured[0][1])
-    print(f"| case | left out | {' | '.join(names)} | chosen on the others |\n|{'---|' * (len(names) + 3)}")
+    print(
+        f"| case | left out | {' | '.join(names)} | chosen on the others |\n|{'---|' * (len(names) + 3)}"
+    )
     left_out = []
     for row, (case, (grid, beside)) in enumerate(zip(cases, measured, strict=True)):
         best = int(np.delete(table, row, axis=0).mean(axis=0).argmax())

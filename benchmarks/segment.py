@@ -25,7 +25,17 @@ from pathlib import Path
 
 START = time.perf_counter()
 SHAPE, SPACING_MM = (300, 512, 512), (1.0, 0.68, 0.68)
-STAGES = ("imports", "reading", "model", "lungs", "preparation", "inference", "postprocessing", "restoring", "writing")
+STAGES = (
+    "imports",
+    "reading",
+    "model",
+    "lungs",
+    "preparation",
+    "inference",
+    "postprocessing",
+    "restoring",
+    "writing",
+)
 
 
 class Laps:
@@ -54,13 +64,20 @@ def make_ct(source: Path, target: Path) -> None:
     turned = orientation.apply(scan.volume_hu)
     own = orientation.spacing_mm(scan.geometry)
     step = tuple(target_mm / own_mm for target_mm, own_mm in zip(SPACING_MM, own, strict=True))
-    start = tuple(((n - 1) - (m - 1) * d) / 2 for n, m, d in zip(turned.shape, SHAPE, step, strict=True))
+    start = tuple(
+        ((n - 1) - (m - 1) * d) / 2 for n, m, d in zip(turned.shape, SHAPE, step, strict=True)
+    )
     volume = resample(turned.astype(np.float32), Grid(start, step, SHAPE), outside=-1024)
     write_image(target, np.rint(volume).astype(np.int16), Geometry(SPACING_MM))
 
 
 def run_normnet(
-    ct: Path, out: Path, model_folder: Path | None, lungs: Path | None, laps: Laps, vote_alone: bool = False
+    ct: Path,
+    out: Path,
+    model_folder: Path | None,
+    lungs: Path | None,
+    laps: Laps,
+    vote_alone: bool = False,
 ) -> None:
     from normnet import load_model, read_ct, segment, write_results
     from normnet.io import read_labels
@@ -74,7 +91,9 @@ def run_normnet(
     if vote_alone:
         alone = config.postprocessing.model_copy(update={"lesion_networks": False, "lungs_vox": 0})
         config = config.model_copy(update={"postprocessing": alone})
-    found = segment(scan, model, config, lung_labels=None if lungs is None else read_labels(lungs, scan))
+    found = segment(
+        scan, model, config, lung_labels=None if lungs is None else read_labels(lungs, scan)
+    )
     laps.seconds |= found.seconds
     laps.last = time.perf_counter()
     write_results(found, scan, out, model)
@@ -105,7 +124,9 @@ def run_rival(ct: Path, out: Path, model_folder: Path | None, lungs: Path, laps:
     from normnet.postprocessing import postprocess
 
     laps.lap("imports")
-    networks, manifest = load_members(model_folder or shipped("normnet"), "normnet")  # as MONAI made them
+    networks, manifest = load_members(
+        model_folder or shipped("normnet"), "normnet"
+    )  # as MONAI made them
     config, _ = settings_of(manifest, Path("manifest"))
     window = config.window
     laps.lap("model")
@@ -141,11 +162,15 @@ def run_rival(ct: Path, out: Path, model_folder: Path | None, lungs: Path, laps:
     thorax, lung_mask, hu = (data[key][0].numpy().T for key in [*keys, "hu"])  # (z, y, x)
     needed = config.inference.min_votes or len(networks) // 2 + 1
     n_votes = n_normal.numpy().T
-    steps = postprocess(thorax, hu, lung_mask >= 0.5, n_votes >= needed, window.tau, config.postprocessing)
+    steps = postprocess(
+        thorax, hu, lung_mask >= 0.5, n_votes >= needed, window.tau, config.postprocessing
+    )
     laps.lap("postprocessing")
 
     lesions = torch.from_numpy(steps.lesions.T.astype("float32"))[None]
-    data["lesions"] = MetaTensor(lesions, meta=data["image"].meta, applied_operations=data["image"].applied_operations)
+    data["lesions"] = MetaTensor(
+        lesions, meta=data["image"].meta, applied_operations=data["image"].applied_operations
+    )
     data = Invertd("lesions", prepare, orig_keys="image", nearest_interp=False)(data)
     data["lesions"] = (data["lesions"] >= 0.5).to(torch.uint8)
     laps.lap("restoring")
@@ -164,7 +189,11 @@ def child(args: argparse.Namespace) -> None:
         import torch
 
         torch.set_num_threads(args.threads)
-        runs = {"normnet": run_normnet, "vote": partial(run_normnet, vote_alone=True), "rival": run_rival}
+        runs = {
+            "normnet": run_normnet,
+            "vote": partial(run_normnet, vote_alone=True),
+            "rival": run_rival,
+        }
         runs[args.child](args.ct, args.out, args.model, args.lungs, laps)
     peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     print(json.dumps({"seconds": laps.seconds, "peak_gb": peak_gb}))
@@ -172,14 +201,31 @@ def child(args: argparse.Namespace) -> None:
 
 def measure(what: str, args: argparse.Namespace, ct: Path, out: Path, lungs: Path | None) -> dict:
     """Run one child on ``--threads`` CPUs; wall time from start to end of the process."""
-    command = [sys.executable, __file__, "--child", what, "--ct", ct, "--out", out, "--threads", args.threads]
+    command = [
+        sys.executable,
+        __file__,
+        "--child",
+        what,
+        "--ct",
+        ct,
+        "--out",
+        out,
+        "--threads",
+        args.threads,
+    ]
     command += ["--model", args.model] if args.model else []
     command += ["--lungs", lungs] if lungs else []
     threads = str(args.threads)
-    limits = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"), threads)
+    limits = dict.fromkeys(
+        ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"), threads
+    )
     start = time.perf_counter()
     done = subprocess.run(
-        list(map(str, command)), env=os.environ | limits, stdout=subprocess.PIPE, text=True, check=True
+        list(map(str, command)),
+        env=os.environ | limits,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
     )
     wall = time.perf_counter() - start
     return json.loads(done.stdout.splitlines()[-1]) | {"wall": wall}
@@ -196,7 +242,10 @@ def compare(first: Path, second: Path, lungs: Path) -> tuple[float, list[float],
     ml = [float(mask.sum()) * float(np.prod(SPACING_MM)) / 1000 for mask in masks]
     n_voxels = masks[0].sum() + masks[1].sum()
     dsc = 2 * (masks[0] & masks[1]).sum() / n_voxels if n_voxels else 1.0
-    sides = [part.stop - part.start for part in bounding_box(np.asarray(read_stored(lungs).voxels) > 0, 0)]
+    sides = [
+        part.stop - part.start
+        for part in bounding_box(np.asarray(read_stored(lungs).voxels) > 0, 0)
+    ]
     mm = [n * s for n, s in zip(sides, SPACING_MM, strict=True)]
     box = f"{' x '.join(map(str, sides))} voxels, {' x '.join(f'{v:.0f}' for v in mm)} mm"
     return float(dsc), ml, box
@@ -206,25 +255,34 @@ def show(name: str, runs: list[dict]) -> dict:
     """Print the fastest run's stages; return that run."""
     best = min(runs, key=lambda run: run["wall"])
     walls = ", ".join(f"{run['wall']:.1f}" for run in runs)
-    print(f"\n{name}: {best['wall']:.1f} s reading to writing (runs: {walls}), peak memory {best['peak_gb']:.2f} GB")
+    print(
+        f"\n{name}: {best['wall']:.1f} s reading to writing (runs: {walls}), peak memory {best['peak_gb']:.2f} GB"
+    )
     for stage, seconds in best["seconds"].items():
         print(f"  {stage:24} {seconds:7.1f} s")
     return best
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     data = os.environ.get("NORMNET_DATA")
     default = Path(data) / "covid_dev" / "coronacases_001_ct.nii.gz" if data else None
     parser.add_argument(
-        "--ct", type=Path, default=default, help="CT to put on the 512 x 512 grid (default: in NORMNET_DATA)"
+        "--ct",
+        type=Path,
+        default=default,
+        help="CT to put on the 512 x 512 grid (default: in NORMNET_DATA)",
     )
     parser.add_argument("--model", type=Path, help="model folder (default: the shipped one)")
     parser.add_argument("--repeat", type=int, default=1, help="runs of each; the fastest counts")
     parser.add_argument("--threads", type=int, default=2, help="CPUs")
     parser.add_argument("--lungs", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--child", choices=("ct", "normnet", "vote", "rival"), help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--child", choices=("ct", "normnet", "vote", "rival"), help=argparse.SUPPRESS
+    )
     args = parser.parse_args()
     if args.child:
         child(args)
@@ -234,7 +292,11 @@ def main() -> None:
     if hasattr(os, "sched_setaffinity"):  # children inherit it
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
     with tempfile.TemporaryDirectory() as folder:
-        ct, ours, theirs = Path(folder) / "ct.nii.gz", Path(folder) / "normnet", Path(folder) / "rival"
+        ct, ours, theirs = (
+            Path(folder) / "ct.nii.gz",
+            Path(folder) / "normnet",
+            Path(folder) / "rival",
+        )
         measure("ct", args, args.ct, ct, None)
         runs: dict[str, list[dict]] = {"normnet": [], "rival": []}
         same = Path(folder) / "vote"  # its lungs are those that were searched
@@ -250,8 +312,12 @@ def main() -> None:
     print(f"lung box {box}")
     best, rival = show("normnet", runs["normnet"]), show("textbook MONAI", runs["rival"])
     lungs = best["seconds"]["lungs"]
-    print(f"\nratio of wall times {rival['wall'] / best['wall']:.1f} (the rival is handed the lung mask)")
-    print(f"ratio with the mask's {lungs:.1f} s added to the rival {(rival['wall'] + lungs) / best['wall']:.1f}")
+    print(
+        f"\nratio of wall times {rival['wall'] / best['wall']:.1f} (the rival is handed the lung mask)"
+    )
+    print(
+        f"ratio with the mask's {lungs:.1f} s added to the rival {(rival['wall'] + lungs) / best['wall']:.1f}"
+    )
     print(
         f"without the lesion networks, the rival's work: {vote['wall']:.1f} s, ratio {rival['wall'] / vote['wall']:.1f}"
     )

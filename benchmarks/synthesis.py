@@ -31,7 +31,9 @@ def ellipsoid_lungs() -> np.ndarray:
     return lungs
 
 
-def literal_ellipsoid(axes: np.ndarray, config: SynthesisConfig, rng: np.random.Generator) -> np.ndarray:
+def literal_ellipsoid(
+    axes: np.ndarray, config: SynthesisConfig, rng: np.random.Generator
+) -> np.ndarray:
     """A cube around one ellipsoid: elastic deformation by smoothed random fields (Simard et al.), then rotation."""
     reach = int(np.ceil(axes.max() * 1.5)) + 1
     offsets = np.arange(-reach, reach + 1)
@@ -49,7 +51,9 @@ def literal_ellipsoid(axes: np.ndarray, config: SynthesisConfig, rng: np.random.
     return ndimage.affine_transform(deformed, rotation, centre - rotation @ centre, order=1) >= 0.5
 
 
-def literal_texture(shape: tuple[int, ...], config: SynthesisConfig, rng: np.random.Generator) -> np.ndarray:
+def literal_texture(
+    shape: tuple[int, ...], config: SynthesisConfig, rng: np.random.Generator
+) -> np.ndarray:
     """Eqs. 2 to 8 as they stand."""
     while True:
         a_upper, a_lower = rng.uniform(*config.a_limits), rng.uniform(*config.a_limits)
@@ -60,7 +64,9 @@ def literal_texture(shape: tuple[int, ...], config: SynthesisConfig, rng: np.ran
     a = (a_upper - a_lower) * (a_2 - a_2.min()) / (a_2.max() - a_2.min()) + a_lower  # Eq. 8
     b_1 = (rng.uniform(0, 1, shape) < a).astype(float)  # Eq. 2
     fine = rng.uniform() < config.prob_fine
-    sigma_b = rng.uniform(*(config.sigma_b_fine_vox if fine else config.sigma_b_coarse_vox))  # Eq. 4
+    sigma_b = rng.uniform(
+        *(config.sigma_b_fine_vox if fine else config.sigma_b_coarse_vox)
+    )  # Eq. 4
     b_2 = ndimage.gaussian_filter(b_1, sigma_b)  # Eq. 3
     passing = b_2[b_2 > config.mean_above]
     mean = passing.mean() if passing.size else np.percentile(b_2, 97.5)
@@ -72,7 +78,9 @@ def literal_lesions(
 ) -> np.ndarray:
     """Sec. III-C for lambda = 1: shapes, merging by connected components, a texture for each, maximum."""
     kinds = [config.axes_small_vox] * int(rng.integers(config.n_small[0], config.n_small[1] + 1))
-    kinds += [config.axes_medium_vox] * int(rng.integers(config.n_medium[0], config.n_medium[1] + 1))
+    kinds += [config.axes_medium_vox] * int(
+        rng.integers(config.n_medium[0], config.n_medium[1] + 1)
+    )
     if rng.uniform() < config.prob_large:
         kinds.append(config.axes_large_vox)
     voxels = np.flatnonzero(lungs)
@@ -81,23 +89,34 @@ def literal_lesions(
         solid = literal_ellipsoid(rng.uniform(*limits, size=3), config, rng)
         centre = np.unravel_index(rng.choice(voxels), lungs.shape)
         low = [c - n // 2 for c, n in zip(centre, solid.shape, strict=True)]
-        target = tuple(slice(max(0, a), min(m, a + n)) for a, n, m in zip(low, solid.shape, lungs.shape, strict=True))
+        target = tuple(
+            slice(max(0, a), min(m, a + n))
+            for a, n, m in zip(low, solid.shape, lungs.shape, strict=True)
+        )
         source = tuple(slice(t.start - a, t.stop - a) for t, a in zip(target, low, strict=True))
         blobs[target] |= solid[source]
     labels, _ = ndimage.label(blobs, np.ones((3, 3, 3)))
     image = thorax.copy()
     for number, box in enumerate(ndimage.find_objects(labels), start=1):
         inside = (labels[box] == number) & lungs[box]
-        image[box] = np.maximum(image[box], literal_texture(inside.shape, config, rng) * inside)  # Eq. 9
+        image[box] = np.maximum(
+            image[box], literal_texture(inside.shape, config, rng) * inside
+        )  # Eq. 9
     return image
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--slabs", type=int, default=20, help="slabs each of the two makes")
-    parser.add_argument("--threads", type=int, default=2, help="slabs made at the same time, each on one thread")
+    parser.add_argument(
+        "--threads", type=int, default=2, help="slabs made at the same time, each on one thread"
+    )
     args = parser.parse_args()
-    torch.set_num_threads(1)  # a slab is many small operations: whole slabs side by side gain more than split ones
+    torch.set_num_threads(
+        1
+    )  # a slab is many small operations: whole slabs side by side gain more than split ones
     config = load_config("paper").synthesis
     lungs = ellipsoid_lungs()
     thorax = (np.random.default_rng(0).uniform(0, 0.3, SLAB) * lungs).astype(np.float32)
@@ -125,7 +144,9 @@ def main() -> None:
                     share[which] += sum(int((image > thorax).sum()) / n_lung for image in images)
 
     n = rounds * args.threads
-    print(f"slab {SLAB}, lung {100 * lungs.mean():.0f} % of it, lambda 1, {n} slabs each, {args.threads} threads")
+    print(
+        f"slab {SLAB}, lung {100 * lungs.mean():.0f} % of it, lambda 1, {n} slabs each, {args.threads} threads"
+    )
     for which, name in enumerate(("normnet", "literal scipy")):
         print(
             f"{name:14} {n / seconds[which]:6.2f} slabs/s   {cpu_seconds[which] / n:5.2f} CPU s a slab   "

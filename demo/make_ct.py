@@ -27,17 +27,26 @@ def main(source: Path, target: Path) -> None:
     volume = orientation.apply(scan.volume_hu).astype(np.float32)
     geometry = orientation.geometry(scan.geometry, scan.shape)
     step = (1.0, PIXEL_MM / geometry.spacing_mm[1], PIXEL_MM / geometry.spacing_mm[2])
-    size = (volume.shape[0], *(int((n - 1) / d) + 1 for n, d in zip(volume.shape[1:], step[1:], strict=True)))
+    size = (
+        volume.shape[0],
+        *(int((n - 1) / d) + 1 for n, d in zip(volume.shape[1:], step[1:], strict=True)),
+    )
     volume = resample(volume, Grid((0, 0, 0), step, size), outside=LOWEST_HU)
     geometry = replace(geometry, spacing_mm=(geometry.spacing_mm[0], PIXEL_MM, PIXEL_MM))
     body = (volume > -300).sum(axis=0) > volume.shape[0] // 4
     rows, columns = np.flatnonzero(body.any(axis=1)), np.flatnonzero(body.any(axis=0))
     box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
     codes = (
-        np.rint((np.clip(volume[SLICES, *box], LOWEST_HU, None) - LOWEST_HU) / STEP_HU).clip(0, 255).astype(np.uint8)
+        np.rint((np.clip(volume[SLICES, *box], LOWEST_HU, None) - LOWEST_HU) / STEP_HU)
+        .clip(0, 255)
+        .astype(np.uint8)
     )
     write_image(
-        target, codes, geometry.moved_to((SLICES.start, rows[0], columns[0])), slope=STEP_HU, intercept=LOWEST_HU
+        target,
+        codes,
+        geometry.moved_to((SLICES.start, rows[0], columns[0])),
+        slope=STEP_HU,
+        intercept=LOWEST_HU,
     )
     target.write_bytes(gzip.compress(gzip.decompress(target.read_bytes()), 9, mtime=0))
 

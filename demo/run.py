@@ -18,7 +18,8 @@ from normnet.preparation.prepare import prepare
 from normnet.synthesis.generator import synthesize_lesions
 
 HERE = Path(__file__).parent
-# Centre and size of the mass of LIDC-IDRI-0001, from the contours of its four readers (union 8.1 ml).
+# Centre and size of the mass of LIDC-IDRI-0001, from the contours of its four readers (union 8.1
+# ml).
 MASS_MM, MASS_RADIUS_MM, MASS_ML = (-115.9, 86.4, 56.3), 12.5, 8.1  # z, y, x; LPS
 SEED = 7
 
@@ -38,20 +39,36 @@ def main(out: Path) -> None:
     found_again = normnet.segment(sick, model)
     normnet.write_results(found_again, sick, out / "lidc0001_synthetic", model)
     report_synthetic(scan, inserted, found, found_again)
-    print("\nLook at\n  " + "\n  ".join(str(out / name / "preview.png") for name in ("lidc0001", "lidc0001_synthetic")))
+    print(
+        "\nLook at\n  "
+        + "\n  ".join(
+            str(out / name / "preview.png") for name in ("lidc0001", "lidc0001_synthetic")
+        )
+    )
     print("Research use only, not a medical device.")
 
 
 def report_mass(scan: normnet.Scan, found: Segmentation) -> None:
     """Whether the real mass was found."""
-    points = np.moveaxis(np.indices(scan.shape), 0, -1) @ scan.geometry.affine[:3, :3].T + scan.geometry.affine[:3, 3]
+    points = (
+        np.moveaxis(np.indices(scan.shape), 0, -1) @ scan.geometry.affine[:3, :3].T
+        + scan.geometry.affine[:3, 3]
+    )
     mass = ((points - MASS_MM) ** 2).sum(axis=-1) <= MASS_RADIUS_MM**2
     hit_ml = (mass & found.lesion_mask).sum() * scan.geometry.voxel_ml
     ball_ml = mass.sum() * scan.geometry.voxel_ml
     both = found.volumes["both"]
     print("As it is (LIDC-IDRI-0001, a 3 cm mass in the left lung, drawn by four readers)")
-    print(f"  marked: {both['lesion_ml']:.1f} ml of {both['lung_ml']:.0f} ml of lung, {both['lesion_percent']:.2f} %")
-    verdict = "found" if hit_ml > 0.5 * ball_ml else "found in part" if hit_ml > 0.1 * ball_ml else "NOT found"
+    print(
+        f"  marked: {both['lesion_ml']:.1f} ml of {both['lung_ml']:.0f} ml of lung, {both['lesion_percent']:.2f} %"
+    )
+    verdict = (
+        "found"
+        if hit_ml > 0.5 * ball_ml
+        else "found in part"
+        if hit_ml > 0.1 * ball_ml
+        else "NOT found"
+    )
     print(
         f"  the mass: {verdict}; {hit_ml:.1f} ml marked of the {ball_ml:.1f} ml ball at its centre ({MASS_ML} ml drawn)"
     )
@@ -69,17 +86,25 @@ def insert_lesions(
     window = config.window
     brighter = slab.image.numpy() * (window.high_hu - window.low_hu) + window.low_hu
     inserted = prepared.restore_mask(slab.lesion_mask.numpy()) & (lung_labels > 0)
-    lesion_hu = prepared.restore(np.where(slab.lesion_mask.numpy(), brighter, -1024).astype(np.float32))
+    lesion_hu = prepared.restore(
+        np.where(slab.lesion_mask.numpy(), brighter, -1024).astype(np.float32)
+    )
     volume = np.where(inserted, np.maximum(scan.volume_hu, lesion_hu), scan.volume_hu)
-    return replace(scan, volume_hu=np.rint(volume).astype(np.int16), case_id="lidc0001_synthetic"), inserted
+    return replace(
+        scan, volume_hu=np.rint(volume).astype(np.int16), case_id="lidc0001_synthetic"
+    ), inserted
 
 
-def report_synthetic(scan: normnet.Scan, inserted: np.ndarray, before: Segmentation, after: Segmentation) -> None:
+def report_synthetic(
+    scan: normnet.Scan, inserted: np.ndarray, before: Segmentation, after: Segmentation
+) -> None:
     """How much of what was put in came back; what was marked without it does not count."""
     counted = ~before.lesion_mask | inserted
     overlap = compute_overlap(after.lesion_mask & counted, inserted)
     print("With synthetic lesions of known place put in")
-    print(f"  put in: {inserted.sum() * scan.geometry.voxel_ml:.1f} ml; DSC {overlap.dsc:.3f}", end="")
+    print(
+        f"  put in: {inserted.sum() * scan.geometry.voxel_ml:.1f} ml; DSC {overlap.dsc:.3f}", end=""
+    )
     print(f", precision {overlap.precision:.3f}, sensitivity {overlap.sensitivity:.3f}")
 
 

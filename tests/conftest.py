@@ -40,7 +40,9 @@ def old_model(tmp_path):
         torch.manual_seed(0)
         save_model(folder, {"member-1": build_unet(network).state_dict()}, kind, network, {})
         members = json.loads((folder / "manifest.json").read_text())["members"]
-        (folder / "manifest.json").write_text(json.dumps({**manifest, "kind": kind, "members": members}))
+        (folder / "manifest.json").write_text(
+            json.dumps({**manifest, "kind": kind, "members": members})
+        )
         return folder
 
     return write

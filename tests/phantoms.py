@@ -15,12 +15,15 @@ from normnet.scan import Geometry, Scan
 
 AIR_HU, LUNG_HU, TISSUE_HU, BONE_HU = -1000, -850, 40, 400
 GROUND_GLASS_HU, CONSOLIDATION_HU = -500, 0
-# All sizes below are millimetres in a field of 160 x 320 x 320 and scale with it; (z, y, x), centre at zero.
+# All sizes below are millimetres in a field of 160 x 320 x 320 and scale with it; (z, y, x), centre
+# at zero.
 FIELD_MM = np.array([160.0, 320.0, 320.0])
 LUNG_SEMI_AXES_MM = np.array([70.0, 68.0, 48.0])
 LUNG_CENTRES_MM = {"right": np.array([0.0, 0.0, -66.0]), "left": np.array([0.0, 0.0, 66.0])}
 
-ORIENTATIONS = [(order, flips) for order in permutations(range(3)) for flips in product((False, True), repeat=3)]
+ORIENTATIONS = [
+    (order, flips) for order in permutations(range(3)) for flips in product((False, True), repeat=3)
+]
 
 
 @dataclass(frozen=True)
@@ -45,14 +48,19 @@ def thorax_phantom(
     """Body, two lungs with branching vessels, trachea, spine, table; two lesions: ground glass and consolidation."""
     rng = np.random.default_rng(seed)
     scale = np.array(shape) * spacing_mm / FIELD_MM
-    axes = [(np.arange(n) - (n - 1) / 2) * s / f for n, s, f in zip(shape, spacing_mm, scale, strict=True)]
+    axes = [
+        (np.arange(n) - (n - 1) / 2) * s / f
+        for n, s, f in zip(shape, spacing_mm, scale, strict=True)
+    ]
     z, y, x = np.meshgrid(*axes, indexing="ij", sparse=True)
 
     volume = np.full(shape, AIR_HU, np.float32)
     volume[np.broadcast_to((y / 105) ** 2 + (x / 145) ** 2 <= 1, shape)] = TISSUE_HU
     volume[np.broadcast_to((y > 115) & (y < 121) & (np.abs(x) < 140), shape)] = 100  # table
     volume[np.broadcast_to((y - 78) ** 2 + x**2 <= 15**2, shape)] = BONE_HU
-    volume[(y + 8) ** 2 + x**2 + 0 * z <= 8**2 + np.where(z > 0, 0, -np.inf)] = AIR_HU  # trachea, upper half
+    volume[(y + 8) ** 2 + x**2 + 0 * z <= 8**2 + np.where(z > 0, 0, -np.inf)] = (
+        AIR_HU  # trachea, upper half
+    )
     lung_mask = np.zeros(shape, bool)
     for centre in LUNG_CENTRES_MM.values():
         lung_mask |= _ellipsoid((z, y, x), centre, LUNG_SEMI_AXES_MM)
@@ -65,7 +73,10 @@ def thorax_phantom(
 
     lesion_mask = np.zeros(shape, bool)
     lesion_ml = 0.0
-    spheres = [((-20.0, 25.0, -62.0), 16.0, GROUND_GLASS_HU), ((15.0, -15.0, 70.0), 12.0, CONSOLIDATION_HU)]
+    spheres = [
+        ((-20.0, 25.0, -62.0), 16.0, GROUND_GLASS_HU),
+        ((15.0, -15.0, 70.0), 12.0, CONSOLIDATION_HU),
+    ]
     for centre, radius, hu in spheres if lesions else ():
         sphere = _ellipsoid((z, y, x), np.array(centre), np.full(3, radius))
         volume[sphere] = np.maximum(volume[sphere], hu)
@@ -73,7 +84,9 @@ def thorax_phantom(
         lesion_ml += 4 / 3 * np.pi * radius**3 * float(np.prod(scale)) / 1000
 
     volume += rng.normal(0, noise_hu, shape).astype(np.float32)
-    geometry = Geometry(spacing_mm, tuple(float(-(n - 1) / 2 * s) for n, s in zip(shape, spacing_mm, strict=True)))
+    geometry = Geometry(
+        spacing_mm, tuple(float(-(n - 1) / 2 * s) for n, s in zip(shape, spacing_mm, strict=True))
+    )
     lung_ml = 2 * 4 / 3 * np.pi * float(np.prod(LUNG_SEMI_AXES_MM * scale)) / 1000
     scan = Scan(np.clip(np.rint(volume), -1024, 3071).astype(np.int16), geometry, "phantom")
     return Phantom(scan, lung_mask, lesion_mask, lung_ml, lesion_ml)
@@ -86,12 +99,18 @@ def phantom_lungs(scan, networks, config, device="cpu"):
     return np.where(lungs, np.where(left, 2, 1), 0).astype(np.uint8)
 
 
-def _ellipsoid(grid: tuple[np.ndarray, ...], centre: np.ndarray, semi_axes: np.ndarray) -> np.ndarray:
+def _ellipsoid(
+    grid: tuple[np.ndarray, ...], centre: np.ndarray, semi_axes: np.ndarray
+) -> np.ndarray:
     return sum(((g - c) / a) ** 2 for g, c, a in zip(grid, centre, semi_axes, strict=True)) <= 1
 
 
 def _grow_vessel(
-    volume: np.ndarray, lung_mask: np.ndarray, grid: tuple[np.ndarray, ...], start: np.ndarray, rng: np.random.Generator
+    volume: np.ndarray,
+    lung_mask: np.ndarray,
+    grid: tuple[np.ndarray, ...],
+    start: np.ndarray,
+    rng: np.random.Generator,
 ) -> None:
     """Three generations of ever thinner straight branches, away from the midline."""
     radius, length = 3.5, 30.0
@@ -100,8 +119,12 @@ def _grow_vessel(
         heading = heading / np.linalg.norm(heading)
         for t in np.linspace(0, length, int(length / 2.0)):
             at = start + t * heading
-            low = [int(np.searchsorted(g.ravel(), c - radius)) for g, c in zip(grid, at, strict=True)]
-            high = [int(np.searchsorted(g.ravel(), c + radius)) for g, c in zip(grid, at, strict=True)]
+            low = [
+                int(np.searchsorted(g.ravel(), c - radius)) for g, c in zip(grid, at, strict=True)
+            ]
+            high = [
+                int(np.searchsorted(g.ravel(), c + radius)) for g, c in zip(grid, at, strict=True)
+            ]
             box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
             part = [g.ravel()[s].reshape([-1 if n == m else 1 for m in range(3)]) for n, (g, s) in
                     enumerate(zip(grid, box, strict=True))]  # fmt: skip
@@ -166,12 +189,22 @@ def dicom_datasets(scan: Scan) -> list:
         data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = CTImageStorage
         data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = generate_uid()
-        data.StudyInstanceUID, data.SeriesInstanceUID, data.FrameOfReferenceUID = study, series, frame
+        data.StudyInstanceUID, data.SeriesInstanceUID, data.FrameOfReferenceUID = (
+            study,
+            series,
+            frame,
+        )
         data.PatientID, data.PatientName = "phantom", "Phantom^Secret"
-        data.Modality, data.ImageType, data.InstanceNumber = "CT", ["ORIGINAL", "PRIMARY", "AXIAL"], index + 1
+        data.Modality, data.ImageType, data.InstanceNumber = (
+            "CT",
+            ["ORIGINAL", "PRIMARY", "AXIAL"],
+            index + 1,
+        )
         position = scan.geometry.moved_to((index, 0, 0)).origin_mm[::-1]
         data.ImagePositionPatient = [f"{v:.6f}" for v in position]
-        data.ImageOrientationPatient = [f"{v:.8f}" for v in (*columns_xyz[:, 2], *columns_xyz[:, 1])]
+        data.ImageOrientationPatient = [
+            f"{v:.8f}" for v in (*columns_xyz[:, 2], *columns_xyz[:, 1])
+        ]
         data.PixelSpacing = [f"{v:.6f}" for v in scan.geometry.spacing_mm[1:]]
         data.SliceThickness = f"{scan.geometry.spacing_mm[0]:.6f}"
         data.Rows, data.Columns = image.shape
@@ -183,13 +216,17 @@ def dicom_datasets(scan: Scan) -> list:
     return datasets
 
 
-def write_dicom(scan: Scan, folder: Path, edit: Callable[[list], None] | None = None, seed: int = 0) -> Path:
+def write_dicom(
+    scan: Scan, folder: Path, edit: Callable[[list], None] | None = None, seed: int = 0
+) -> Path:
     """Store a scan as a DICOM series under shuffled file names; ``edit`` may spoil the datasets before."""
     datasets = dicom_datasets(scan)
     if edit is not None:
         edit(datasets)
     folder.mkdir(parents=True, exist_ok=True)
-    for number, data in zip(np.random.default_rng(seed).permutation(len(datasets)), datasets, strict=True):
+    for number, data in zip(
+        np.random.default_rng(seed).permutation(len(datasets)), datasets, strict=True
+    ):
         data.preamble = bytes(128)
         known = "TransferSyntaxUID" in data.file_meta
         encoding = {} if known else {"implicit_vr": False, "little_endian": True}
@@ -216,7 +253,9 @@ def _move(offsets_mm: Callable[[int], tuple[float, float, float]]) -> Callable[[
     def edit(datasets: list) -> None:
         for index, data in enumerate(datasets):
             old = [float(v) for v in data.ImagePositionPatient]
-            data.ImagePositionPatient = [f"{a + b:.6f}" for a, b in zip(old, offsets_mm(index), strict=True)]
+            data.ImagePositionPatient = [
+                f"{a + b:.6f}" for a, b in zip(old, offsets_mm(index), strict=True)
+            ]
 
     return edit
 
@@ -312,7 +351,9 @@ DICOM_FAULTS: dict[str, tuple[Callable[[list], None], str]] = {
 DICOM_HARMLESS: dict[str, tuple[Callable[[list], None], bool]] = {
     "plain": (lambda datasets: None, False),
     "instance_numbers_shuffled": (
-        lambda datasets: [setattr(d, "InstanceNumber", 1 + 7 * n % len(datasets)) for n, d in enumerate(datasets)],
+        lambda datasets: [
+            setattr(d, "InstanceNumber", 1 + 7 * n % len(datasets)) for n, d in enumerate(datasets)
+        ],
         False,
     ),
     "identical_duplicate": (_duplicate(change=0), True),

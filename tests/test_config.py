@@ -123,7 +123,8 @@ def test_wrong_types_are_named(tmp_path, text, key):
 
 
 @pytest.mark.parametrize(
-    ("content", "code"), [(None, "NN-CFG-003"), (b"[training", "NN-CFG-004"), (b"\xff\xfe", "NN-CFG-004")]
+    ("content", "code"),
+    [(None, "NN-CFG-003"), (b"[training", "NN-CFG-004"), (b"\xff\xfe", "NN-CFG-004")],
 )
 def test_files_that_are_no_config(tmp_path, content, code):
     path = tmp_path / "mine.toml"
@@ -149,7 +150,12 @@ def test_a_manifest_gives_the_config_back():
 
 
 def test_a_manifest_may_hold_settings_that_are_no_more():
-    values = {"postprocessing": {"k_d": 5, "kd": 9}, "haze": {"prob": 1.0}, "window.low_hu": 3, "lungs": {}}
+    values = {
+        "postprocessing": {"k_d": 5, "kd": 9},
+        "haze": {"prob": 1.0},
+        "window.low_hu": 3,
+        "lungs": {},
+    }
     config, unknown = parse_manifest_config(values, "manifest")
     assert config.model_dump() == parse_config({"postprocessing": {"k_d": 5}}, "").model_dump()
     assert unknown == ["postprocessing.kd", "haze", "window.low_hu"]

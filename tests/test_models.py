@@ -21,7 +21,15 @@ from normnet.config import (
 from normnet.errors import ConfigError, ModelError
 from normnet.models import load_lungs, load_model, settings_of, shipped, with_lungs
 from normnet.network.unet import build_unet
-from normnet.network.weights import FORMAT, GROWTH, MIGRATIONS, load_members, read_manifest, save_model, split_settings
+from normnet.network.weights import (
+    FORMAT,
+    GROWTH,
+    MIGRATIONS,
+    load_members,
+    read_manifest,
+    save_model,
+    split_settings,
+)
 from normnet.pipeline import segment
 from tests.phantoms import thorax_phantom
 
@@ -44,7 +52,9 @@ def write_model(folder, kind="normnet") -> Config:
         postprocessing=PostprocessingConfig(k_d=5, prob_possible=0.6),
     )
     card = {"name": "new", **split_settings(config.model_dump())}
-    save_model(folder, {"member-1": build_unet(config.network).state_dict()}, kind, config.network, card)
+    save_model(
+        folder, {"member-1": build_unet(config.network).state_dict()}, kind, config.network, card
+    )
     return config
 
 
@@ -79,7 +89,10 @@ def test_a_saved_model_gives_back_what_it_is_used_with(tmp_path):
 
 def test_every_section_has_its_place():
     parts = split_settings(Config().model_dump())
-    assert {name: set(part) for name, part in parts.items()} == {"inference": USED, "provenance": TRAINED}
+    assert {name: set(part) for name, part in parts.items()} == {
+        "inference": USED,
+        "provenance": TRAINED,
+    }
     assert USED | TRAINED | {"network"} == set(Config.model_fields)
 
 
@@ -89,15 +102,23 @@ def test_an_old_manifest_is_read_as_a_new_one(old_model):
     manifest = read_manifest(folder, "normnet")
     assert manifest["format"] == 2
     assert "config" not in manifest
-    assert set(manifest["inference"]) == {*USED, "haze"}  # what no version knew as training may have been used
+    assert set(manifest["inference"]) == {
+        *USED,
+        "haze",
+    }  # what no version knew as training may have been used
     assert manifest["inference"]["window"] == on_disk["config"]["window"]
     assert set(manifest["provenance"]) == {"synthesis", "training"}
-    assert all(manifest[key] == on_disk[key] for key in ("kind", "members", "name", "network", "training", "version"))
+    assert all(
+        manifest[key] == on_disk[key]
+        for key in ("kind", "members", "name", "network", "training", "version")
+    )
 
 
 def test_every_format_has_a_way_to_the_newest():
     assert set(MIGRATIONS) == set(range(1, FORMAT))
-    assert [after({})["format"] for after in MIGRATIONS.values()] == [before + 1 for before in MIGRATIONS]
+    assert [after({})["format"] for after in MIGRATIONS.values()] == [
+        before + 1 for before in MIGRATIONS
+    ]
 
 
 def test_lungs_of_format_1_had_one_neighbour_each_way(old_model):
@@ -114,14 +135,19 @@ def test_lungs_of_format_1_had_one_neighbour_each_way(old_model):
 def test_growth_is_left_out_without_a_word(old_model):
     """It is no more, and ``prob_possible`` meant something else; a model of today keeps its own."""
     folder = old_model()
-    assert set(json.loads((folder / "manifest.json").read_text())["config"]["postprocessing"]) > GROWTH
+    assert (
+        set(json.loads((folder / "manifest.json").read_text())["config"]["postprocessing"]) > GROWTH
+    )
     manifest = read_manifest(folder, "normnet")
     assert not GROWTH & set(manifest["inference"]["postprocessing"])
     config, unknown = settings_of(manifest, folder)
     assert not GROWTH & {name.rpartition(".")[2] for name in unknown}
     assert config.postprocessing.prob_possible == PostprocessingConfig().prob_possible != 0.6
     for post in (None, 3):  # left to the check of values
-        assert MIGRATIONS[1]({"config": {"postprocessing": post}})["inference"]["postprocessing"] is post
+        assert (
+            MIGRATIONS[1]({"config": {"postprocessing": post}})["inference"]["postprocessing"]
+            is post
+        )
 
 
 @pytest.mark.parametrize("kind", ["normnet", "lesions", "lungs"])
@@ -147,7 +173,9 @@ def write_lungs(folder: Path, in_channels: int, settings: dict | None) -> Path:
 
 
 def test_a_lung_model_brings_its_own_settings():
-    before = Config(lungs=LungsConfig(threshold=0.3, pixel_mm=2.0), window=WindowConfig(bright_hu=-480))
+    before = Config(
+        lungs=LungsConfig(threshold=0.3, pixel_mm=2.0), window=WindowConfig(bright_hu=-480)
+    )
     config = with_lungs(before, {"inference": {"lungs": SEVEN}})
     assert config.lungs == LungsConfig(neighbours_mm=(6, 20, 50), threshold=0.45)
     assert config.model_copy(update={"lungs": before.lungs}) == before
@@ -160,7 +188,9 @@ def test_a_lung_model_without_settings_has_the_default_ones(manifest):
 
 
 def test_settings_of_lungs_that_are_no_more_are_left_out():
-    assert with_lungs(Config(), {"inference": {"lungs": {**SEVEN, "haze": 3}}}).lungs.threshold == 0.45
+    assert (
+        with_lungs(Config(), {"inference": {"lungs": {**SEVEN, "haze": 3}}}).lungs.threshold == 0.45
+    )
     with pytest.raises(ConfigError, match=r"'lungs\.threshold'"):
         with_lungs(Config(), {"inference": {"lungs": {"threshold": "low"}}})
 
@@ -178,7 +208,10 @@ def test_a_loaded_model_has_the_settings_of_its_lungs(tmp_path, new_model, new_l
     model = load_model(new_model, write_lungs(tmp_path / "lungs", 7, SEVEN), new_lesions)
     assert model.config.lungs == LungsConfig(neighbours_mm=(6, 20, 50), threshold=0.45)
     assert model.config.postprocessing.k_d == 5
-    assert load_model(new_model, lesions=new_lesions).config.lungs == with_lungs(Config(), shipped_lungs()).lungs
+    assert (
+        load_model(new_model, lesions=new_lesions).config.lungs
+        == with_lungs(Config(), shipped_lungs()).lungs
+    )
 
 
 def shipped_lungs() -> dict:
@@ -197,7 +230,9 @@ def test_a_lung_network_sees_what_its_settings_say(tmp_path, in_channels, neighb
     if n_seen == in_channels:
         assert len(load_lungs(folder)[0]) == 1
         return
-    with pytest.raises(ModelError, match=f"sees {in_channels} slices, its settings say {n_seen}") as caught:
+    with pytest.raises(
+        ModelError, match=f"sees {in_channels} slices, its settings say {n_seen}"
+    ) as caught:
         load_lungs(folder)
     assert caught.value.code == "NN-MOD-008"
 
@@ -226,11 +261,17 @@ def test_an_old_model_segments_with_one_warning(old_model, new_lesions):
 
 
 def test_old_lesion_networks_keep_their_window_and_grid(old_model, new_model):
-    with pytest.warns(UserWarning, match=OLD_NORMNET.replace("old_normnet", "old_lesions")) as caught:
+    with pytest.warns(
+        UserWarning, match=OLD_NORMNET.replace("old_normnet", "old_lesions")
+    ) as caught:
         config = load_model(new_model, lesions=old_model("lesions")).lesion_config
     assert len(caught) == 1
     assert config.network.stride == 2
-    assert (config.window.bright_hu, config.preparation.spacing_mm, config.preparation.pool_vox) == (-480, (4, 3, 3), 2)
+    assert (
+        config.window.bright_hu,
+        config.preparation.spacing_mm,
+        config.preparation.pool_vox,
+    ) == (-480, (4, 3, 3), 2)
 
 
 def test_nothing_is_said_of_a_new_model(new_model, new_lesions):

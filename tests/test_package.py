@@ -16,7 +16,9 @@ PACKAGE = ROOT / "src" / "normnet"
 LAYERS = {
     **dict.fromkeys(("errors", "scan"), 0),
     "config": 1,
-    **dict.fromkeys(("io", "datasets", "lungs", "preparation", "synthesis", "network", "inference"), 2),
+    **dict.fromkeys(
+        ("io", "datasets", "lungs", "preparation", "synthesis", "network", "inference"), 2
+    ),
     **dict.fromkeys(("postprocessing", "quantification"), 2),
     "models": 3,
     **dict.fromkeys(("training", "pipeline"), 4),
@@ -53,7 +55,10 @@ def imports_of(path: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} has a relative import"
             is_package = (PACKAGE / Path(*(node.module or "").split(".")[1:])).is_dir()
-            names = [f"{node.module}.{alias.name}" if is_package else str(node.module) for alias in node.names]
+            names = [
+                f"{node.module}.{alias.name}" if is_package else str(node.module)
+                for alias in node.names
+            ]
         yield from (name.removeprefix("normnet.") for name in names if name.startswith("normnet."))
 
 

@@ -10,11 +10,24 @@ import pytest
 import torch
 
 from normnet import pipeline
-from normnet.config import Config, NetworkConfig, PostprocessingConfig, PreparationConfig, WindowConfig
+from normnet.config import (
+    Config,
+    NetworkConfig,
+    PostprocessingConfig,
+    PreparationConfig,
+    WindowConfig,
+)
 from normnet.lungs.learned import Lungs
 from normnet.models import Model
 from normnet.network.unet import build_unet
-from normnet.pipeline import Segmentation, anomaly_map, describe_certainty, doubt_breath, segment, widen_lungs
+from normnet.pipeline import (
+    Segmentation,
+    anomaly_map,
+    describe_certainty,
+    doubt_breath,
+    segment,
+    widen_lungs,
+)
 from normnet.postprocessing import Boundary, LesionSteps
 from normnet.preparation.breath import add_fluid
 from normnet.preparation.prepare import prepare
@@ -86,21 +99,30 @@ def test_shapes_types_and_ranges(phantom, found):
     assert set(np.unique(found.n_votes_normal)) == {0, 1, 2, 3}
     for array in (found.prob_anomaly, found.n_votes_normal):
         assert not array[~lungs].any()
-        assert array[phantom.lesion_mask].mean() > 10 * array[lungs & ~phantom.lesion_mask].mean()  # bright voxels only
+        assert (
+            array[phantom.lesion_mask].mean() > 10 * array[lungs & ~phantom.lesion_mask].mean()
+        )  # bright voxels only
 
 
 def test_volumes_follow_from_the_masks(phantom, found):
-    assert found.volumes == quantify(found.lesion_mask, found.lung_labels, phantom.scan.geometry.voxel_ml)
+    assert found.volumes == quantify(
+        found.lesion_mask, found.lung_labels, phantom.scan.geometry.voxel_ml
+    )
     assert found.volumes["both"]["lung_ml"] == pytest.approx(phantom.lung_ml, rel=0.02)
     assert found.volumes["right"]["lung_ml"] == pytest.approx(phantom.lung_ml / 2, rel=0.02)
     n_lesion = found.lesion_mask.sum()
-    assert found.volumes["both"]["lesion_ml"] == pytest.approx(n_lesion * 5.0 * 4.4 * 4.0 / 1000, rel=1e-3)
+    assert found.volumes["both"]["lesion_ml"] == pytest.approx(
+        n_lesion * 5.0 * 4.4 * 4.0 / 1000, rel=1e-3
+    )
 
 
 def test_stages_are_timed_and_told(phantom, tiny_model):
     told: list[tuple[str, int, int]] = []
     found = segment(
-        phantom.scan, tiny_model, lung_labels=sides_of(phantom), on_progress=lambda *step: told.append(step)
+        phantom.scan,
+        tiny_model,
+        lung_labels=sides_of(phantom),
+        on_progress=lambda *step: told.append(step),
     )
     assert list(found.seconds) == STAGES
     assert all(seconds >= 0 for seconds in found.seconds.values())
@@ -115,13 +137,19 @@ def test_settings_of_the_user_count(phantom, tiny_model, found):
     for min_votes in (0, 3):
         inference = tiny_model.config.inference.model_copy(update={"min_votes": min_votes})
         config = tiny_model.config.model_copy(update={"inference": inference})
-        volumes.append(segment(phantom.scan, tiny_model, config, lung_labels=sides_of(phantom)).lesion_mask.sum())
+        volumes.append(
+            segment(
+                phantom.scan, tiny_model, config, lung_labels=sides_of(phantom)
+            ).lesion_mask.sum()
+        )
     assert 0 == volumes[0] < found.lesion_mask.sum() < volumes[1]
 
 
 def asked_of_all(model: Model, **postprocessing) -> Config:
     """The model's settings, with its lesion networks."""
-    told = model.config.postprocessing.model_copy(update={"lesion_networks": True, **postprocessing})
+    told = model.config.postprocessing.model_copy(
+        update={"lesion_networks": True, **postprocessing}
+    )
     return model.config.model_copy(update={"postprocessing": told})
 
 
@@ -133,13 +161,22 @@ def test_lesion_networks_are_asked_where_the_settings_say_so(phantom, tiny_model
         asked = segment(phantom.scan, tiny_model, config, lung_labels=sides_of(phantom))
         np.testing.assert_array_equal(asked.n_votes_normal, found.n_votes_normal)
         masks.append(asked.lesion_mask)
-    assert masks[0][sides_of(phantom) > 0].mean() > 0.95 > found.lesion_mask[sides_of(phantom) > 0].mean()
+    assert (
+        masks[0][sides_of(phantom) > 0].mean()
+        > 0.95
+        > found.lesion_mask[sides_of(phantom) > 0].mean()
+    )
     assert not masks[1].any()
 
 
 def test_the_anomaly_map_is_both_kinds_of_networks_opinion(phantom):
     """Bright voxels: their mean. Others in the lungs: the lesion networks. Outside: nothing."""
-    prepared = prepare(phantom.scan, sides_of(phantom), PreparationConfig(spacing_mm=(5.0, 4.4, 4.0)), WindowConfig())
+    prepared = prepare(
+        phantom.scan,
+        sides_of(phantom),
+        PreparationConfig(spacing_mm=(5.0, 4.4, 4.0)),
+        WindowConfig(),
+    )
     shape = prepared.thorax.shape
     prob_normal, prob_lesion = np.full(shape, 0.8, np.float16), np.full(shape, 0.6, np.float32)
     searched = prepared.cut(sides_of(phantom)) > 0
@@ -179,9 +216,16 @@ def breathed_out(phantom: Phantom, share: float) -> Scan:
     return replace(phantom.scan, volume_hu=np.rint(hu).astype(np.int16))
 
 
-@pytest.mark.parametrize(("fluid", "told"), [(-0.06, ""), (0.059, ""), (0.061, " 6 % "), (0.15, " 15 % ")])
+@pytest.mark.parametrize(
+    ("fluid", "told"), [(-0.06, ""), (0.059, ""), (0.061, " 6 % "), (0.15, " 15 % ")]
+)
 def test_lungs_far_from_a_deep_inspiration_raise_doubt(phantom, fluid, told):
-    prepared = prepare(phantom.scan, sides_of(phantom), PreparationConfig(spacing_mm=(5.0, 4.4, 4.0)), WindowConfig())
+    prepared = prepare(
+        phantom.scan,
+        sides_of(phantom),
+        PreparationConfig(spacing_mm=(5.0, 4.4, 4.0)),
+        WindowConfig(),
+    )
     warnings = doubt_breath(replace(prepared, fluid=fluid))
     assert len(warnings) == (told != "")
     assert all(told in line and "breath out" in line and "\n" not in line for line in warnings)
@@ -219,12 +263,20 @@ def steps_of(n_lesion: int, boundary: Boundary | None) -> LesionSteps:
 def test_millilitres_at_other_shares(phantom, n_lesion, lesion_ml, range_ml):
     """20 voxels were 5 ml, so 10 and 40 are 2.5 and 10 ml; without a lesion a voxel is 1 x 0.8 x 0.8 mm."""
     prepared = replace(
-        prepare(phantom.scan, sides_of(phantom), PreparationConfig(spacing_mm=(5.0, 4.4, 4.0)), WindowConfig()),
+        prepare(
+            phantom.scan,
+            sides_of(phantom),
+            PreparationConfig(spacing_mm=(5.0, 4.4, 4.0)),
+            WindowConfig(),
+        ),
         spacing_mm=(1.0, 0.8, 0.8),
         fluid=0.04321,
     )
     told = describe_certainty(
-        prepared, steps_of(n_lesion, Boundary(-901.23, -499.98, -800.92, (10, 40))), lesion_ml, Config()
+        prepared,
+        steps_of(n_lesion, Boundary(-901.23, -499.98, -800.92, (10, 40))),
+        lesion_ml,
+        Config(),
     )
     assert told.pop("lesion_ml_range") == pytest.approx(range_ml, abs=5e-4)
     assert told == {
@@ -234,7 +286,9 @@ def test_millilitres_at_other_shares(phantom, n_lesion, lesion_ml, range_ml):
         "disease_hu": -500.0,
         "boundary_hu": -800.9,
     }
-    assert describe_certainty(prepared, steps_of(n_lesion, None), lesion_ml, Config()) == {"tissue_in_air": 0.0432}
+    assert describe_certainty(prepared, steps_of(n_lesion, None), lesion_ml, Config()) == {
+        "tissue_in_air": 0.0432
+    }
 
 
 def test_how_sure_the_volume_is(phantom, tiny_model, found, monkeypatch):
@@ -246,7 +300,9 @@ def test_how_sure_the_volume_is(phantom, tiny_model, found, monkeypatch):
 
     monkeypatch.setattr(pipeline, "predict_lesions", denser)
     for shares in ((0.1, 0.6), (0.3, 0.3)):
-        config = asked_of_all(tiny_model, prob_lesion=0.1, step_hu=0.0, share=0.3, share_range=shares)
+        config = asked_of_all(
+            tiny_model, prob_lesion=0.1, step_hu=0.0, share=0.3, share_range=shares
+        )
         asked = segment(phantom.scan, tiny_model, config, lung_labels=sides_of(phantom))
         told, lesion_ml = asked.certainty, asked.volumes["both"]["lesion_ml"]
         assert json.loads(json.dumps(told)) == told
@@ -262,8 +318,9 @@ def test_how_sure_the_volume_is(phantom, tiny_model, found, monkeypatch):
 # --- the shipped weights ---
 
 SHAPE, SPACING_MM = (64, 152, 160), (2.5, 2.1, 2.0)
-# Right: ground glass of -500 HU; left: a consolidation. The mean filters of Eq. 10 reach 3 to 4 voxels of 0.8 to 1 mm
-# and the boundary takes in the half-filled voxels around, so a ball may come out 3.5 mm thicker or thinner.
+# Right: ground glass of -500 HU; left: a consolidation. The mean filters of Eq. 10 reach 3 to 4
+# voxels of 0.8 to 1 mm and the boundary takes in the half-filled voxels around, so a ball may come
+# out 3.5 mm thicker or thinner.
 LESIONS_MM, TOLERANCE_MM = {"right": 16.0, "left": 12.0}, 3.5
 
 
@@ -280,7 +337,9 @@ def found_sick(sick, shipped_model) -> Segmentation:
 @pytest.mark.parametrize("given", [True, False])
 def test_lesions_of_known_millilitres_are_found(sick, found_sick, shipped_model, given):
     found = segment(sick.scan, shipped_model, lung_labels=sides_of(sick)) if given else found_sick
-    stretch = float(np.prod(np.array(SHAPE) * SPACING_MM / (160, 320, 320)))  # of the phantom's volume by its field
+    stretch = float(
+        np.prod(np.array(SHAPE) * SPACING_MM / (160, 320, 320))
+    )  # of the phantom's volume by its field
     for side, radius_mm in LESIONS_MM.items():
         found_mm = (found.volumes[side]["lesion_ml"] * 1000 / stretch / (4 / 3 * np.pi)) ** (1 / 3)
         assert found_mm == pytest.approx(radius_mm, abs=TOLERANCE_MM)
@@ -334,7 +393,9 @@ def test_same_input_same_bytes(sick, found_sick, shipped_model):
     assert again.volumes == found_sick.volumes
 
 
-@pytest.mark.parametrize(("order", "flips"), [((0, 1, 2), (True, False, True)), ((2, 0, 1), (False, True, False))])
+@pytest.mark.parametrize(
+    ("order", "flips"), [((0, 1, 2), (True, False, True)), ((2, 0, 1), (False, True, False))]
+)
 def test_any_storage_gives_the_same_masks(sick, found_sick, shipped_model, order, flips):
     found = segment(reorient(sick.scan, order, flips), shipped_model)
     for expected, array in zip(arrays_of(found_sick), arrays_of(found), strict=True):
@@ -371,7 +432,9 @@ def test_lungs_are_wider_beside_a_lesion_alone():
     assert not widen_lungs(scan, lungs, possible, prepared, on_grid, further)[12, 16, 26:].any()
 
 
-def test_lungs_are_wider_beside_what_the_lesion_networks_veto(phantom, tiny_model, found, monkeypatch):
+def test_lungs_are_wider_beside_what_the_lesion_networks_veto(
+    phantom, tiny_model, found, monkeypatch
+):
     """Half of what the vote calls lesion is cut off the lungs. Nothing is marked, yet the other half may be lung."""
     lungs, y = sides_of(phantom), np.arange(phantom.scan.shape[1])[:, None]
     lungs[found.lesion_mask & (y > np.median(np.nonzero(found.lesion_mask)[1]))] = 0

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from normnet.config import PostprocessingConfig
-from normnet.postprocessing import LesionSteps, dilate, find_boundary, mean_filter, parenchyma_density
+from normnet.postprocessing import (
+    LesionSteps,
+    dilate,
+    find_boundary,
+    mean_filter,
+    parenchyma_density,
+)
 from normnet.postprocessing import postprocess as postprocess_hu
 
 TAU = 1 / 3
@@ -112,7 +118,9 @@ def test_zeros_count_beyond_the_lung_unless_normalised():
     image = np.where(lung_mask, np.float32(0.6), np.float32(0))
     plain = mean_filter(image, 3, lung_mask, PostprocessingConfig())
     assert plain[2, 2, 3] == pytest.approx(0.6 * 18 / 27)
-    assert plain[2, 2, 0] == pytest.approx(0.6 * 18 / 27)  # nor does the array go on beyond its border
+    assert plain[2, 2, 0] == pytest.approx(
+        0.6 * 18 / 27
+    )  # nor does the array go on beyond its border
     normalised = mean_filter(image, 3, lung_mask, PostprocessingConfig(normalised=True))
     assert normalised[lung_mask] == pytest.approx(0.6)
 
@@ -141,7 +149,9 @@ def test_density_leaves_out_vessels_and_the_border_of_the_lung():
     lung_mask = np.zeros(hu.shape, bool)
     lung_mask[:, :, 2:13] = True
     hu[:, :, :3] = hu[:, :, 12:] = 200  # wall, and the rim of the mask on it
-    density = parenchyma_density(hu, lung_mask, lung_mask & (hu > 0) & (np.arange(15) % 14 > 2), 1.0)
+    density = parenchyma_density(
+        hu, lung_mask, lung_mask & (hu > 0) & (np.arange(15) % 14 > 2), 1.0
+    )
     assert density[3:6, 1:8, 4:11] == pytest.approx(-850, abs=0.1)
 
 
@@ -166,8 +176,8 @@ def patient(**changes_hu: float) -> tuple[np.ndarray, dict[str, np.ndarray], np.
     """Four patches of even density one after the other along x.
 
     Returns:
-        HU (12, 12, 64), where each patch lies without its border with the next, and what the lesion networks say:
-        nothing, 0.3, 0.3 and 0.9.
+        HU (12, 12, 64), where each patch lies without its border with the next, and what the lesion
+        networks say: nothing, 0.3, 0.3 and 0.9.
     """
     patches = PATCHES_HU | changes_hu
     hu, inside = np.empty((12, 12, 64), np.float32), {}
@@ -179,11 +189,15 @@ def patient(**changes_hu: float) -> tuple[np.ndarray, dict[str, np.ndarray], np.
     return hu, inside, prob
 
 
-def bounded(hu: np.ndarray, prob: np.ndarray, thorax: np.ndarray | None = None, **settings) -> LesionSteps:
+def bounded(
+    hu: np.ndarray, prob: np.ndarray, thorax: np.ndarray | None = None, **settings
+) -> LesionSteps:
     """Nothing is voted normal; without a thorax Eq. 10 finds nothing."""
     lung_mask, none = np.ones(hu.shape, bool), np.zeros(hu.shape, bool)
     thorax = np.zeros(hu.shape, np.float32) if thorax is None else thorax
-    return postprocess_hu(thorax, hu, lung_mask, none, TAU, BOUNDED.model_copy(update=settings), prob)
+    return postprocess_hu(
+        thorax, hu, lung_mask, none, TAU, BOUNDED.model_copy(update=settings), prob
+    )
 
 
 def marked(steps: LesionSteps, inside: dict[str, np.ndarray]) -> dict[str, float]:
@@ -198,7 +212,9 @@ def test_the_boundary_lies_a_quarter_of_the_way_to_the_disease():
     assert marked(steps, inside) == {"healthy": 0, "hazy": 0, "pale": 1, "disease": 1}
 
 
-@pytest.mark.parametrize(("share", "boundary_hu", "pale"), [(0.1, -860, 1), (0.25, -800, 1), (0.35, -760, 0)])
+@pytest.mark.parametrize(
+    ("share", "boundary_hu", "pale"), [(0.1, -860, 1), (0.25, -800, 1), (0.35, -760, 0)]
+)
 def test_the_share_says_where(share, boundary_hu, pale):
     hu, inside, prob = patient()
     steps = bounded(hu, prob, share=share)
@@ -206,13 +222,20 @@ def test_the_share_says_where(share, boundary_hu, pale):
     assert marked(steps, inside) == {"healthy": 0, "hazy": share < 0.12, "pale": pale, "disease": 1}
 
 
-@pytest.mark.parametrize(("step_hu", "boundary_hu", "hazy"), [(20, -860, 1), (60, -820, 0), (130, -750, 0)])
+@pytest.mark.parametrize(
+    ("step_hu", "boundary_hu", "hazy"), [(20, -860, 1), (60, -820, 0), (130, -750, 0)]
+)
 def test_a_step_above_the_healthy_lung(step_hu, boundary_hu, hazy):
     """And a twentieth of the 400 HU to the disease; the range of shares begins there, too."""
     hu, inside, prob = patient()
     steps = bounded(hu, prob, step_hu=step_hu, share=0.05, share_range=(0.05, 0.05))
     assert steps.boundary[:3] == pytest.approx((-900, -500, boundary_hu), abs=0.5)
-    assert marked(steps, inside) == {"healthy": 0, "hazy": hazy, "pale": boundary_hu < -780, "disease": 1}
+    assert marked(steps, inside) == {
+        "healthy": 0,
+        "hazy": hazy,
+        "pale": boundary_hu < -780,
+        "disease": 1,
+    }
     assert steps.boundary.n_vox_range == (steps.lesions.sum(),) * 2
 
 
@@ -270,7 +293,10 @@ def test_voxels_at_both_ends_of_the_range_of_shares():
     assert most == bounded(hu, prob, share=0.05).lesions.sum()
     assert inside["disease"].sum() <= fewest < bounded(hu, prob).lesions.sum() < most
     assert most == pytest.approx(3 * 16 * 144, rel=0.03)
-    assert bounded(hu, prob, share_range=(0.25, 0.25)).boundary.n_vox_range == (bounded(hu, prob).lesions.sum(),) * 2
+    assert (
+        bounded(hu, prob, share_range=(0.25, 0.25)).boundary.n_vox_range
+        == (bounded(hu, prob).lesions.sum(),) * 2
+    )
 
 
 @pytest.mark.parametrize(("possible", "kept"), [(0.02, True), (0.06, False)])
@@ -281,7 +307,9 @@ def test_what_eq_10_finds_counts_where_it_is_possible(possible, kept):
     thorax = np.where(inside["pale"], np.float32(0.5), np.float32(0))
     steps = bounded(hu, prob, thorax, prob_possible=possible)
     assert steps.core[inside["pale"]].mean() > 0.9
-    assert steps.lesions[inside["pale"]].mean() == (steps.core[inside["pale"]].mean() if kept else 0)
+    assert steps.lesions[inside["pale"]].mean() == (
+        steps.core[inside["pale"]].mean() if kept else 0
+    )
     assert marked(steps, inside)["disease"] == 1
     thorax = np.where(inside["hazy"], np.float32(0.5), np.float32(0))
     prob[inside["hazy"]] = 0.05
@@ -308,7 +336,9 @@ def test_what_eq_10_finds_is_not_healthy():
     """Ten of sixteen layers are dense; the networks see nothing there, Eq. 10 does."""
     hu, _, prob = patient()
     hu[..., :10] = -400
-    thorax = np.where(np.arange(64) < 10, np.float32(0.5), np.float32(0)) * np.ones(hu.shape, np.float32)
+    thorax = np.where(np.arange(64) < 10, np.float32(0.5), np.float32(0)) * np.ones(
+        hu.shape, np.float32
+    )
     assert bounded(hu, prob, thorax).boundary.healthy_hu == pytest.approx(-900, abs=0.5)
     assert bounded(hu, prob).boundary.healthy_hu == pytest.approx(-400, abs=0.5)
 
@@ -323,7 +353,9 @@ def test_too_few_voxels_to_take_a_density_from():
     assert empty == (-1000, -850, -962.5, (0, 0))
 
 
-@pytest.mark.parametrize(("n_healthy", "healthy_hu"), [(19, -1000), (20, -900), (49, -1000), (50, -900)])
+@pytest.mark.parametrize(
+    ("n_healthy", "healthy_hu"), [(19, -1000), (20, -900), (49, -1000), (50, -900)]
+)
 def test_scraps_beside_much_disease_are_no_healthy_lung(n_healthy, healthy_hu):
     """Twenty voxels at least, and a twentieth of the disease's: 400 or 1000."""
     disease = np.full(400 if n_healthy <= 20 else 1000, -500, np.float32)

@@ -16,7 +16,11 @@ def test_both_sides():
     lesions[0, :, 2] = True  # 10 right
     lesions[0:4, :, 6] = True  # 40 left
     found = quantify(lesions, labels, voxel_ml=0.5)
-    assert found["right"] == {"lung_ml": 150.0, "lesion_ml": 5.0, "lesion_percent": pytest.approx(3.333)}
+    assert found["right"] == {
+        "lung_ml": 150.0,
+        "lesion_ml": 5.0,
+        "lesion_percent": pytest.approx(3.333),
+    }
     assert found["left"] == {"lung_ml": 100.0, "lesion_ml": 20.0, "lesion_percent": 20.0}
     assert found["both"] == {"lung_ml": 250.0, "lesion_ml": 25.0, "lesion_percent": 10.0}
 
@@ -25,7 +29,9 @@ def test_one_lung_only():
     labels = np.ones((2, 2, 2), np.uint8)
     found = quantify(np.zeros(labels.shape, bool), labels, 1.0)
     assert found["left"] == {"lung_ml": 0.0, "lesion_ml": 0.0, "lesion_percent": None}
-    assert found["both"] == found["right"] == {"lung_ml": 8.0, "lesion_ml": 0.0, "lesion_percent": 0.0}
+    assert (
+        found["both"] == found["right"] == {"lung_ml": 8.0, "lesion_ml": 0.0, "lesion_percent": 0.0}
+    )
 
 
 def test_lesions_outside_the_lungs_do_not_count():

@@ -20,13 +20,17 @@ from tests.phantoms import thorax_phantom, write_dicom, write_nifti
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-DOCUMENTS = sorted(path.relative_to(ROOT).as_posix() for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")))
+DOCUMENTS = sorted(
+    path.relative_to(ROOT).as_posix() for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))
+)
 
 
 def commands_of(text: str) -> list[str]:
     """``normnet …`` lines of indented blocks, and those between backticks."""
     lines = re.findall(r"^    (normnet .+)$", text, re.MULTILINE)
-    return lines + [" ".join(part.split()) for part in re.findall(r"`(normnet [a-z-]+ [^`…]+)`", text)]
+    return lines + [
+        " ".join(part.split()) for part in re.findall(r"`(normnet [a-z-]+ [^`…]+)`", text)
+    ]
 
 
 def words_of(command: str) -> list[str]:
@@ -35,7 +39,15 @@ def words_of(command: str) -> list[str]:
 
 def test_the_readme_has_commands():
     shown = {words_of(command)[0] for command in commands_of(README)}
-    assert shown == {"segment", "synthesize", "prepare", "train", "train-lungs", "evaluate", "reproduce"}
+    assert shown == {
+        "segment",
+        "synthesize",
+        "prepare",
+        "train",
+        "train-lungs",
+        "evaluate",
+        "reproduce",
+    }
     assert len(commands_of(README)) >= 10
 
 
@@ -91,7 +103,12 @@ def place(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     phantom = thorax_phantom((40, 80, 88), (3.0, 3.0, 3.0))
     healthy = thorax_phantom((40, 80, 88), (3.0, 3.0, 3.0), lesions=False, seed=1)
-    for name in ("ct.nii.gz", "other.mha", "folder_of_scans/one.nii.gz", "folder_of_scans/two.nii.gz"):
+    for name in (
+        "ct.nii.gz",
+        "other.mha",
+        "folder_of_scans/one.nii.gz",
+        "folder_of_scans/two.nii.gz",
+    ):
         Path(name).parent.mkdir(exist_ok=True)
         write_nifti(phantom.scan, Path(name))
     write_dicom(phantom.scan, Path("dicom_folder"))
@@ -117,7 +134,9 @@ def small(source: str | Path | None = None) -> Config:
     return settings.model_copy(
         update={
             "network": NetworkConfig(channels=(4, 8), n_res_units=0),
-            "preparation": settings.preparation.model_copy(update={"spacing_mm": (3.0, 3.0, 3.0), "pad_to": None}),
+            "preparation": settings.preparation.model_copy(
+                update={"spacing_mm": (3.0, 3.0, 3.0), "pad_to": None}
+            ),
             "training": settings.training.model_copy(update=training),
             "postprocessing": settings.postprocessing.model_copy(update=trusting),
         }

@@ -59,7 +59,16 @@ def test_compressed_dicom_through_the_command_line(cases, tmp_path, capsys):
     folder = cases["covidctmd_p001"].image
     settings = tmp_path / "coarse.toml"
     settings.write_text("[preparation]\nspacing_mm = [2.0, 1.6, 1.6]\n")
-    arguments = ["segment", str(folder), "--out", str(tmp_path / "out"), "--config", str(settings), "--device", "cpu"]
+    arguments = [
+        "segment",
+        str(folder),
+        "--out",
+        str(tmp_path / "out"),
+        "--config",
+        str(settings),
+        "--device",
+        "cpu",
+    ]
     assert main(arguments) == 0
     assert f"{folder.name}: ok; lesions" in capsys.readouterr().out
     scan, result = read_ct(folder), tmp_path / "out" / folder.name

@@ -60,8 +60,11 @@ class LungsConfig(Section):
 
     pixel_mm: float = 1.5
     slice_mm: float = 2.0  # thinner scans are looked at this far apart
-    neighbours_mm: tuple[float, ...] = (6.0,)  # how far below and above lie slices that are seen with each
-    smooth_mm: float = 0.0  # dense tissue: standard deviation of a Gaussian along z, over which slices agree; 0: none
+    neighbours_mm: tuple[float, ...] = (
+        6.0,
+    )  # how far below and above lie slices that are seen with each
+    # dense tissue: standard deviation of a Gaussian along z, over which slices agree; 0: none
+    smooth_mm: float = 0.0
     low_hu: float = -1024.0
     high_hu: float = 600.0
     threshold: float = 0.5
@@ -79,12 +82,19 @@ class PreparationConfig(Section):
     margin_vox: int = 4  # around the lungs' bounding box
     align_vox: int = 16  # the crop starts at a multiple of this, the network's stride
     pool_vox: int = 2  # edge of the cubes that lesion networks see as one voxel
-    pad_to: tuple[int, int] | None = None  # (y, x); the paper pads to 512 x 512, the result inside is the same
-    edge_share: float = 0.5  # components with more of their voxels on the mask's edge are dropped in training
+    pad_to: tuple[int, int] | None = (
+        None  # (y, x); the paper pads to 512 x 512, the result inside is the same
+    )
+    edge_share: float = (
+        0.5  # components with more of their voxels on the mask's edge are dropped in training
+    )
     edge_vox: int = 2  # thickness of that edge
     edge_cut_rim: bool = False  # cut the chest wall's rim off the vessels first
     inspired_hu: float = -905.0  # what the lightest tenth of the lung is brought to
-    breath_limits: Range = (0.0, 0.0)  # share of tissue in the air that is undone for it; 0, 0: the paper, nothing
+    breath_limits: Range = (
+        0.0,
+        0.0,
+    )  # share of tissue in the air that is undone for it; 0, 0: the paper, nothing
 
 
 class SynthesisConfig(Section):
@@ -121,7 +131,9 @@ class GroundGlassConfig(Section):
     sigma_coarse_vox: Range = (1.5, 5.0)
     prob_mottled: float = 0.3
     sigma_mottled_vox: Range = (0.6, 2.5)
-    prob_clumped: float = 0.4  # dense spots in hardly changed lung, the patch around them is the lesion
+    prob_clumped: float = (
+        0.4  # dense spots in hardly changed lung, the patch around them is the lesion
+    )
     sigma_clumped_vox: Range = (0.6, 3.5)
     clump_level: Range = (-0.2, 1.1)  # clumps are where unit noise exceeds it
     prob_empty: float = 0.1  # slabs without disease
@@ -130,8 +142,9 @@ class GroundGlassConfig(Section):
 class TrainingConfig(Section):
     """How one member is trained (Sec. IV-B3) and what is varied in its slabs."""
 
-    # "normal": bright tissue, the paper's. "areas", "lesions": all healthy lung, the synthetic lesions (Table IV).
-    # "disease": what the shipped lesion networks learn, dense and pale disease on a coarse grid.
+    # "normal": bright tissue, the paper's. "areas", "lesions": all healthy lung, the synthetic
+    # lesions (Table IV). "disease": what the shipped lesion networks learn, dense and pale disease
+    # on a coarse grid.
     target: Literal["normal", "areas", "lesions", "disease"] = "normal"
     slab_vox: tuple[int, int, int] = (32, 512, 512)
     batch: int = 8
@@ -139,7 +152,8 @@ class TrainingConfig(Section):
     learning_rate: float = 3e-4
     schedule: Literal["constant", "cosine"] = "constant"
     falls_to: float = 0.02  # share of the learning rate that the cosine ends at
-    average: float = 0.0  # the weights that count are a running mean, to which each step's add this share; 0: the last
+    # the weights that count are a running mean, to which each step's add this share; 0: the last
+    average: float = 0.0
     members: int = 5
     seed: int = 0
     checkpoint_every: int = 100
@@ -176,7 +190,10 @@ class VariationConfig(Section):
     kernel_sigma_vox: Range = (0.4, 1.0)
     prob_slices: float = 0.3
     slices: float = 0.015  # standard deviation of every slice's own scale of HU + 1024
-    lung_share: Range = (0.1, 0.6)  # thick slices: voxels with more lung than this are in the mask, hazy domes too
+    lung_share: Range = (
+        0.1,
+        0.6,
+    )  # thick slices: voxels with more lung than this are in the mask, hazy domes too
 
 
 class InferenceConfig(Section):
@@ -204,11 +221,17 @@ class PostprocessingConfig(Section):
     step_hu: float = 60.0  # lesion: denser than the healthy lung by this
     share: float = 0.15  # and this share of the way from there to the disease
     share_range: Range = (0.05, 0.25)  # the volume is also told for these
-    disease_percentile: float = 75.0  # the disease's density: this percentile of what is more likely lesion than not
+    disease_percentile: float = (
+        75.0  # the disease's density: this percentile of what is more likely lesion than not
+    )
     least_contrast_hu: float = 150.0  # of the disease with the healthy lung
     density_sigma_vox: float = 2.0  # the density is smoothed with this Gaussian
-    rim_vox: int = 0  # layers of the lungs' outline, in each slice, that are never lesion; 0: the paper
-    lungs_vox: int = 0  # steps from a lesion within which bright tissue that could be lung is lung; 0: the paper
+    rim_vox: int = (
+        0  # layers of the lungs' outline, in each slice, that are never lesion; 0: the paper
+    )
+    lungs_vox: int = (
+        0  # steps from a lesion within which bright tissue that could be lung is lung; 0: the paper
+    )
     lungs_prob: float = 0.1  # could be lung: the lung networks give it more than this
 
 
@@ -252,7 +275,9 @@ def parse_config(values: dict[str, Any], where: str) -> Config:
             hint = f"did you mean '{near[0]}'?" if near else "see configs/default.toml for all keys"
             raise ConfigError("NN-CFG-001", f"unknown setting '{key}'", where, hint) from error
         message = first["msg"][0].lower() + first["msg"][1:]
-        raise ConfigError("NN-CFG-002", f"wrong value of '{key}': {message}", where, "mend the value") from error
+        raise ConfigError(
+            "NN-CFG-002", f"wrong value of '{key}': {message}", where, "mend the value"
+        ) from error
 
 
 def parse_manifest_config(values: dict[str, Any], where: str) -> tuple[Config, list[str]]:
@@ -297,10 +322,15 @@ def load_config(source: str | Path | None = None) -> Config:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(
-            "NN-CFG-003", "no such config", str(source), "give 'paper', 'default', 'lesions' or a TOML file"
+            "NN-CFG-003",
+            "no such config",
+            str(source),
+            "give 'paper', 'default', 'lesions' or a TOML file",
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError("NN-CFG-004", f"not TOML ({error})", str(source), "mend the file") from error
+        raise ConfigError(
+            "NN-CFG-004", f"not TOML ({error})", str(source), "mend the file"
+        ) from error
     return parse_config(_merged(base, values), str(source))
 
 

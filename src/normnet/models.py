@@ -23,10 +23,11 @@ class Model:
 
     Attributes:
         networks: Members of the ensemble.
-        lung_networks: Members of the lung segmenter, or the model of another program in their place.
+        lung_networks: Members of the lung segmenter, or the model of another program in their
+            place.
         lesion_networks: Members that segment disease directly, pale ground glass included.
-        config: Settings that the ensemble is used with, and the lung model's own; those of a training are in the
-            manifests alone.
+        config: Settings that the ensemble is used with, and the lung model's own; those of a
+            training are in the manifests alone.
         lesion_config: The same of the lesion networks.
         manifest: What the ensemble's manifest says.
         lung_manifest: What the lung model's manifest says.
@@ -53,7 +54,9 @@ def shipped(name: str) -> Path:
 
 
 def load_model(
-    folder: str | Path | None = None, lungs: str | Path | None = None, lesions: str | Path | None = None
+    folder: str | Path | None = None,
+    lungs: str | Path | None = None,
+    lesions: str | Path | None = None,
 ) -> Model:
     """Load an ensemble, a lung segmenter and lesion networks.
 
@@ -62,7 +65,8 @@ def load_model(
     Args:
         folder: Made by ``normnet train``; the shipped ensemble where None.
         lungs: As ``load_lungs`` takes it.
-        lesions: Made by ``normnet train`` with the settings ``lesions``; the shipped ones where None.
+        lesions: Made by ``normnet train`` with the settings ``lesions``; the shipped ones where
+            None.
 
     Raises:
         ModelError: If files are missing, altered or do not fit.
@@ -97,7 +101,9 @@ def settings_of(manifest: dict[str, Any], folder: Path) -> tuple[Config, list[st
     try:
         values = {**manifest["inference"], "network": manifest["network"]}
     except (KeyError, TypeError) as error:
-        raise ModelError("NN-MOD-003", "incomplete model manifest", str(folder), "train or copy it again") from error
+        raise ModelError(
+            "NN-MOD-003", "incomplete model manifest", str(folder), "train or copy it again"
+        ) from error
     return parse_manifest_config(values, str(folder))
 
 
@@ -109,9 +115,15 @@ def with_lungs(config: Config, lung_manifest: dict[str, Any]) -> Config:
     """
     settings = lung_manifest.get("inference", {})
     if not isinstance(settings, dict):
-        raise ModelError("NN-MOD-003", "incomplete model manifest", "lung model", "train or copy it again")
+        raise ModelError(
+            "NN-MOD-003", "incomplete model manifest", "lung model", "train or copy it again"
+        )
     values = settings.get("lungs")
-    lungs = LungsConfig() if values is None else parse_manifest_config({"lungs": values}, "lungs")[0].lungs
+    lungs = (
+        LungsConfig()
+        if values is None
+        else parse_manifest_config({"lungs": values}, "lungs")[0].lungs
+    )
     return config.model_copy(update={"lungs": lungs})
 
 
@@ -123,17 +135,21 @@ def _known_settings(manifest: dict[str, Any], folder: Path) -> Config:
     return config
 
 
-def load_lungs(path: str | Path | None = None) -> tuple[list[nn.Module] | ExternalLungs, dict[str, Any]]:
+def load_lungs(
+    path: str | Path | None = None,
+) -> tuple[list[nn.Module] | ExternalLungs, dict[str, Any]]:
     """Load a lung segmenter.
 
     Args:
-        path: Made by ``normnet train-lungs``, or what ``find_external`` knows; the shipped one where None.
+        path: Made by ``normnet train-lungs``, or what ``find_external`` knows; the shipped one
+            where None.
 
     Returns:
         What ``segment_lungs`` takes, and the manifest.
 
     Raises:
-        ModelError: If files are missing, altered or do not fit, or the program that it needs is not installed.
+        ModelError: If files are missing, altered or do not fit, or the program that it needs is not
+            installed.
     """
     from normnet.lungs.programs import find_program
 

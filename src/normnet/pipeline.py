@@ -21,7 +21,9 @@ from normnet.preparation.prepare import Prepared, prepare
 from normnet.quantification import quantify
 from normnet.scan import Scan
 
-EXPIRED_FLUID = 0.06  # share of tissue in the air from which on a scan is said to be taken in a breath out
+EXPIRED_FLUID = (
+    0.06  # share of tissue in the air from which on a scan is said to be taken in a breath out
+)
 SMOOTH_PX = 5  # edge of the square in a slice over which what is added to the lungs is made even
 
 
@@ -31,8 +33,10 @@ class Segmentation:
 
     Attributes:
         lesion_mask: bool.
-        lung_labels: uint8, 1 right, 2 left, 0 elsewhere; wider than what was searched (``widen_lungs``).
-        prob_anomaly: float32 in [0, 1], see ``anomaly_map``; 0 outside the lungs that were searched.
+        lung_labels: uint8, 1 right, 2 left, 0 elsewhere; wider than what was searched
+            (``widen_lungs``).
+        prob_anomaly: float32 in [0, 1], see ``anomaly_map``; 0 outside the lungs that were
+            searched.
         n_votes_normal: uint8, members that voted normal where the lung is bright, 0 elsewhere.
         volumes: Millilitres and shares, see ``quantify``.
         warnings: One line each.
@@ -82,13 +86,20 @@ def segment(
     if lung_labels is None:
         post = config.postprocessing
         prob_possible = post.lungs_prob if post.lungs_vox > 0 else None
-        lung_labels, possible_labels = find_lungs(scan, model.lung_networks, config.lungs, device, prob_possible)
+        lung_labels, possible_labels = find_lungs(
+            scan, model.lung_networks, config.lungs, device, prob_possible
+        )
     elif lung_labels.shape != scan.shape:
         raise GeometryError(
-            "NN-GEO-031", f"lung mask {lung_labels.shape}, scan {scan.shape}", scan.case_id, "use one grid"
+            "NN-GEO-031",
+            f"lung mask {lung_labels.shape}, scan {scan.shape}",
+            scan.case_id,
+            "use one grid",
         )
     elif not lung_labels.any():
-        raise ValueRangeError("NN-VAL-021", "the lung mask is empty", scan.case_id, "give the mask of this scan")
+        raise ValueRangeError(
+            "NN-VAL-021", "the lung mask is empty", scan.case_id, "give the mask of this scan"
+        )
     warnings = scan.warnings + doubt_lungs(scan, lung_labels)
     clock.lap("lungs")
     prepared = prepare(scan, lung_labels, config.preparation, config.window)
@@ -110,21 +121,38 @@ def segment(
     clock.lap("postprocessing")
     searched = prepared.cut(lung_labels) > 0
     bright = searched & (prepared.cut(scan.volume_hu) >= config.window.bright_hu)
-    anomaly = prepared.embed(anomaly_map(prepared, votes.prob_normal, prob_lesion, searched, bright))
-    n_votes = prepared.embed(np.where(bright, prepared.regrid(votes.n_normal, nearest=True), np.uint8(0)))
+    anomaly = prepared.embed(
+        anomaly_map(prepared, votes.prob_normal, prob_lesion, searched, bright)
+    )
+    n_votes = prepared.embed(
+        np.where(bright, prepared.regrid(votes.n_normal, nearest=True), np.uint8(0))
+    )
     lesion_mask = prepared.restore_mask(steps.lesions) & (lung_labels > 0)
     if possible_labels is not None:
-        lung_labels = widen_lungs(scan, lung_labels, possible_labels, prepared, steps.core | steps.lesions, config)
+        lung_labels = widen_lungs(
+            scan, lung_labels, possible_labels, prepared, steps.core | steps.lesions, config
+        )
     volumes = quantify(prepared.cut(lesion_mask), prepared.cut(lung_labels), scan.geometry.voxel_ml)
     certainty = describe_certainty(prepared, steps, volumes["both"]["lesion_ml"], config)
     clock.lap("restoring")
     return Segmentation(
-        lesion_mask, lung_labels, anomaly, n_votes, volumes, warnings, clock.seconds, lungs_by, certainty
+        lesion_mask,
+        lung_labels,
+        anomaly,
+        n_votes,
+        volumes,
+        warnings,
+        clock.seconds,
+        lungs_by,
+        certainty,
     )
 
 
 def find_lesions(
-    prepared: Prepared, normal_mask: np.ndarray, config: Config, prob_lesion: np.ndarray | None = None
+    prepared: Prepared,
+    normal_mask: np.ndarray,
+    config: Config,
+    prob_lesion: np.ndarray | None = None,
 ) -> LesionSteps:
     """``postprocess`` of a prepared CT.
 
@@ -153,13 +181,15 @@ def doubt_breath(prepared: Prepared) -> tuple[str, ...]:
     return (f"{found} (breath out, or HU too bright): pale disease is less certain",)
 
 
-def describe_certainty(prepared: Prepared, steps: LesionSteps, lesion_ml: float, config: Config) -> dict[str, Any]:
+def describe_certainty(
+    prepared: Prepared, steps: LesionSteps, lesion_ml: float, config: Config
+) -> dict[str, Any]:
     """How much the volume depends on where the edge of a lesion is drawn.
 
     Returns:
-        ``lesion_ml_range``: millilitres at the larger and the smaller of ``share_range``; ``healthy_hu``,
-        ``disease_hu`` and ``boundary_hu``, in a deep inspiration; ``tissue_in_air``: what was taken out for that.
-        Without the lesion networks the last alone.
+        ``lesion_ml_range``: millilitres at the larger and the smaller of ``share_range``;
+        ``healthy_hu``, ``disease_hu`` and ``boundary_hu``, in a deep inspiration;
+        ``tissue_in_air``: what was taken out for that. Without the lesion networks the last alone.
     """
     told: dict[str, Any] = {"tissue_in_air": round(prepared.fluid, 4)}
     if steps.boundary is None:
@@ -193,10 +223,13 @@ def anomaly_map(
         bright: Same shape, bool, where in them the ensemble is asked.
 
     Returns:
-        Float32 in [0, 1] in the lungs' box of the scan. Bright voxels: 1 - ``prob_normal``, or the mean of this and
-        ``prob_lesion``; other voxels of the lungs: ``prob_lesion``, or 0 without it.
+        Float32 in [0, 1] in the lungs' box of the scan. Bright voxels: 1 - ``prob_normal``, or the
+        mean of this and ``prob_lesion``; other voxels of the lungs: ``prob_lesion``, or 0 without
+        it.
     """
-    not_normal = np.where(bright, 1 - prepared.regrid(prob_normal.astype(np.float32)), np.float32(0))
+    not_normal = np.where(
+        bright, 1 - prepared.regrid(prob_normal.astype(np.float32)), np.float32(0)
+    )
     if prob_lesion is None:
         return not_normal
     lesion = np.where(searched, prepared.regrid(prob_lesion), np.float32(0))
@@ -213,7 +246,8 @@ def widen_lungs(
 ) -> np.ndarray:
     """Take in bright tissue beside a lesion that could be lung: a thin dense layer at the pleura is easily cut off.
 
-    Specks are left out and holes filled: a voxel comes in where most of its square in the slice is lung or such tissue.
+    Specks are left out and holes filled: a voxel comes in where most of its square in the slice is
+        lung or such tissue.
     It is not searched for lesions: most of what lies there is chest wall in half a voxel.
 
     Args:

@@ -11,7 +11,9 @@ from normnet.config import PostprocessingConfig
 AIR_HU = np.float32(-1000)
 HEALTHY_PROB, DISEASE_PROB = 0.05, 0.5  # below and above: where the density of the two is taken
 FEWEST_VOX = 20  # to take a density from
-FEWEST_HEALTHY = 0.05  # of the disease's voxels; less than this is what the networks missed, not healthy lung
+FEWEST_HEALTHY = (
+    0.05  # of the disease's voxels; less than this is what the networks missed, not healthy lung
+)
 
 
 class Boundary(NamedTuple):
@@ -20,7 +22,9 @@ class Boundary(NamedTuple):
     healthy_hu: float
     disease_hu: float
     lesion_hu: float  # lesions are denser
-    n_vox_range: tuple[int, int]  # voxels of the lesions at the larger and the smaller of ``share_range``
+    n_vox_range: tuple[
+        int, int
+    ]  # voxels of the lesions at the larger and the smaller of ``share_range``
 
 
 class LesionSteps(NamedTuple):
@@ -31,13 +35,15 @@ class LesionSteps(NamedTuple):
     remainder: np.ndarray  # (f) float32: windowed lung less what was voted normal
     cap: np.ndarray  # (g) bool: its mean over k_f exceeds t_f
     core: np.ndarray  # I_final, Eq. 10
-    lesions: (
-        np.ndarray
-    )  # with the lesion networks: what could be lesion within the boundary, without the rim; else equal
+    # with the lesion networks: what could be lesion within the boundary, without the rim; else
+    # equal
+    lesions: np.ndarray
     boundary: Boundary | None = None  # None without the lesion networks
 
 
-def mean_filter(image: np.ndarray, size: int, lung_mask: np.ndarray, config: PostprocessingConfig) -> np.ndarray:
+def mean_filter(
+    image: np.ndarray, size: int, lung_mask: np.ndarray, config: PostprocessingConfig
+) -> np.ndarray:
     """Mean over a cube (or a square in each slice), zeros outside the volume.
 
     Args:
@@ -51,7 +57,9 @@ def mean_filter(image: np.ndarray, size: int, lung_mask: np.ndarray, config: Pos
     sizes = (size if config.dimensions == 3 else 1, size, size)
     mean = uniform_filter(image, sizes, mode="constant")
     if config.normalised:
-        mean /= np.maximum(uniform_filter(lung_mask.astype(np.float32), sizes, mode="constant"), 1e-3)
+        mean /= np.maximum(
+            uniform_filter(lung_mask.astype(np.float32), sizes, mode="constant"), 1e-3
+        )
     return mean
 
 
@@ -76,7 +84,8 @@ def parenchyma_density(
 ) -> np.ndarray:
     """Smoothed HU of what remains of the lungs once normal bright tissue is taken out.
 
-    A normalised Gaussian: only voxels of the lungs count, without their outermost layer and ``left_out``.
+    A normalised Gaussian: only voxels of the lungs count, without their outermost layer and
+        ``left_out``.
 
     Args:
         volume_hu: (z, y, x) float32.
@@ -91,7 +100,9 @@ def parenchyma_density(
 
     counted = binary_erosion(lung_mask) & ~left_out
     weight = gaussian_filter(counted.astype(np.float32), sigma_vox, truncate=3)
-    total = gaussian_filter(np.where(counted, volume_hu - AIR_HU, np.float32(0)), sigma_vox, truncate=3)
+    total = gaussian_filter(
+        np.where(counted, volume_hu - AIR_HU, np.float32(0)), sigma_vox, truncate=3
+    )
     return total / np.maximum(weight, 0.01) + AIR_HU
 
 
@@ -106,9 +117,10 @@ def postprocess(
 ) -> LesionSteps:
     """Eq. 10 with all its intermediate images, then what the window does not call bright.
 
-    With the lesion networks, what they or Eq. 10 call lesion is a candidate. A reader draws the edge where density is
-    some way between this patient's healthy lung and this patient's disease, so candidates count where they are denser
-    than the healthy lung by ``step_hu`` and ``share`` of that way. The outermost layers of the lungs are never lesion.
+    With the lesion networks, what they or Eq. 10 call lesion is a candidate. A reader draws the
+    edge where density is some way between this patient's healthy lung and this patient's disease,
+    so candidates count where they are denser than the healthy lung by ``step_hu`` and ``share`` of
+    that way. The outermost layers of the lungs are never lesion.
 
     Args:
         thorax: (z, y, x) float32 in [0, 1], 0 outside the lungs.
@@ -125,7 +137,9 @@ def postprocess(
     cap = (mean_filter(remainder, config.k_f, lung_mask, config) > config.t_f) & lung_mask
     core = dilate(seeds, config.dilation_vox) & cap
     if prob_lesion is None:
-        return LesionSteps(anomaly, seeds, remainder, cap, core, core & inner(lung_mask, config.rim_vox))
+        return LesionSteps(
+            anomaly, seeds, remainder, cap, core, core & inner(lung_mask, config.rim_vox)
+        )
     density_hu = parenchyma_density(volume_hu, lung_mask, normal_mask, config.density_sigma_vox)
     lesions, boundary = bound_lesions(density_hu, core, prob_lesion, lung_mask, normal_mask, config)
     return LesionSteps(anomaly, seeds, remainder, cap, core, lesions, boundary)
@@ -157,12 +171,17 @@ def bound_lesions(
     inside = inner(lung_mask, 1)
     healthy = inside & (prob_lesion < HEALTHY_PROB) & ~core & ~normal_mask
     disease = inside & (prob_lesion > DISEASE_PROB)
-    boundary = find_boundary(density_hu[healthy], density_hu[disease], density_hu[candidates], config)
+    boundary = find_boundary(
+        density_hu[healthy], density_hu[disease], density_hu[candidates], config
+    )
     return candidates & (density_hu > boundary.lesion_hu), boundary
 
 
 def find_boundary(
-    healthy_hu: np.ndarray, disease_hu: np.ndarray, candidates_hu: np.ndarray, config: PostprocessingConfig
+    healthy_hu: np.ndarray,
+    disease_hu: np.ndarray,
+    candidates_hu: np.ndarray,
+    config: PostprocessingConfig,
 ) -> Boundary:
     """The density from which on a candidate is a lesion.
 
@@ -173,10 +192,17 @@ def find_boundary(
         config: Step, share, percentile, least contrast.
     """
     told = len(healthy_hu) >= max(FEWEST_VOX, FEWEST_HEALTHY * len(disease_hu))
-    healthy = float(np.median(healthy_hu)) if told else float(AIR_HU)  # hardly any is left: all candidates count
+    healthy = (
+        float(np.median(healthy_hu)) if told else float(AIR_HU)
+    )  # hardly any is left: all candidates count
     disease = healthy + config.least_contrast_hu
     if len(disease_hu) >= FEWEST_VOX:
         disease = max(disease, float(np.percentile(disease_hu, config.disease_percentile)))
     shares = (config.share_range[0], config.share, config.share_range[1])
     low, lesion, high = (healthy + config.step_hu + share * (disease - healthy) for share in shares)
-    return Boundary(healthy, disease, lesion, (int((candidates_hu > high).sum()), int((candidates_hu > low).sum())))
+    return Boundary(
+        healthy,
+        disease,
+        lesion,
+        (int((candidates_hu > high).sum()), int((candidates_hu > low).sum())),
+    )

@@ -18,7 +18,8 @@ def quantify(lesion_mask: np.ndarray, lung_labels: np.ndarray, voxel_ml: float) 
         voxel_ml: Volume of a voxel in millilitres.
 
     Returns:
-        ``{"both" | "right" | "left": {"lung_ml", "lesion_ml", "lesion_percent"}}``; the share is None without lung.
+        ``{"both" | "right" | "left": {"lung_ml", "lesion_ml", "lesion_percent"}}``; the share is
+        None without lung.
     """
     inside = lung_labels[lesion_mask]
     lungs = [float(np.count_nonzero(lung_labels == label)) * voxel_ml for label in (1, 2)]

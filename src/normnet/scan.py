@@ -19,7 +19,8 @@ class Geometry:
     Attributes:
         spacing_mm: Distance between voxel centres along each array axis.
         origin_mm: World position (z, y, x) of voxel [0, 0, 0].
-        direction: ``direction[i][j]``: component along world axis i (z, y, x) of a step along array axis j.
+        direction: ``direction[i][j]``: component along world axis i (z, y, x) of a step along array
+            axis j.
     """
 
     spacing_mm: Triple = (1.0, 1.0, 1.0)

@@ -30,7 +30,10 @@ def build(network, *args, **kwargs):
 def test_registry():
     assert len(METHODS) == 11
     assert all(method.trained_as in ("", "vae") for method in METHODS.values())
-    assert [method.name for method in METHODS.values() if method.trained_as] == ["kl-grad", "vae-restoration"]
+    assert [method.name for method in METHODS.values() if method.trained_as] == [
+        "kl-grad",
+        "vae-restoration",
+    ]
     assert [method.name for method in METHODS.values() if not method.lungs_only] == ["vae-original"]
     with pytest.raises(ConfigError, match="NN-BAS-001"):
         find_method("pca")
@@ -52,7 +55,9 @@ def test_kl():
 def test_width_of_what_is_drawn(rng):
     """The standard deviation is exp(log variance / 2), once."""
     zeros = torch.zeros(1, 200_000)
-    assert float(methods.draw(Latent(zeros, zeros + torch.tensor(9.0).log()), rng).std()) == pytest.approx(3, rel=0.01)
+    assert float(
+        methods.draw(Latent(zeros, zeros + torch.tensor(9.0).log()), rng).std()
+    ) == pytest.approx(3, rel=0.01)
 
 
 def test_mixture_kl(rng):
@@ -63,7 +68,9 @@ def test_mixture_kl(rng):
     latent = Latent(torch.full((2, 128), 0.5), torch.full((2, 128), -1.0))
     place = Latent(torch.ones(2, 1), torch.zeros(2, 1))
     expected = methods.compute_kl(latent) + 0.5
-    assert torch.allclose(methods.compute_mixture_kl(network, latent, place, rng), expected, rtol=1e-4)
+    assert torch.allclose(
+        methods.compute_mixture_kl(network, latent, place, rng), expected, rtol=1e-4
+    )
 
 
 def test_mixture_kl_of_components_apart(rng):
@@ -74,7 +81,10 @@ def test_mixture_kl_of_components_apart(rng):
         bias = network.prior.bias.view(2, 9, 128)
         bias[0] = torch.arange(9.0)[:, None] * 100
         bias[1] = 0
-    latent, standard = Latent(torch.full((1, 128), 300.0), torch.zeros(1, 128)), Latent(*torch.zeros(2, 1, 1))
+    latent, standard = (
+        Latent(torch.full((1, 128), 300.0), torch.zeros(1, 128)),
+        Latent(*torch.zeros(2, 1, 1)),
+    )
     divergence = methods.compute_mixture_kl(network, latent, standard, rng)
     assert float(divergence.detach()) == pytest.approx(float(torch.tensor(9.0).log()), rel=1e-4)
 
@@ -95,10 +105,14 @@ def test_hidden_boxes(rng):
     assert ((hidden == 0) | (hidden == 1)).all()
     assert n_hidden.min() >= 25  # a box of 10 pixels a side may lie in a corner
     assert n_hidden.max() <= 300
-    assert len({tuple(place.flatten().tolist()) for place in hidden == 0}) == 16  # each slice its own
+    assert (
+        len({tuple(place.flatten().tolist()) for place in hidden == 0}) == 16
+    )  # each slice its own
     corner = torch.zeros(8, 1, 64, 64)
     corner[..., 40:, 40:] = 1
-    assert (methods.hide_boxes(corner, rng).flatten(1).sum(1) < corner[0].sum()).all()  # where there is something
+    assert (
+        methods.hide_boxes(corner, rng).flatten(1).sum(1) < corner[0].sum()
+    ).all()  # where there is something
 
 
 def test_context_target_is_not_masked(slices, rng, monkeypatch):
@@ -135,7 +149,9 @@ def test_dropout_is_active_when_scoring(slices, rng):
     assert not network.encode(slices, rng).mean.equal(network.encode(slices, rng).mean)
     shown, _ = METHODS["bayesian-vae"].score(network, slices, rng.manual_seed(1), Tuned())
     rng.manual_seed(1)
-    samples = [network.decode(network.encode(slices, rng).mean, rng) for _ in range(methods.N_SAMPLES)]
+    samples = [
+        network.decode(network.encode(slices, rng).mean, rng) for _ in range(methods.N_SAMPLES)
+    ]
     assert len(shown[(shown > 0) & (shown < 1)].unique()) > 100
     assert torch.allclose(shown, (sum(samples) / methods.N_SAMPLES).clamp(0, 1), atol=1e-5)
     plain = METHODS["vae"].score(build(Autoencoder, 32), slices, rng, Tuned())[0]
@@ -143,13 +159,17 @@ def test_dropout_is_active_when_scoring(slices, rng):
 
 
 def test_only_what_is_brighter_counts(rng):
-    mirror = SimpleNamespace(encode=lambda x, rng: Latent(x, x), decode=lambda z, rng: torch.full_like(z, 0.4))
+    mirror = SimpleNamespace(
+        encode=lambda x, rng: Latent(x, x), decode=lambda z, rng: torch.full_like(z, 0.4)
+    )
     slices = torch.tensor([0.0, 0.3, 0.5, 1.0]).view(1, 1, 2, 2)
     shown, score = METHODS["ae"].score(mirror, slices, rng, Tuned())
     assert shown.eq(0.4).all()
     assert score.flatten().tolist() == pytest.approx([0, 0, 0.1, 0.6])
     mirror.decode = lambda z, rng: torch.full_like(z, -0.4)
-    assert METHODS["ae"].score(mirror, slices, rng, Tuned())[1].equal(slices)  # what is black stays black
+    assert (
+        METHODS["ae"].score(mirror, slices, rng, Tuned())[1].equal(slices)
+    )  # what is black stays black
 
 
 def test_kl_gradient(rng):
@@ -174,19 +194,27 @@ def test_kl_tuning_leaves_a_thousandth_above(slices, rng):
 
 def test_restoration(rng):
     """Towards the reconstruction, 0.15 at most where only the L1 pulls; what is explained stays."""
-    grey = SimpleNamespace(encode=lambda x, rng: Latent(x * 0, x * 0), decode=lambda z, rng: torch.full_like(z, 0.5))
+    grey = SimpleNamespace(
+        encode=lambda x, rng: Latent(x * 0, x * 0), decode=lambda z, rng: torch.full_like(z, 0.5)
+    )
     slices = torch.full((1, 1, 8, 8), 0.5)
     assert methods.restore(grey, slices, 1.0, 5, rng).equal(slices)
     lifted = methods.restore(grey, slices + 0.4, 1.0, 30, rng)
     assert torch.allclose(lifted, torch.tensor(0.75), atol=1e-4)
     slices[..., 4, 4] = 0.9  # a pixel that differs: the total variation pulls it too, four times
-    assert float(methods.restore(grey, slices, 1.0, 150, rng)[0, 0, 4, 4]) == pytest.approx(0.5, abs=0.01)
-    assert float(methods.restore(grey, slices, 0.0, 150, rng)[0, 0, 4, 4]) == pytest.approx(0.75, abs=0.01)
+    assert float(methods.restore(grey, slices, 1.0, 150, rng)[0, 0, 4, 4]) == pytest.approx(
+        0.5, abs=0.01
+    )
+    assert float(methods.restore(grey, slices, 0.0, 150, rng)[0, 0, 4, 4]) == pytest.approx(
+        0.75, abs=0.01
+    )
 
 
 def test_restoration_weight_is_the_one_that_changes_least(slices, rng, monkeypatch):
     changes = {0.5: 0.2, 1.0: 0.1, 1.5: 0.3}
-    monkeypatch.setattr(methods, "restore", lambda network, slices, weight, n, rng: slices + changes[weight])
+    monkeypatch.setattr(
+        methods, "restore", lambda network, slices, weight, n, rng: slices + changes[weight]
+    )
     assert METHODS["vae-restoration"].tune(None, slices, rng, 3) == 1.0
 
 

@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from normnet.baselines.networks import Autoencoder, Decoder, Encoder, FAnoGan, Mixture, count_levels, drop
+from normnet.baselines.networks import (
+    Autoencoder,
+    Decoder,
+    Encoder,
+    FAnoGan,
+    Mixture,
+    count_levels,
+    drop,
+)
 from normnet.errors import ConfigError
 
 
@@ -19,7 +27,9 @@ def widths(network):
 def test_filters():
     assert widths(Encoder(512)) == [32, 64, 128, 128, 128, 128]
     assert widths(Decoder(512)) == [128, 64, 32, 32, 32, 32]
-    assert all(level[0].kernel_size == (5, 5) and level[0].stride == (2, 2) for level in Encoder(64).levels)
+    assert all(
+        level[0].kernel_size == (5, 5) and level[0].stride == (2, 2) for level in Encoder(64).levels
+    )
 
 
 @pytest.mark.parametrize(("spatial", "shape"), [(False, (2, 128)), (True, (2, 128, 8, 8))])
@@ -33,7 +43,9 @@ def test_bottleneck(spatial, shape, rng):
 
 
 def test_nothing_is_random_in_an_autoencoder(rng):
-    latent = Autoencoder(32, variational=False).encode(torch.rand((2, 1, 32, 32), generator=rng), rng)
+    latent = Autoencoder(32, variational=False).encode(
+        torch.rand((2, 1, 32, 32), generator=rng), rng
+    )
     assert not latent.log_variance.any()
 
 
@@ -53,7 +65,9 @@ def test_anogan(rng):
     assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in network.critic.modules())
     images = torch.rand((3, 1, 64, 64), generator=rng)
     assert network.critic(images, rng).shape == (3,)
-    assert torch.allclose(network.critic(images, rng)[:1], network.critic(images[:1], rng), atol=1e-5)
+    assert torch.allclose(
+        network.critic(images, rng)[:1], network.critic(images[:1], rng), atol=1e-5
+    )
 
 
 def test_drop(rng):

@@ -33,7 +33,9 @@ def test_other_pixels_are_averaged():
     assert float(square.mean()) == pytest.approx(0.25, abs=0.02)
     assert square[0, 0].argmax() in (5, 6, 9, 10)
     back = from_square(square, (8, 8), 8.0, (1.0, 1.0, 1.0))[0]
-    assert torch.allclose(back, back.flip(0)) and torch.allclose(back, back.flip(1))  # still in the middle
+    assert torch.allclose(back, back.flip(0)) and torch.allclose(
+        back, back.flip(1)
+    )  # still in the middle
 
 
 def test_pixels_that_are_not_square():
@@ -58,7 +60,9 @@ def test_only_usable_slices_with_lung(cases):
     usable[[0, 9, 10]] = True
     lung_mask = case.lung_mask.copy()
     lung_mask[0] = False
-    one = replace(case, usable=usable, lung_mask=lung_mask, codes=np.full_like(case.codes, 255 // STEP_HU))
+    one = replace(
+        case, usable=usable, lung_mask=lung_mask, codes=np.full_like(case.codes, 255 // STEP_HU)
+    )
     assert [z for _, z in SliceSampler([one], CONFIG, METHODS["vae"], 32).places] == [9, 10]
     with pytest.raises(InputError, match="NN-BAS-003"):
         SliceSampler([replace(one, usable=usable & False)], CONFIG, METHODS["vae"], 32)

@@ -27,7 +27,9 @@ def train(name, cases, folder=None, seed=0, stop_after=None, settings=TINY):
 
 
 def same(one, other):
-    tensors = [(state.network[name], other.network[name]) for state in (one,) for name in one.network]
+    tensors = [
+        (state.network[name], other.network[name]) for state in (one,) for name in one.network
+    ]
     tensors += [(part[k], other.optimizer[i][k]) for i, part in one.optimizer.items() for k in part]
     return one.losses == other.losses and all(a.equal(b) for a, b in tensors)
 

@@ -34,9 +34,21 @@ def tiny_models(tmp_path_factory):
     network = NetworkConfig(channels=(4, 8), n_res_units=1)
     config = Config(network=network, preparation=PreparationConfig(spacing_mm=(5, 5, 5)))
     members = {f"member-{n}": build_unet(network).state_dict() for n in (1, 2)}
-    save_model(root / "ensemble", members, "normnet", network, {"name": "tiny", **split_settings(config.model_dump())})
+    save_model(
+        root / "ensemble",
+        members,
+        "normnet",
+        network,
+        {"name": "tiny", **split_settings(config.model_dump())},
+    )
     flat = lung_network(config.lungs).model_copy(update={"channels": (4, 8)})
-    save_model(root / "lungs", {"member-1": build_unet(flat).state_dict()}, "lungs", flat, {"name": "tiny lungs"})
+    save_model(
+        root / "lungs",
+        {"member-1": build_unet(flat).state_dict()},
+        "lungs",
+        flat,
+        {"name": "tiny lungs"},
+    )
     lesions = config.model_copy(update={"training": TrainingConfig(target="disease")})
     state = {"member-1": build_unet(network).state_dict()}
     card = {"name": "tiny lesions", **split_settings(lesions.model_dump())}

@@ -19,7 +19,16 @@ from normnet.io.images import read_stored
 from normnet.io.outputs import FILES, RESULT, locked
 from normnet.io.read import read_ct
 
-COMMANDS = ["segment", "prepare", "train", "train-lungs", "synthesize", "evaluate", "datasets", "info"]
+COMMANDS = [
+    "segment",
+    "prepare",
+    "train",
+    "train-lungs",
+    "synthesize",
+    "evaluate",
+    "datasets",
+    "info",
+]
 
 
 def _result(folder):
@@ -41,7 +50,9 @@ def test_help(command, capsys):
 
 def test_help_imports_nothing_heavy():
     loaded = "import sys, normnet.cli.main as m; m.main(['segment', '--help']); print(*sys.modules, file=sys.stderr)"
-    modules = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True).stderr.split()
+    modules = subprocess.run(
+        [sys.executable, "-c", loaded], capture_output=True, text=True, check=True
+    ).stderr.split()
     assert "normnet.cli.segment" in modules
     assert not {"torch", "monai", "SimpleITK", "numpy", "scipy", "pydicom", "PIL"} & set(modules)
 
@@ -68,14 +79,18 @@ def test_a_bug_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr("normnet.io.read.read_ct", broken)
     assert main(["info", "x"]) == 70
     told = capsys.readouterr().err
-    assert re.fullmatch(r"NN-BUG-001: ZeroDivisionError in broken, line \d+; please report[^\n]+\n", told)
+    assert re.fullmatch(
+        r"NN-BUG-001: ZeroDivisionError in broken, line \d+; please report[^\n]+\n", told
+    )
     assert main(["info", "x", "--debug"]) == 70
     assert "Traceback" in capsys.readouterr().err
 
 
 def test_out_of_memory_is_a_lack_of_resources(monkeypatch, capsys):
     def greedy(path, series=None):
-        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        raise RuntimeError(
+            "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+        )
 
     monkeypatch.setattr("normnet.io.read.read_ct", greedy)
     assert main(["info", "x"]) == 8
@@ -100,8 +115,12 @@ def test_segment_a_batch(segment, scans, tmp_path, capsys):
         folder = tmp_path / "out" / name
         assert {path.name for path in folder.iterdir()} == {*FILES, RESULT}
         assert _result(folder)["status"] == "ok"
-        assert _result(folder)["certainty"] == {"tissue_in_air": 0.0}  # the tiny model knows no boundary
-        assert re.search(rf"^{name}: ok; lesions [\d.]+ ml, [\d.]+ % of the lung; [\d.]+ s$", told, re.MULTILINE)
+        assert _result(folder)["certainty"] == {
+            "tissue_in_air": 0.0
+        }  # the tiny model knows no boundary
+        assert re.search(
+            rf"^{name}: ok; lesions [\d.]+ ml, [\d.]+ % of the lung; [\d.]+ s$", told, re.MULTILINE
+        )
     assert "1 masks passed over" in told
     assert "3 scans: 3 segmented, 0 done already, 0 failed" in told
     assert next(iter(_result(tmp_path / "out/a")["seconds"])) == "reading"
@@ -144,7 +163,10 @@ def test_two_scans_of_one_name(segment, scans, tmp_path):
     (scans / "b.nii.gz").rename(other / "a.nii.gz")
     assert segment(scans / "a.nii.gz", other / "a.nii.gz") == 0
     assert segment(other / "a.nii.gz") == 0
-    assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir()) == ["a", "a_2"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir()) == [
+        "a",
+        "a_2",
+    ]
 
 
 def test_a_failed_scan_is_recorded_and_the_batch_goes_on(segment, scans, tmp_path, capsys):
@@ -193,8 +215,12 @@ def test_lungs_need_one_scan_of_their_grid(segment, scans, tmp_path, capsys):
     from normnet.scan import Geometry
 
     write_image(tmp_path / "small.nii.gz", np.ones((4, 4, 4), bool), Geometry())
-    assert segment(scans / "a.nii.gz", "--lungs", tmp_path / "small.nii.gz") == GeometryError.exit_code
-    write_image(tmp_path / "none.nii.gz", np.zeros((32, 64, 64), bool), read_ct(scans / "a.nii.gz").geometry)
+    assert (
+        segment(scans / "a.nii.gz", "--lungs", tmp_path / "small.nii.gz") == GeometryError.exit_code
+    )
+    write_image(
+        tmp_path / "none.nii.gz", np.zeros((32, 64, 64), bool), read_ct(scans / "a.nii.gz").geometry
+    )
     assert segment(scans / "a.nii.gz", "--lungs", tmp_path / "none.nii.gz") == 5
     assert "NN-VAL-021" in capsys.readouterr().err
 
@@ -213,7 +239,17 @@ def test_wrong_options(scans, tiny_models, tmp_path, capsys, arguments, exit_cod
     given = [str(scans / "a.nii.gz") if a == "SCAN" else a for a in arguments]
     model = [] if "--model" in given else ["--model", str(tiny_models[0])]
     assert (
-        main(["segment", *given, *model, "--lung-model", str(tiny_models[1]), "--out", str(tmp_path / "out")])
+        main(
+            [
+                "segment",
+                *given,
+                *model,
+                "--lung-model",
+                str(tiny_models[1]),
+                "--out",
+                str(tmp_path / "out"),
+            ]
+        )
         == exit_code
     )
     assert re.fullmatch(rf"{error_id}: [^\n]+\n", capsys.readouterr().err)
@@ -242,7 +278,9 @@ def test_results_in_a_folder_of_scans_are_no_scans(segment, scans, capsys):
 
 
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_leaves_whole_results_only(segment, scans, tmp_path, monkeypatch, capsys, number, exit_code):
+def test_a_signal_leaves_whole_results_only(
+    segment, scans, tmp_path, monkeypatch, capsys, number, exit_code
+):
     from normnet.report import preview
 
     draw = preview.draw_preview
@@ -371,21 +409,43 @@ def test_train_is_resumed_as_if_never_stopped(run, scans, tmp_path, monkeypatch,
     assert run("train", scans, "--out", tmp_path / "stopped") == 0
     assert "a: up to date" in capsys.readouterr().out
     for name in ("manifest.json", "member-1.safetensors", "member-2.safetensors"):
-        assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes(), name
+        assert (tmp_path / "stopped" / name).read_bytes() == (
+            tmp_path / "straight" / name
+        ).read_bytes(), name
 
 
 def test_train_from_a_cache_and_segment_with_it(run, scans, tmp_path, tiny_models, capsys):
     (scans / "a_lesion.nii.gz").unlink()
     assert run("prepare", scans, "--out", tmp_path / "cache") == 0
-    options = ("--out", tmp_path / "model", "--members", 1, "--iterations", 2, "--seed", 7, "--leave-out", "b")
+    options = (
+        "--out",
+        tmp_path / "model",
+        "--members",
+        1,
+        "--iterations",
+        2,
+        "--seed",
+        7,
+        "--leave-out",
+        "b",
+    )
     assert run("train", tmp_path / "cache", *options) == 0
     manifest = json.loads((tmp_path / "model/manifest.json").read_text())
     assert manifest["training"]["cases"] == ["a"]
     assert manifest["training"]["seeds"] == [7]
     assert manifest["provenance"]["training"]["iterations"] == 2
-    assert run("train", tmp_path / "cache", *options[:4], "--iterations", 3, "--leave-out", "b") == 7
+    assert (
+        run("train", tmp_path / "cache", *options[:4], "--iterations", 3, "--leave-out", "b") == 7
+    )
     assert "NN-OUT-013" in capsys.readouterr().err
-    arguments = ["segment", scans / "b.nii.gz", "--model", tmp_path / "model", "--lung-model", tiny_models[1]]
+    arguments = [
+        "segment",
+        scans / "b.nii.gz",
+        "--model",
+        tmp_path / "model",
+        "--lung-model",
+        tiny_models[1],
+    ]
     assert main([str(a) for a in (*arguments, "--out", tmp_path / "found")]) == 0
 
 
@@ -404,15 +464,26 @@ def test_train_lungs(scans, tmp_path, monkeypatch, capsys):
 
     calls = {}
 
-    def quick(slices, config, *, iterations, learning_rate, sick_share, seed, on_step, start_from, device):
+    def quick(
+        slices, config, *, iterations, learning_rate, sick_share, seed, on_step, start_from, device
+    ):
         calls.update(n=len(slices), iterations=iterations, seed=seed)
         on_step(1, 0.5)
         torch.manual_seed(seed)
         return library.build_unet(library.lung_network(config)).state_dict()
 
     monkeypatch.setattr(library, "train_lungs", quick)
-    (scans / "list.csv").write_text("case_id,file,lung_mask\none,a.nii.gz,../a_lungs.nii.gz\ntwo,b.nii.gz,\n")
-    arguments = ["train-lungs", str(scans / "list.csv"), "--out", str(tmp_path / "lungs"), "--iterations", "5"]
+    (scans / "list.csv").write_text(
+        "case_id,file,lung_mask\none,a.nii.gz,../a_lungs.nii.gz\ntwo,b.nii.gz,\n"
+    )
+    arguments = [
+        "train-lungs",
+        str(scans / "list.csv"),
+        "--out",
+        str(tmp_path / "lungs"),
+        "--iterations",
+        "5",
+    ]
     assert main([*arguments, "--seed", "3", "--device", "cpu"]) == 0
     assert calls["n"] > 0
     assert (calls["iterations"], calls["seed"]) == (5, 3)
@@ -431,12 +502,24 @@ def test_evaluate_a_list_with_auc(segment, scans, tmp_path, capsys):
     assert segment(scans) == 0
     capsys.readouterr()
     table = tmp_path / "scores.csv"
-    assert main(["evaluate", str(tmp_path / "out"), str(scans / "list.csv"), "--csv", str(table)]) == 0
+    assert (
+        main(["evaluate", str(tmp_path / "out"), str(scans / "list.csv"), "--csv", str(table)]) == 0
+    )
     caught = capsys.readouterr()
     assert "AUC" in caught.out
     assert "no partner for result b" in caught.err
     rows = {row["case"]: row for row in csv.DictReader(table.open(encoding="utf-8"))}
-    assert list(rows) == ["a", "mean", "sd", "ci95_low", "ci95_high", "n", "pooled", "loa_low", "loa_high"]
+    assert list(rows) == [
+        "a",
+        "mean",
+        "sd",
+        "ci95_low",
+        "ci95_high",
+        "n",
+        "pooled",
+        "loa_low",
+        "loa_high",
+    ]
     assert 0 <= float(rows["a"]["dsc"]) <= 1
     for column in ("dsc", "precision", "sensitivity", "auc"):
         assert rows["mean"][column] == rows["a"][column]
@@ -454,7 +537,11 @@ def test_evaluate_against_another_method(segment, scans, tmp_path, capsys):
     told = capsys.readouterr().out
     assert "tolerance 4 mm) and lesions of at least 0.5 ml" in told
     assert "volume error: bias" in told
-    dsc = next(line.split() for line in told[told.index("out against out") :].splitlines() if " dsc " in line)
+    dsc = next(
+        line.split()
+        for line in told[told.index("out against out") :].splitlines()
+        if " dsc " in line
+    )
     assert dsc[1] == "1"
     assert dsc[4:] == ["0.000", "-", "1.000"]
     assert len(curves.read_text().splitlines()) == 1 + 32
@@ -485,8 +572,19 @@ def test_synthesize(scans, tiny_models, settings, tmp_path, monkeypatch, capsys)
         drawn.append((case.case_id, seed))
         return Image.new("RGB", (8, 8))
 
-    monkeypatch.setitem(sys.modules, "normnet.report.synthesis_sheet", types.SimpleNamespace(draw_sheet=draw_sheet))
-    options = ["--lung-model", str(tiny_models[1]), "--config", str(settings), "--device", "cpu", "--seed", "5"]
+    monkeypatch.setitem(
+        sys.modules, "normnet.report.synthesis_sheet", types.SimpleNamespace(draw_sheet=draw_sheet)
+    )
+    options = [
+        "--lung-model",
+        str(tiny_models[1]),
+        "--config",
+        str(settings),
+        "--device",
+        "cpu",
+        "--seed",
+        "5",
+    ]
     scan = str(scans / "a.nii.gz")
     assert main(["synthesize", scan, "--out", str(tmp_path / "sheet.png"), *options]) == 0
     assert drawn == [("a", 5)]
@@ -523,8 +621,21 @@ def test_a_lung_model_that_sees_one_slice_is_refused(scans, tmp_path, capsys):
     from normnet.network.weights import save_model
 
     flat = NetworkConfig(spatial_dims=2, channels=(4, 8), n_res_units=1)
-    save_model(tmp_path / "old", {"member-1": build_unet(flat).state_dict()}, "lungs", flat, {"name": "old"})
-    arguments = ["segment", str(scans / "a.nii.gz"), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    save_model(
+        tmp_path / "old",
+        {"member-1": build_unet(flat).state_dict()},
+        "lungs",
+        flat,
+        {"name": "old"},
+    )
+    arguments = [
+        "segment",
+        str(scans / "a.nii.gz"),
+        "--out",
+        str(tmp_path / "out"),
+        "--device",
+        "cpu",
+    ]
     assert main([*arguments, "--lung-model", str(tmp_path / "old")]) == 6
     assert "NN-MOD-008" in capsys.readouterr().err
 
@@ -535,7 +646,9 @@ def test_lungs_are_found_with_their_models_own_settings(scans, tiny_models, tmp_
 
     lungs, real, seen = tmp_path / "lungs", pipeline.find_lungs, []
     shutil.copytree(tiny_models[1], lungs)
-    manifest = json.loads((lungs / "manifest.json").read_text()) | {"inference": {"lungs": {"threshold": 0.45}}}
+    manifest = json.loads((lungs / "manifest.json").read_text()) | {
+        "inference": {"lungs": {"threshold": 0.45}}
+    }
     (lungs / "manifest.json").write_text(json.dumps(manifest))
 
     def find_lungs(scan, networks, config, *others):
@@ -544,8 +657,22 @@ def test_lungs_are_found_with_their_models_own_settings(scans, tiny_models, tmp_
 
     monkeypatch.setattr(pipeline, "find_lungs", find_lungs)
     (tmp_path / "mine.toml").write_text("[lungs]\nthreshold = 0.3\n")
-    arguments = ["segment", str(scans / "a.nii.gz"), "--out", str(tmp_path / "out"), "--device", "cpu"]
-    arguments += ["--model", str(tiny_models[0]), "--lung-model", str(lungs), "--lesion-model", str(tiny_models[2])]
+    arguments = [
+        "segment",
+        str(scans / "a.nii.gz"),
+        "--out",
+        str(tmp_path / "out"),
+        "--device",
+        "cpu",
+    ]
+    arguments += [
+        "--model",
+        str(tiny_models[0]),
+        "--lung-model",
+        str(lungs),
+        "--lesion-model",
+        str(tiny_models[2]),
+    ]
     assert main(arguments) == 0
     assert main([*arguments, "--config", str(tmp_path / "mine.toml")]) == 0
     assert seen == [0.45, 0.3]
@@ -564,21 +691,40 @@ def test_a_breath_out_is_warned_of(segment, scans, tmp_path, capsys):
 
 
 def test_an_old_model_is_told_of_in_one_line(old_model, scans, tiny_models, tmp_path, capfd):
-    arguments = ["segment", str(scans / "a.nii.gz"), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    arguments = [
+        "segment",
+        str(scans / "a.nii.gz"),
+        "--out",
+        str(tmp_path / "out"),
+        "--device",
+        "cpu",
+    ]
     arguments += ["--model", str(old_model()), "--lung-model", str(tiny_models[1])]
     arguments += ["--lesion-model", str(tiny_models[2])]
     assert main(arguments) == 0
     caught = capfd.readouterr()
-    assert re.fullmatch(r"warning: model old_normnet: [^\n]*haze, [^\n]*postprocessing\.thick_slice_mm\n", caught.err)
+    assert re.fullmatch(
+        r"warning: model old_normnet: [^\n]*haze, [^\n]*postprocessing\.thick_slice_mm\n",
+        caught.err,
+    )
     assert "a: ok" in caught.out
     assert _result(tmp_path / "out/a")["model"]["prob_normal"] == 0.9
     (tmp_path / "mine.toml").write_text("[postprocessing]\nthick_slice_mm = 4.5\n")
     assert main([*arguments, "--config", str(tmp_path / "mine.toml")]) == 2
-    assert capfd.readouterr().err.startswith("NN-CFG-001: unknown setting 'postprocessing.thick_slice_mm'; ")
+    assert capfd.readouterr().err.startswith(
+        "NN-CFG-001: unknown setting 'postprocessing.thick_slice_mm'; "
+    )
 
 
 def test_fast_asks_one_member(scans, tiny_models, tmp_path):
-    arguments = ["segment", str(scans / "a.nii.gz"), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    arguments = [
+        "segment",
+        str(scans / "a.nii.gz"),
+        "--out",
+        str(tmp_path / "out"),
+        "--device",
+        "cpu",
+    ]
     arguments += ["--model", str(tiny_models[0]), "--lung-model", str(tiny_models[1])]
     arguments += ["--lesion-model", str(tiny_models[2])]
     for options, n_members in (([], 2), (["--fast"], 1)):

@@ -8,7 +8,10 @@ from normnet.cli.main import main
 from normnet.lungs import learned
 from tests.lungs.stand_ins import StandIns, write_lungmask, write_nnunet
 
-REAL = learned.find_lungs, learned.segment_lungs  # before conftest puts the phantom's lungs in its place
+REAL = (
+    learned.find_lungs,
+    learned.segment_lungs,
+)  # before conftest puts the phantom's lungs in its place
 
 
 @pytest.fixture
@@ -24,8 +27,20 @@ def stand_ins(tmp_path, monkeypatch):
 @pytest.fixture
 def run(stand_ins, scans, tiny_models, tmp_path):
     def run(command, lung_model, *options, out="out"):
-        models = ("--model", tiny_models[0], "--lesion-model", tiny_models[2]) if command == "segment" else ()
-        arguments = (command, scans / "a.nii.gz", "--out", tmp_path / out, "--lung-model", lung_model, *models)
+        models = (
+            ("--model", tiny_models[0], "--lesion-model", tiny_models[2])
+            if command == "segment"
+            else ()
+        )
+        arguments = (
+            command,
+            scans / "a.nii.gz",
+            "--out",
+            tmp_path / out,
+            "--lung-model",
+            lung_model,
+            *models,
+        )
         return main([str(a) for a in (*arguments, "--device", "cpu", *options)])
 
     return run
@@ -66,7 +81,9 @@ def test_failures_are_told_and_recorded(run, stand_ins, tmp_path, capsys):
     capsys.readouterr()
     stand_ins.uninstall()
     assert run("segment", model) == 6
-    assert capsys.readouterr().err.startswith("NN-EXT-003: no command 'lungmask'; w.pth; install lungmask")
+    assert capsys.readouterr().err.startswith(
+        "NN-EXT-003: no command 'lungmask'; w.pth; install lungmask"
+    )
 
 
 def test_prepared_cases_follow_the_lung_model(run, tmp_path, capsys):

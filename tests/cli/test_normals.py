@@ -22,7 +22,9 @@ def test_slices_are_added_to_those_of_the_list():
     assert without_slices(CASES, []) == CASES
 
 
-@pytest.mark.parametrize("text", ["", "a", "a:", "a:4", "a:4-", "a:-4", "a:6-4", "a:4-x", "a:²-4", "nobody:4-6", "4-6"])
+@pytest.mark.parametrize(
+    "text", ["", "a", "a:", "a:4", "a:4-", "a:-4", "a:6-4", "a:4-x", "a:²-4", "nobody:4-6", "4-6"]
+)
 def test_anything_else_is_told(text):
     with pytest.raises(ConfigError) as caught:
         without_slices(CASES, [text])
@@ -34,7 +36,14 @@ def test_excluded_slices_are_not_usable(scans, tiny_models, tmp_path, capsys):
     from normnet.preparation.cache import load_case
 
     scan = str(scans / "a.nii.gz")
-    options = ["--out", str(tmp_path / "cache"), "--lung-model", str(tiny_models[1]), "--device", "cpu"]
+    options = [
+        "--out",
+        str(tmp_path / "cache"),
+        "--lung-model",
+        str(tiny_models[1]),
+        "--device",
+        "cpu",
+    ]
     assert main(["prepare", scan, *options]) == 0
     whole = load_case(tmp_path / "cache/a.npz").usable
     assert main(["prepare", scan, "--exclude", "a:10-15", *options]) == 0

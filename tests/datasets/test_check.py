@@ -24,7 +24,10 @@ CTS, LUNGS, LESIONS = "COVID-19-CT-Seg_20cases", "Lung_Mask", "Infection_Mask"
 
 def codes(root: Path, kind: str = "coronacases") -> dict[str, list[str]]:
     [(dataset, where)] = recognise(root, kind)
-    return {name: [fault.code for fault in faults] for name, faults in check_dataset(dataset, where).faults.items()}
+    return {
+        name: [fault.code for fault in faults]
+        for name, faults in check_dataset(dataset, where).faults.items()
+    }
 
 
 @pytest.fixture
@@ -69,7 +72,8 @@ def test_only_what_the_paper_does_not_use(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("folder", "expected"), [(CTS, ["NN-DAT-013"]), (LUNGS, ["NN-DAT-014"]), (LESIONS, ["NN-DAT-014"])]
+    ("folder", "expected"),
+    [(CTS, ["NN-DAT-013"]), (LUNGS, ["NN-DAT-014"]), (LESIONS, ["NN-DAT-014"])],
 )
 def test_a_missing_file(root, folder, expected, capsys):
     (root / folder / NAME).unlink()
@@ -83,11 +87,15 @@ def test_a_mask_that_only_some_cases_have_may_be_missing(tmp_path):
     assert codes(trees.mosmed(tmp_path), "mosmed") == {}
 
 
-@pytest.mark.parametrize(("column", "code"), [("ct.nii.gz", "NN-DAT-013"), ("lungs.nii.gz", "NN-DAT-014")])
+@pytest.mark.parametrize(
+    ("column", "code"), [("ct.nii.gz", "NN-DAT-013"), ("lungs.nii.gz", "NN-DAT-014")]
+)
 def test_a_file_that_a_list_names_and_that_is_not_there(column, code, tmp_path):
     root = trees.csv(tmp_path)
     text = (root / "cases.csv").read_text().splitlines()
-    (root / "cases.csv").write_text("\n".join([text[0], text[1].replace(column, "gone.nii.gz"), text[2]]))
+    (root / "cases.csv").write_text(
+        "\n".join([text[0], text[1].replace(column, "gone.nii.gz"), text[2]])
+    )
     assert codes(root, "csv") == {"a": [code]}
 
 
@@ -120,7 +128,9 @@ def test_a_window_that_hides_what_the_method_needs(root, change, code, capsys):
     trees.store_ct(root / CTS / NAME, change(chest().scan.volume_hu))
     assert codes(root) == {"coronacases_002": [code]}
     main(["datasets", "check", str(root)])
-    assert "coronacases_002" in next(line for line in capsys.readouterr().out.splitlines() if code in line)
+    assert "coronacases_002" in next(
+        line for line in capsys.readouterr().out.splitlines() if code in line
+    )
 
 
 def test_a_wide_window_is_a_note(root, capsys):
@@ -134,7 +144,9 @@ def test_a_wide_window_is_a_note(root, capsys):
 def test_uestc_in_another_window_is_refused(tmp_path):
     root = trees.uestc(tmp_path)
     volume = chest().scan.volume_hu.astype(np.float32).clip(0, 100)
-    trees.store(root / "part2/image/7.nii.gz", volume, replace(Geometry(), spacing_mm=(4.0, 5.0, 5.0)))
+    trees.store(
+        root / "part2/image/7.nii.gz", volume, replace(Geometry(), spacing_mm=(4.0, 5.0, 5.0))
+    )
     assert codes(root, "uestc") == {"part2_7": ["NN-VAL-007"]}
 
 
@@ -172,7 +184,9 @@ def test_an_empty_lung_mask(root):
 
 def test_labels_none_of_which_are_lungs(tmp_path):
     root = trees.structseg(tmp_path)
-    trees.store(root / "Thoracic_OAR/2/label.nii.gz", np.where(chest().lung_mask, 7, 0).astype(np.uint8))
+    trees.store(
+        root / "Thoracic_OAR/2/label.nii.gz", np.where(chest().lung_mask, 7, 0).astype(np.uint8)
+    )
     assert codes(root, "structseg") == {"structseg_02": ["NN-DAT-015"]}
 
 
@@ -281,7 +295,14 @@ def test_the_list(capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["check"], ["list", "."], ["list", "--kind", "uestc"], ["fetch"], ["check", ".", "--kind", "what"]]
+    "arguments",
+    [
+        ["check"],
+        ["list", "."],
+        ["list", "--kind", "uestc"],
+        ["fetch"],
+        ["check", ".", "--kind", "what"],
+    ],
 )
 def test_usage(arguments, capsys):
     assert main(["datasets", *arguments]) == 2
@@ -292,6 +313,14 @@ def test_usage(arguments, capsys):
 
 def test_help_imports_nothing_heavy():
     code = "import sys, normnet.cli.main as m; m.main(['datasets', '--help']); print(*sys.modules, file=sys.stderr)"
-    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr.split()
+    modules = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stderr.split()
     assert "normnet.cli.datasets" in modules
-    assert not {"numpy", "scipy", "torch", "normnet.datasets.check", "normnet.datasets.registry"} & set(modules)
+    assert not {
+        "numpy",
+        "scipy",
+        "torch",
+        "normnet.datasets.check",
+        "normnet.datasets.registry",
+    } & set(modules)

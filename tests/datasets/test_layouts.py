@@ -37,7 +37,9 @@ def test_ct_and_masks_read_back(name, tmp_path):
     for case in load(root):
         scan = read_scan(case)
         limits = (-800, 100)
-        np.testing.assert_allclose(scan.volume_hu.clip(*limits), chest().scan.volume_hu.clip(*limits), atol=0.1)
+        np.testing.assert_allclose(
+            scan.volume_hu.clip(*limits), chest().scan.volume_hu.clip(*limits), atol=0.1
+        )
         for mask, true in (
             (read_lungs(case, scan), chest().lung_mask),
             (read_lesions(case, scan), chest().lesion_mask),
@@ -53,7 +55,11 @@ def test_every_known_set_has_a_miniature():
 def test_luna16(tmp_path):
     """A nodule of 10 mm around slice 16: two slices on either side; another CT's nodule counts for that one alone."""
     z = float(chest().scan.geometry.origin_mm[0])
-    rows = [f"{SERIES}0,1,2,{z + 16 * 5},20.0", f"{SERIES}1,1,2,{z + 3 * 5 + 2},2.0", f"{SERIES}1,0,0,{z},10.0"]
+    rows = [
+        f"{SERIES}0,1,2,{z + 16 * 5},20.0",
+        f"{SERIES}1,1,2,{z + 3 * 5 + 2},2.0",
+        f"{SERIES}1,0,0,{z},10.0",
+    ]
     one, two = found_in(trees.luna16(tmp_path, "\n".join(rows)), "luna16")
     assert [one.image.parent.name, two.image.parent.name] == ["subset0", "subset9"]
     assert one.excluded_slices == {14, 15, 16, 17, 18}
@@ -83,13 +89,23 @@ def test_luna16_without_its_nodules_is_refused(tmp_path):
 
 def test_coronacases(tmp_path):
     """Those of Radiopaedia are values of 0 to 255: told, and not loaded."""
-    root = trees.coronacases(tmp_path, ("coronacases_001", "coronacases_010", "radiopaedia_4_85506_1"))
+    root = trees.coronacases(
+        tmp_path, ("coronacases_001", "coronacases_010", "radiopaedia_4_85506_1")
+    )
     cases = found_in(root, "coronacases")
-    assert [case.case_id for case in cases] == ["coronacases_001", "coronacases_010", "radiopaedia_4_85506_1"]
+    assert [case.case_id for case in cases] == [
+        "coronacases_001",
+        "coronacases_010",
+        "radiopaedia_4_85506_1",
+    ]
     assert [bool(case.left_out) for case in cases] == [False, False, True]
     assert "without HU" in cases[2].left_out
     assert [case.case_id for case in load(root)] == ["coronacases_001", "coronacases_010"]
-    paths = {cases[0].image.parent.name, cases[0].lung_mask.parent.name, cases[0].lesion_mask.parent.name}
+    paths = {
+        cases[0].image.parent.name,
+        cases[0].lung_mask.parent.name,
+        cases[0].lesion_mask.parent.name,
+    }
     assert paths == {"COVID-19-CT-Seg_20cases", "Lung_Mask", "Infection_Mask"}
 
 
@@ -151,7 +167,9 @@ def test_nsclc(tmp_path):
     assert (bool(one.left_out), bool(two.left_out)) == (False, True)
 
 
-@pytest.mark.parametrize("below", ["Thoracic_OAR", "Task3_Thoracic_OAR/Thoracic_OAR", "Task3_Thoracic_OAR"])
+@pytest.mark.parametrize(
+    "below", ["Thoracic_OAR", "Task3_Thoracic_OAR/Thoracic_OAR", "Task3_Thoracic_OAR"]
+)
 def test_structseg(below, tmp_path):
     """In the order of their numbers; the tumour of task 4 is no lesion."""
     cases = found_in(trees.structseg(tmp_path, below), "structseg")

@@ -26,7 +26,9 @@ def chest() -> Phantom:
     volume, blocked = phantom.scan.volume_hu.copy(), blocked & phantom.lung_mask
     volume[blocked] = TISSUE_HU
     lungs, lesions = phantom.lung_mask & ~blocked, phantom.lesion_mask & ~blocked
-    return replace(phantom, scan=replace(phantom.scan, volume_hu=volume), lung_mask=lungs, lesion_mask=lesions)
+    return replace(
+        phantom, scan=replace(phantom.scan, volume_hu=volume), lung_mask=lungs, lesion_mask=lesions
+    )
 
 
 def store(path: Path, array: np.ndarray, geometry: Geometry | None = None) -> Path:
@@ -44,7 +46,9 @@ def sides(lungs: np.ndarray) -> np.ndarray:
     return (lungs * np.where(np.arange(SHAPE[2]) < SHAPE[2] // 2, 1, 2)).astype(np.uint8)
 
 
-def coronacases(root: Path, names: tuple[str, ...] = ("coronacases_001", "coronacases_002")) -> Path:
+def coronacases(
+    root: Path, names: tuple[str, ...] = ("coronacases_001", "coronacases_002")
+) -> Path:
     for name in names:
         store_ct(root / "COVID-19-CT-Seg_20cases" / f"{name}.nii.gz")
         store(root / "Lung_Mask" / f"{name}.nii.gz", sides(chest().lung_mask))
@@ -85,7 +89,9 @@ def mosmed(root: Path) -> Path:
 def nsclc(root: Path) -> Path:
     for n in (1, 2):
         study = root / f"NSCLC-Radiomics/LUNG1-00{n}/2008-StudyID-1"
-        write_dicom(replace(chest().scan, volume_hu=chest().scan.volume_hu), study / "0.000000-NA-1")
+        write_dicom(
+            replace(chest().scan, volume_hu=chest().scan.volume_hu), study / "0.000000-NA-1"
+        )
         (study / "3.000000-contours").mkdir()
         (study / "3.000000-contours/1-1.dcm").write_bytes(bytes(128) + b"DICM")
     folder = root / "Thoracic_Cavities/LUNG1-001"
@@ -135,8 +141,14 @@ def store_metaimage(path: Path, scan: Scan, direction: int = 1) -> Path:
         "DimSize": " ".join(str(n) for n in scan.shape[::-1]),
     }
     kind = "MET_SHORT" if scan.volume_hu.dtype == np.int16 else "MET_UCHAR"
-    lines = ["ObjectType = Image", "NDims = 3", *(f"{key} = {value}" for key, value in numbers.items())]
-    path.write_text("\n".join([*lines, f"ElementType = {kind}", f"ElementDataFile = {path.stem}.raw\n"]))
+    lines = [
+        "ObjectType = Image",
+        "NDims = 3",
+        *(f"{key} = {value}" for key, value in numbers.items()),
+    ]
+    path.write_text(
+        "\n".join([*lines, f"ElementType = {kind}", f"ElementDataFile = {path.stem}.raw\n"])
+    )
     return path
 
 

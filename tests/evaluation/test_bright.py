@@ -47,7 +47,9 @@ def test_no_bright_voxel_gives_no_score():
     codes, lesion, bright, normal = _case(0)
     for counts in (count_bright(codes, lesion, bright & False, normal), pool_bright([])):
         scores, auc = score_bright(counts)
-        assert [math.isnan(value) for value in (*scores.__dict__.values(), auc)] == [True] * 3 + [False] * 2 + [True]
+        assert [math.isnan(value) for value in (*scores.__dict__.values(), auc)] == [True] * 3 + [
+            False
+        ] * 2 + [True]
 
 
 def test_shapes_must_agree():

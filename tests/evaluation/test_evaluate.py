@@ -21,7 +21,9 @@ SPACING_MM = (2.0, 1.0, 1.0)
 
 
 def test_pairs_by_name():
-    pairs = pair_names(["case_1_ct", "case_10_ct", "other", "case"], ["case_1", "case_10", "case", "lonely"])
+    pairs = pair_names(
+        ["case_1_ct", "case_10_ct", "other", "case"], ["case_1", "case_10", "case", "lonely"]
+    )
     assert pairs == {"case_1_ct": "case_1", "case_10_ct": "case_10", "case": "case"}
 
 
@@ -52,7 +54,10 @@ def folders(tmp_path):
 
 def test_folder_of_results(folders):
     evaluation = evaluate_folder(*folders)
-    assert [(row.case_id, row.overlap.dsc) for row in evaluation.rows] == [("a_1", pytest.approx(2 / 3)), ("b", 0)]
+    assert [(row.case_id, row.overlap.dsc) for row in evaluation.rows] == [
+        ("a_1", pytest.approx(2 / 3)),
+        ("b", 0),
+    ]
     assert evaluation.mean_sd("dsc") == pytest.approx((1 / 3, 2 / 3 / math.sqrt(2)))
     assert evaluation.unmatched == ("result c",)
     assert evaluation.rows[0].prediction_ml == pytest.approx(2 * 2 / 1000)
@@ -84,12 +89,26 @@ def test_every_score_of_a_case(folders):
 def test_summaries_of_the_table(folders):
     evaluation = evaluate_folder(*folders, min_lesion_ml=0)
     table = _table(evaluation)
-    assert list(table)[2:] == ["mean", "sd", "ci95_low", "ci95_high", "n", "pooled", "loa_low", "loa_high"]
+    assert list(table)[2:] == [
+        "mean",
+        "sd",
+        "ci95_low",
+        "ci95_high",
+        "n",
+        "pooled",
+        "loa_low",
+        "loa_high",
+    ]
     assert list(table["mean"]) == ["case", *COLUMNS, "in_mean"]
     assert table["mean"]["dsc"] == "0.3333"
     assert (table["ci95_low"]["dsc"], table["ci95_high"]["dsc"]) == ("0.0000", "0.6667")
     assert evaluation.interval("dsc") == bootstrap_mean([2 / 3, 0])
-    assert [table[name]["n_false"] for name in ("a_1", "b", "mean", "n")] == ["0", "1", "0.5000", "2"]
+    assert [table[name]["n_false"] for name in ("a_1", "b", "mean", "n")] == [
+        "0",
+        "1",
+        "0.5000",
+        "2",
+    ]
     assert table["n"]["auc"] == "0"
     spread = 1.96 * 0.002 * math.sqrt(2)  # differences of 0.002 and -0.002 ml
     assert float(table["mean"]["error_ml"]) == 0
@@ -100,21 +119,45 @@ def test_summaries_of_the_table(folders):
 
 def test_empty_masks_in_a_folder(folders):
     found, reference = folders
-    for path in (found / "a_1_ct/lesions.nii.gz", reference / "a_1_lesion.nii.gz", found / "b/lesions.nii.gz"):
+    for path in (
+        found / "a_1_ct/lesions.nii.gz",
+        reference / "a_1_lesion.nii.gz",
+        found / "b/lesions.nii.gz",
+    ):
         write_image(path, _mask(), Geometry(SPACING_MM))
     evaluation = evaluate_folder(found, reference, min_lesion_ml=0)
     table = _table(evaluation)
-    scores = ("dsc", "precision", "sensitivity", "surface_dice", "hd95_mm", "n_lesions", "n_found", "n_false")
+    scores = (
+        "dsc",
+        "precision",
+        "sensitivity",
+        "surface_dice",
+        "hd95_mm",
+        "n_lesions",
+        "n_found",
+        "n_false",
+    )
     ones, zeros = ["1.0000"] * 3, ["0", "0", "0"]
     assert [table["a_1"][score] for score in scores] == [*ones, "1.0000", "0.0000", *zeros]
-    assert [table["b"][score] for score in scores] == ["0.0000", "", "0.0000", "0.0000", "", "2", "0", "0"]
+    assert [table["b"][score] for score in scores] == [
+        "0.0000",
+        "",
+        "0.0000",
+        "0.0000",
+        "",
+        "2",
+        "0",
+        "0",
+    ]
     assert (table["a_1"]["lesion_sensitivity"], table["b"]["lesion_sensitivity"]) == ("", "0.0000")
     assert table["n"]["hd95_mm"] == "1"
 
 
 def test_areas_of_slices(folders):
     rows = list(csv.DictReader(io.StringIO(to_slices_csv(evaluate_folder(*folders)))))
-    assert [(row["case"], row["slice"]) for row in rows] == [(case, n) for case in ("a_1", "b") for n in "012"]
+    assert [(row["case"], row["slice"]) for row in rows] == [
+        (case, n) for case in ("a_1", "b") for n in "012"
+    ]
     assert rows[0] == {
         "case": "a_1",
         "slice": "0",
@@ -150,13 +193,22 @@ def bright_folders(tmp_path):
 def test_bright_voxels_by_hand(bright_folders):
     """Voted normal: three of four healthy voxels and two of four lesion voxels; 14 of 16 pairs in order."""
     evaluation = evaluate_folder(*bright_folders)
-    expected = {"bright_precision": 3 / 5, "bright_sensitivity": 3 / 4, "bright_specificity": 2 / 4, "auc": 14 / 16}
-    assert {column: evaluation.rows[0].value(column) for column in expected} == pytest.approx(expected)
+    expected = {
+        "bright_precision": 3 / 5,
+        "bright_sensitivity": 3 / 4,
+        "bright_specificity": 2 / 4,
+        "auc": 14 / 16,
+    }
+    assert {column: evaluation.rows[0].value(column) for column in expected} == pytest.approx(
+        expected
+    )
     assert evaluation.pooled() == pytest.approx(expected)
     assert _table(evaluation)["pooled"]["auc"] == "0.8750"
 
 
-@pytest.mark.parametrize("told", ["", "[]", "{}", '{"model": "x"}', '{"model": {"min_votes": null}}'])
+@pytest.mark.parametrize(
+    "told", ["", "[]", "{}", '{"model": "x"}', '{"model": {"min_votes": null}}']
+)
 def test_bright_voxels_without_known_votes(bright_folders, told):
     (bright_folders[0] / "a" / "result.json").write_text(told)
     row = evaluate_folder(*bright_folders).rows[0]
@@ -177,7 +229,9 @@ def test_methods_compared_case_by_case(folders, tmp_path):
     assert dsc.interval == pytest.approx((-2 / 3, -1 / 3))
     assert dsc.p_wilcoxon == pytest.approx(0.5)
     assert "auc" not in compared
-    left_out = compare(evaluate_folder(found, reference, ["a_1"]), evaluate_folder(other, reference))
+    left_out = compare(
+        evaluate_folder(found, reference, ["a_1"]), evaluate_folder(other, reference)
+    )
     assert left_out["dsc"].difference == pytest.approx(-2 / 3)
 
 
@@ -187,7 +241,9 @@ def test_methods_without_a_common_case(folders, tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "b.nii.gz").rename(tmp_path / "other" / "b.nii.gz")
     with pytest.raises(InputError, match="NN-EVA-005"):
-        compare(evaluate_folder(found, reference, ["b"]), evaluate_folder(tmp_path / "other", reference))
+        compare(
+            evaluate_folder(found, reference, ["b"]), evaluate_folder(tmp_path / "other", reference)
+        )
 
 
 def test_csv_holds_no_formula(folders):

@@ -43,8 +43,18 @@ def test_minimum_size():
     """Voxels of 0.1 ml: one voxel is 0.1 ml, two are 0.2, three 0.3; the limit itself counts."""
     reference = _at((0, 0, 0), (0, 0, 4), (0, 0, 5), (0, 0, 8), (0, 0, 9), (0, 0, 10))
     prediction = _at((2, 2, 0), (2, 2, 4), (2, 2, 5), (2, 2, 6))
-    for min_lesion_ml, n_lesions, n_false in ((0, 3, 2), (0.1, 3, 2), (0.2, 2, 1), (0.3, 1, 1), (0.31, 0, 0)):
-        assert compute_detection(prediction, reference, 0.1, min_lesion_ml) == (n_lesions, 0, n_false)
+    for min_lesion_ml, n_lesions, n_false in (
+        (0, 3, 2),
+        (0.1, 3, 2),
+        (0.2, 2, 1),
+        (0.3, 1, 1),
+        (0.31, 0, 0),
+    ):
+        assert compute_detection(prediction, reference, 0.1, min_lesion_ml) == (
+            n_lesions,
+            0,
+            n_false,
+        )
 
 
 def test_a_crumb_finds_a_lesion_and_excuses_one():
@@ -79,7 +89,9 @@ def test_agrees_with_scipy_and_simpleitk(seed, min_vox):
 
     def components(mask):
         labels, n = label(mask, np.ones((3, 3, 3)))
-        return [voxels for voxels in (labels == i for i in range(1, n + 1)) if voxels.sum() >= min_vox]
+        return [
+            voxels for voxels in (labels == i for i in range(1, n + 1)) if voxels.sum() >= min_vox
+        ]
 
     found = [bool((lesion & prediction).any()) for lesion in components(reference)]
     false = [not (lesion & reference).any() for lesion in components(prediction)]

@@ -29,7 +29,12 @@ def test_overlap_by_hand():
 
 @pytest.mark.parametrize(
     ("prediction", "reference", "expected"),
-    [((), (), (1, 1, 1)), ((), (1,), (0, math.nan, 0)), ((1,), (), (0, 0, math.nan)), ((1,), (2,), (0, 0, 0))],
+    [
+        ((), (), (1, 1, 1)),
+        ((), (1,), (0, math.nan, 0)),
+        ((1,), (), (0, 0, math.nan)),
+        ((1,), (2,), (0, 0, 0)),
+    ],
 )
 def test_overlap_of_empty_masks(prediction, reference, expected):
     overlap = compute_overlap(_mask(*prediction), _mask(*reference))
@@ -40,7 +45,9 @@ def test_overlap_of_empty_masks(prediction, reference, expected):
 def test_overlap_agrees_with_simpleitk(seed):
     prediction, reference = blobs(seed), blobs(seed + 10, 0.1)
     measures = sitk.LabelOverlapMeasuresImageFilter()
-    measures.Execute(*(sitk.GetImageFromArray(mask.astype(np.uint8)) for mask in (prediction, reference)))
+    measures.Execute(
+        *(sitk.GetImageFromArray(mask.astype(np.uint8)) for mask in (prediction, reference))
+    )
     overlap = compute_overlap(prediction, reference)
     assert 0 < overlap.dsc == pytest.approx(measures.GetDiceCoefficient())
     assert overlap.precision == pytest.approx(1 - measures.GetFalseDiscoveryRate())
@@ -57,12 +64,19 @@ def _auc_by_trapezoids(score: np.ndarray, positive: np.ndarray) -> float:
     points = [(0.0, 0.0)]
     for threshold in np.unique(score)[::-1]:
         called = score >= threshold
-        points.append(((called & ~positive).sum() / (~positive).sum(), (called & positive).sum() / positive.sum()))
+        points.append(
+            (
+                (called & ~positive).sum() / (~positive).sum(),
+                (called & positive).sum() / positive.sum(),
+            )
+        )
     x, y = np.array(points).T
     return float(np.trapezoid(y, x))
 
 
-@given(st.lists(st.tuples(st.integers(0, 6), st.booleans(), st.booleans()), min_size=1, max_size=60))
+@given(
+    st.lists(st.tuples(st.integers(0, 6), st.booleans(), st.booleans()), min_size=1, max_size=60)
+)
 def test_auc_equals_the_area_under_the_curve(voxels):
     score, lesion, bright = (np.array(column) for column in zip(*voxels, strict=True))
     lesion, bright = lesion.astype(bool), bright.astype(bool)
@@ -87,4 +101,6 @@ def test_bright_scores_by_hand():
     bright = np.array([1, 1, 1, 1, 1, 1, 0], bool)  # the last voxel does not count
     scores = compute_bright_scores(normal, lesion, bright)
     assert (scores.n_healthy, scores.n_lesion) == (3, 3)
-    assert (scores.precision, scores.sensitivity, scores.specificity) == pytest.approx((2 / 4, 2 / 3, 1 / 3))
+    assert (scores.precision, scores.sensitivity, scores.specificity) == pytest.approx(
+        (2 / 4, 2 / 3, 1 / 3)
+    )

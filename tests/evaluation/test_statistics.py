@@ -21,7 +21,9 @@ def test_interval_of_two_cases_is_exact():
 
 def test_interval_agrees_with_scipy():
     ours = bootstrap_mean(SCORES)
-    theirs = stats.bootstrap((SCORES,), np.mean, method="percentile", n_resamples=10_000, rng=3).confidence_interval
+    theirs = stats.bootstrap(
+        (SCORES,), np.mean, method="percentile", n_resamples=10_000, rng=3
+    ).confidence_interval
     assert ours == pytest.approx(theirs, abs=0.004)
     assert ours.low < np.mean(SCORES) < ours.high
 
@@ -39,7 +41,10 @@ def test_too_few_values(values):
 def _p_by_enumeration(differences) -> float:
     """Two-sided signed-rank test over all signs; no ties, no zeros."""
     ranks = np.argsort(np.argsort(np.abs(differences))) + 1
-    sums = [sum(rank for rank, sign in zip(ranks, signs, strict=True) if sign) for signs in _signs(len(ranks))]
+    sums = [
+        sum(rank for rank, sign in zip(ranks, signs, strict=True) if sign)
+        for signs in _signs(len(ranks))
+    ]
     observed = ranks[np.asarray(differences) > 0].sum()
     tails = np.mean(np.asarray(sums) <= observed), np.mean(np.asarray(sums) >= observed)
     return min(1.0, 2 * min(tails))

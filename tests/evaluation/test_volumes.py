@@ -13,7 +13,9 @@ from tests.evaluation.masks import box
 
 def test_agreement_by_hand():
     """Differences 1, 3, -1: mean 1, standard deviation 2."""
-    assert compute_agreement([11, 23, 4], [10, 20, 5]) == pytest.approx((3, 1, 2, 1 - 3.92, 1 + 3.92))
+    assert compute_agreement([11, 23, 4], [10, 20, 5]) == pytest.approx(
+        (3, 1, 2, 1 - 3.92, 1 + 3.92)
+    )
 
 
 def test_agreement_of_few_cases():

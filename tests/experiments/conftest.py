@@ -39,7 +39,12 @@ def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     rows = []
     for seed, (name, split) in enumerate(
-        [("healthy1", "train"), ("healthy2", ""), ("coronacases_001", "dev"), ("radiopaedia_5", "dev")]
+        [
+            ("healthy1", "train"),
+            ("healthy2", ""),
+            ("coronacases_001", "dev"),
+            ("radiopaedia_5", "dev"),
+        ]
     ):
         sick = split == "dev"
         phantom = thorax_phantom(SHAPE, SPACING_MM, lesions=sick, seed=seed)

@@ -46,8 +46,38 @@ def test_every_row_has_settings_that_exist(name, scale):
 
 
 def test_table4_is_whole():
-    romans = ["i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x", "xi", "xii", "xiii", "xiv"]
-    others = ["k_d", "k_f", "t_d", "t_f", "T-700", "T-600", "T-400", "T-300", "B", "a", "G", "edge", "areas", "lesions"]
+    romans = [
+        "i",
+        "ii",
+        "iii",
+        "iv",
+        "v",
+        "vi",
+        "vii",
+        "viii",
+        "ix",
+        "x",
+        "xi",
+        "xii",
+        "xiii",
+        "xiv",
+    ]
+    others = [
+        "k_d",
+        "k_f",
+        "t_d",
+        "t_f",
+        "T-700",
+        "T-600",
+        "T-400",
+        "T-300",
+        "B",
+        "a",
+        "G",
+        "edge",
+        "areas",
+        "lesions",
+    ]
     assert list(TABLE4) == ["baseline", *romans, *others]
     assert all(set(row.paper) == {"coronacases", "radiopaedia", "uestc"} for row in TABLE4.values())
 
@@ -70,7 +100,11 @@ def test_every_row_changes_something_but_the_baseline():
 def test_the_paper_scale_is_the_papers():
     config = load_scale("paper").config()
     assert config.training.slab_vox == (32, 512, 512)
-    assert (config.training.batch, config.training.iterations, config.training.learning_rate) == (8, 2000, 3e-4)
+    assert (config.training.batch, config.training.iterations, config.training.learning_rate) == (
+        8,
+        2000,
+        3e-4,
+    )
     assert config.inference.min_votes is None  # a majority of those that vote, five or one
 
 
@@ -91,7 +125,8 @@ def test_trainings_are_counted_once():
 
 
 @pytest.mark.parametrize(
-    ("text", "code"), [("seeds = 0", "NN-EXP-003"), ("seeds =", "NN-EXP-003"), ("x = 1", "NN-EXP-003")]
+    ("text", "code"),
+    [("seeds = 0", "NN-EXP-003"), ("seeds =", "NN-EXP-003"), ("x = 1", "NN-EXP-003")],
 )
 def test_bad_scales(tmp_path, text, code):
     path = tmp_path / "bad.toml"

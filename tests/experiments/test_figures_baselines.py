@@ -27,13 +27,17 @@ def test_figure(scale, bench, tmp_path, monkeypatch):
     figure = draw_figure("figure7", scale, bench)
     panels = [axis for axis in figure.axes if axis.images]
     assert len(panels) == 4 * len(METHODS)
-    assert {text.get_text() for axis in panels for text in axis.texts} >= {m.label for m in METHODS.values()}
+    assert {text.get_text() for axis in panels for text in axis.texts} >= {
+        m.label for m in METHODS.values()
+    }
     assert len(list((bench.out / "baselines").glob("*/step-*.ckpt"))) == 9
     assert not list((bench.out / "baselines").rglob("checkpoints"))
     assert sum("scored" in line for line in said) == len(METHODS)  # one CT in that data set
     save_figure(figure, tmp_path / "a.png")
 
-    monkeypatch.setattr("normnet.experiments.baselines.train_baseline", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr(
+        "normnet.experiments.baselines.train_baseline", lambda *a, **k: pytest.fail("trained again")
+    )
     said.clear()
     save_figure(draw_figure("figure7", scale, bench), tmp_path / "b.png")
     assert not said
@@ -57,7 +61,10 @@ def test_tuned_values_are_kept(scale, bench):
     (path,) = weight.folder.glob("tuned-vae-restoration-*.json")
     path.write_text(json.dumps(7.0))
     again = train_or_load(METHODS["vae-restoration"], scale, bench)
-    assert (again.tuned.value, again.folder) == (7.0, train_or_load(METHODS["vae"], scale, bench).folder)
+    assert (again.tuned.value, again.folder) == (
+        7.0,
+        train_or_load(METHODS["vae"], scale, bench).folder,
+    )
 
 
 def test_stopped(scale, bench):
@@ -83,11 +90,25 @@ def test_stopped(scale, bench):
     ("name", "settings", "expected"),
     [
         ("paper", {}, BaselineSettings(512, 16, 6000, 3e-4, 150)),
-        ("small", {"iterations": 1500, "slab_vox": [32, 160, 160]}, BaselineSettings(128, 16, 400, 1e-3, 10)),
-        ("mine", {"iterations": 4, "slab_vox": [16, 32, 32]}, BaselineSettings(32, 16, 4, 1e-3, 10)),
-        ("mine", {"iterations": 4, "slab_vox": [16, 16, 16]}, BaselineSettings(32, 16, 4, 1e-3, 10)),
+        (
+            "small",
+            {"iterations": 1500, "slab_vox": [32, 160, 160]},
+            BaselineSettings(128, 16, 400, 1e-3, 10),
+        ),
+        (
+            "mine",
+            {"iterations": 4, "slab_vox": [16, 32, 32]},
+            BaselineSettings(32, 16, 4, 1e-3, 10),
+        ),
+        (
+            "mine",
+            {"iterations": 4, "slab_vox": [16, 16, 16]},
+            BaselineSettings(32, 16, 4, 1e-3, 10),
+        ),
     ],
 )
 def test_settings(name, settings, expected):
-    scale = load_scale("paper").model_copy(update={"name": name, "settings": {"training": settings}})
+    scale = load_scale("paper").model_copy(
+        update={"name": name, "settings": {"training": settings}}
+    )
     assert baseline_settings(scale) == expected

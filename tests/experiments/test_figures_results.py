@@ -82,7 +82,9 @@ class StubBench:
 
     def normals(self, config):
         phantoms = [phantom(seed, False) for seed in (0, 1)]
-        return [prepare_normal(one.scan, one.lung_mask.astype(np.uint8), config) for one in phantoms]
+        return [
+            prepare_normal(one.scan, one.lung_mask.astype(np.uint8), config) for one in phantoms
+        ]
 
     def network(self, config, seed):
         """A constant answer; the first layer passes the image on, so its features are known."""
@@ -99,10 +101,17 @@ class StubBench:
 
     def subject(self, case, config):
         one = phantom(7 if case.case_id == "coronacases_1" else 8, True)
-        scan, labels, reference = one.scan, one.lung_mask.astype(np.uint8), one.lesion_mask & self.with_reference
+        scan, labels, reference = (
+            one.scan,
+            one.lung_mask.astype(np.uint8),
+            one.lesion_mask & self.with_reference,
+        )
         if self.turned:
             order, flips = (2, 0, 1), (True, False, True)
-            masks = [np.flip(m.transpose(order), [n for n in range(3) if flips[n]]) for m in (labels, reference)]
+            masks = [
+                np.flip(m.transpose(order), [n for n in range(3) if flips[n]])
+                for m in (labels, reference)
+            ]
             scan, (labels, reference) = reorient(scan, order, flips), masks
         prepared = prepare(scan, labels, config.preparation, config.window)
         return Subject(case, scan, labels, prepared, reference)
@@ -169,7 +178,9 @@ def test_colours_of_the_result(name, drawn):
     place = 3 if name == "figure5" else -1
     found = images(drawn[name])[place]
     _, lungs, reference = shown_slice(StubBench())
-    found = found[(found.shape[0] - lungs.shape[0]) // 2 :][: lungs.shape[0]]  # a slice may be in a higher black one
+    found = found[(found.shape[0] - lungs.shape[0]) // 2 :][
+        : lungs.shape[0]
+    ]  # a slice may be in a higher black one
     y, x = (int(n.mean()) for n in np.nonzero(reference))
     assert reference[y, x]
     assert tinted(found, TRUE)[y, x]
@@ -213,10 +224,16 @@ def test_steps_of_the_postprocessing():
 
 
 def test_scans_are_turned():
-    plain, turned = (images(draw_figure("figure5", SCALE, StubBench(turned=turned))) for turned in (False, True))
-    for one, other in zip(plain[::3], turned[::3], strict=True):  # (a) and (d) of the first CT, (c) of the other
+    plain, turned = (
+        images(draw_figure("figure5", SCALE, StubBench(turned=turned))) for turned in (False, True)
+    )
+    for one, other in zip(
+        plain[::3], turned[::3], strict=True
+    ):  # (a) and (d) of the first CT, (c) of the other
         assert one.shape == other.shape
-        assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.9  # the grid begins at another corner
+        assert (
+            np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.9
+        )  # the grid begins at another corner
 
 
 def test_thresholds(drawn):
@@ -227,14 +244,18 @@ def test_thresholds(drawn):
         bright = np.isfinite(picture)
         assert not bright[~lungs].any()
         assert (picture[bright] >= threshold).all()
-        assert (thorax[lungs & ~bright] < (threshold - window.low_hu) / (window.high_hu - window.low_hu)).all()
+        assert (
+            thorax[lungs & ~bright] < (threshold - window.low_hu) / (window.high_hu - window.low_hu)
+        ).all()
     counts = [int(np.isfinite(picture).sum()) for picture in pictures[1:]]
     assert counts == sorted(counts, reverse=True)
     assert counts[0] > counts[-1] > 0
 
 
 def test_target_of_areas():
-    image, lesions, target, *_, healthy, _ = images(draw_figure("supplementary-figure7", SCALE, StubBench(logit=10)))
+    image, lesions, target, *_, healthy, _ = images(
+        draw_figure("supplementary-figure7", SCALE, StubBench(logit=10))
+    )
     in_lesion, in_target = tinted(lesions, results.SYNTHETIC), tinted(target, results.HEALTHY)
     assert in_lesion.any()
     assert not (in_lesion & in_target).any()
@@ -260,10 +281,14 @@ def test_features_are_those_of_the_voxels():
     image = rng.random((7, 10, 12), np.float32)
     masks = [rng.random(image.shape) < 0.2 for _ in range(2)]
     network = StubBench().network(CONFIG, 0)
-    for mask, found in zip(masks, features._voxel_features(network, image, masks, CONFIG, "cpu"), strict=True):
+    for mask, found in zip(
+        masks, features._voxel_features(network, image, masks, CONFIG, "cpu"), strict=True
+    ):
         shared = itertools.product(range(4), range(5), range(6))  # cells of 2 x 2 x 2 voxels
         cells = [2 * np.array(cell) for cell in shared]
-        wanted = [image[tuple(low)] for low in cells if mask[tuple(slice(a, a + 2) for a in low)].any()]
+        wanted = [
+            image[tuple(low)] for low in cells if mask[tuple(slice(a, a + 2) for a in low)].any()
+        ]
         np.testing.assert_allclose(found[:, 0], wanted, rtol=1e-4)
         assert found.shape == (len(wanted), 4 + 8)
 
@@ -317,6 +342,8 @@ def test_every_figure_is_listed():
     known = experiments()
     for name in PANELS:
         assert known[name].kind == "figure"
-        assert known[name].where.split()[-1] == name.removeprefix("supplementary-").removeprefix("figure")
+        assert known[name].where.split()[-1] == name.removeprefix("supplementary-").removeprefix(
+            "figure"
+        )
         assert known[name].title
         assert known[name].cost

@@ -52,8 +52,14 @@ class StubBench:
 
 
 def prepared(seed: int, settings: dict = SETTINGS) -> NormalCase:
-    phantom = thorax_phantom(shape=(48, 96, 96), spacing_mm=(3.3, 3.3, 3.3), lesions=False, seed=seed)
-    return prepare_normal(phantom.scan, phantom.lung_mask.astype(np.uint8), Scale(name="t", settings=settings).config())
+    phantom = thorax_phantom(
+        shape=(48, 96, 96), spacing_mm=(3.3, 3.3, 3.3), lesions=False, seed=seed
+    )
+    return prepare_normal(
+        phantom.scan,
+        phantom.lung_mask.astype(np.uint8),
+        Scale(name="t", settings=settings).config(),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -116,9 +122,11 @@ def test_varied_panels_differ(name, drawn):
 
 
 def test_steps_of_the_generator(drawn):
-    (healthy, ellipsoids, deformed, _), (noise, prob_map, salt, filtered), (scaled, alone, image, target) = images(
-        "figure3", drawn["figure3"]
-    )
+    (
+        (healthy, ellipsoids, deformed, _),
+        (noise, prob_map, salt, filtered),
+        (scaled, alone, image, target),
+    ) = images("figure3", drawn["figure3"])
     assert (ellipsoids != deformed).any()
     assert (image >= healthy).all()
     assert noise.min() < 0.05
@@ -152,14 +160,19 @@ def test_sigma_a_smooths_the_map_and_its_limits_shift_it(drawn):
     smooth, _, scaled, _ = images("supplementary-figure3", drawn["supplementary-figure3"])
     rough = [roughness(picture) for picture in smooth]
     assert rough == sorted(rough, reverse=True)
-    for picture, (low, high) in zip(scaled, [(0, 0.15), (0.075, 0.225), (0.15, 0.3), (0, 0.3)], strict=True):
+    for picture, (low, high) in zip(
+        scaled, [(0, 0.15), (0.075, 0.225), (0.15, 0.3), (0, 0.3)], strict=True
+    ):
         assert low <= picture.min() < picture.max() <= high
     means = [picture.mean() for picture in scaled]
     assert means[0] < means[1] < means[2]
 
 
 def test_sigma_b_smooths(drawn):
-    rough = [roughness(picture) for picture in images("supplementary-figure4", drawn["supplementary-figure4"])[0]]
+    rough = [
+        roughness(picture)
+        for picture in images("supplementary-figure4", drawn["supplementary-figure4"])[0]
+    ]
     assert rough == sorted(rough, reverse=True)
 
 
@@ -172,8 +185,13 @@ def test_mu_0_brightens(drawn):
 
 def test_numbers_are_those_of_table_4(drawn):
     titles = [axis.get_title() for axis in drawn["supplementary-figure2"].axes[:3]]
-    wanted = [("(iii)", r"F[3\lambda, 8\lambda]", r"0.1\lambda"), ("default", r"F[5\lambda, 10\lambda]", r"0.2\lambda")]
-    for title, parts in zip(titles, [*wanted, ("(iv)", r"F[7\lambda, 12\lambda]", r"0.3\lambda")], strict=True):
+    wanted = [
+        ("(iii)", r"F[3\lambda, 8\lambda]", r"0.1\lambda"),
+        ("default", r"F[5\lambda, 10\lambda]", r"0.2\lambda"),
+    ]
+    for title, parts in zip(
+        titles, [*wanted, ("(iv)", r"F[7\lambda, 12\lambda]", r"0.3\lambda")], strict=True
+    ):
         assert all(part in title for part in parts)
 
 
@@ -196,7 +214,9 @@ def test_padding_is_cut_off(bench, drawn):
         edge_mask=np.pad(case.edge_mask, pads),
     )
     padded = draw_figure("figure3", SCALE, StubBench([wide]))
-    for one, other in zip(images("figure3", drawn["figure3"]).flat, images("figure3", padded).flat, strict=True):
+    for one, other in zip(
+        images("figure3", drawn["figure3"]).flat, images("figure3", padded).flat, strict=True
+    ):
         np.testing.assert_array_equal(one, other)
 
 
@@ -210,6 +230,8 @@ def test_every_figure_is_listed():
     known = experiments()
     for name in PANELS:
         assert known[name].kind == "figure"
-        assert known[name].where.split()[-1] == name.removeprefix("supplementary-").removeprefix("figure")
+        assert known[name].where.split()[-1] == name.removeprefix("supplementary-").removeprefix(
+            "figure"
+        )
         assert known[name].title
         assert known[name].cost

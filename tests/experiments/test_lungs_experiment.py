@@ -46,8 +46,12 @@ def folder(tmp_path_factory):
         write_nifti(phantom.scan, folder / f"{name}.nii.gz")
         write_image(folder / f"{name}_lung.nii.gz", drawn, phantom.scan.geometry)
         split = "train" if seed < 3 else "dev"
-        rows.append(f"{name},{name}.nii.gz,{split},{name}_lung.nii.gz,{f'{name}_lesion.nii.gz' if seed == 4 else ''}")
-    write_image(folder / "coronacases_001_lesion.nii.gz", phantom.lesion_mask, phantom.scan.geometry)
+        rows.append(
+            f"{name},{name}.nii.gz,{split},{name}_lung.nii.gz,{f'{name}_lesion.nii.gz' if seed == 4 else ''}"
+        )
+    write_image(
+        folder / "coronacases_001_lesion.nii.gz", phantom.lesion_mask, phantom.scan.geometry
+    )
     (folder / "cases.csv").write_text("\n".join(rows) + "\n")
     return folder
 
@@ -124,7 +128,9 @@ def test_a_trained_network_finds_lungs(run, monkeypatch):
     monkeypatch.setattr(lungs, "OTHER_ITERATIONS", 60)
     real = train.train_lungs
     faster = {"batch": 4, "learning_rate": 1e-2, "sick_share": 0.0}
-    monkeypatch.setattr(train, "train_lungs", lambda *args, **options: real(*args, **options, **faster))
+    monkeypatch.setattr(
+        train, "train_lungs", lambda *args, **options: real(*args, **options, **faster)
+    )
     records, _ = run()
     dice = [float(line["dice"]) for line in records]
     assert dice[-1] > 80, dice  # all folds; a single one of so few steps may find nothing
@@ -198,7 +204,9 @@ def test_the_papers_sets_by_their_folders(tmp_path):
     trees.nsclc(tmp_path / "nsclc")  # two patients, one without lungs
     trees.luna16(tmp_path / "luna16")  # normal CTs with lungs, not for this
     names = ("structseg", "msd", "nsclc", "luna16")
-    bench = Bench(find_data([tmp_path / name for name in names], ["structseg_10"]), tmp_path / "out")
+    bench = Bench(
+        find_data([tmp_path / name for name in names], ["structseg_10"]), tmp_path / "out"
+    )
     found = lungs.find_lung_cases(bench)
     assert [(item.set_name, item.case.case_id) for item in found] == [
         ("structseg", "structseg_01"),

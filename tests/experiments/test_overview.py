@@ -61,7 +61,10 @@ def test_cases_of_a_list_count_where_their_names_belong(data, lines):
 
 def test_only_what_is_there_counts(data, lines, tmp_path):
     """A mask that is named and missing, a CT that is missing, an archive of single slices."""
-    rows = ["case_id,folder,file,lesion_mask", f"coronacases_001,{data},coronacases_001.nii.gz,gone.nii.gz"]
+    rows = [
+        "case_id,folder,file,lesion_mask",
+        f"coronacases_001,{data},coronacases_001.nii.gz,gone.nii.gz",
+    ]
     rows += ["coronacases_002,.,gone.nii.gz,", "coronacases_slices,.,slices.npz,"]
     (tmp_path / "slices.npz").touch()
     (tmp_path / "cases.csv").write_text("\n".join(rows) + "\n")

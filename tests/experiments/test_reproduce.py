@@ -23,7 +23,9 @@ def reproduce(data, tiny_scale, out):
 
 
 def written(out, name):
-    return {suffix: (out / "tiny" / f"{name}.{suffix}").read_text() for suffix in ("csv", "md", "tex")}
+    return {
+        suffix: (out / "tiny" / f"{name}.{suffix}").read_text() for suffix in ("csv", "md", "tex")
+    }
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,11 @@ from normnet.experiments.scores import finished_rows, run_rows
 ROWS = (
     Row(id="base", label="base", paper={"coronacases": (69.8,)}),
     Row(id="k_d", label="k_d = 7", settings={"postprocessing": {"k_d": 3}}),
-    Row(id="lesions", label="lesions", settings={"training": {"target": "lesions"}, "inference": {"prob_normal": 0.5}}),
+    Row(
+        id="lesions",
+        label="lesions",
+        settings={"training": {"target": "lesions"}, "inference": {"prob_normal": 0.5}},
+    ),
     Row(id="areas", label="areas", settings={"training": {"target": "areas"}}),
     Row(id="vote", label="vote", votes=(0, 1, 2)),
     Row(id="cap", label="cap", reading="cap"),
@@ -33,7 +37,11 @@ def results(bench, scale):
 def test_data_are_sorted_by_what_they_are_for(data):
     found = find_data([data], ["healthy2"])
     assert [case.case_id for case in found.normals] == ["healthy1"]
-    assert {name: len(cases) for name, cases in found.tests.items()} == {"coronacases": 1, "radiopaedia": 1, "uestc": 0}
+    assert {name: len(cases) for name, cases in found.tests.items()} == {
+        "coronacases": 1,
+        "radiopaedia": 1,
+        "uestc": 0,
+    }
     with pytest.raises(InputError, match="no case 'nobody'"):
         find_data([data], ["nobody"])
 
@@ -41,7 +49,9 @@ def test_data_are_sorted_by_what_they_are_for(data):
 def test_every_row_and_seed_is_scored(bench, scale):
     list(run_rows(list(ROWS), scale, bench))
     found = results(bench, scale)
-    assert set(found) == {(row.id, seed) for row in ROWS for seed in range(1 if row.id == "vote" else 2)}
+    assert set(found) == {
+        (row.id, seed) for row in ROWS for seed in range(1 if row.id == "vote" else 2)
+    }
     for result in found.values():
         assert set(result.sets) == {"coronacases", "radiopaedia"}
         assert 0 <= result.sets["coronacases"]["coronacases_001"]["dsc"] <= 1
@@ -99,18 +109,26 @@ def test_a_changed_mask_is_scored_anew(bench, scale, data, tmp_path):
     changed = Bench(replace(bench.data, tests=tests), bench.out)
     assert "coronacases" not in results(changed, scale)["base", 0].sets
     list(run_rows(list(ROWS[:1]), scale, changed))
-    assert results(changed, scale)["base", 0].sets["coronacases"]["coronacases_001"]["dsc"] in (0, 1)
+    assert results(changed, scale)["base", 0].sets["coronacases"]["coronacases_001"]["dsc"] in (
+        0,
+        1,
+    )
 
 
 def test_a_constant_rate_goes_on_from_the_shorter_training(bench, scale, monkeypatch):
-    rows = [Row(id="short", label="s", votes=(0,), length=0.5), Row(id="long", label="l", votes=(0,))]
+    rows = [
+        Row(id="short", label="s", votes=(0,), length=0.5),
+        Row(id="long", label="l", votes=(0,)),
+    ]
     steps = []
     from normnet.experiments import bench as module
 
     train = module.train_member
 
     def counting(*args, on_step, **kwargs):
-        return train(*args, on_step=lambda step, loss: (steps.append(step), on_step(step, loss)), **kwargs)
+        return train(
+            *args, on_step=lambda step, loss: (steps.append(step), on_step(step, loss)), **kwargs
+        )
 
     monkeypatch.setattr(module, "train_member", counting)
     list(run_rows(rows, scale, bench))

@@ -48,8 +48,8 @@ def test_first_decimals_then_hundredths():
 def test_the_search_is_greedy():
     """Four voxels above 0.55 are the lesion, 20 lie just below, one at 0.45: 0.5 is the best first decimal.
 
-    With two more of the lesion at 0.02, all above 0.0 is better than above 0.5, 12 / 33 and 8 / 30; that above 0.55
-    it would be 0.8 is not seen any more.
+    With two more of the lesion at 0.02, all above 0.0 is better than above 0.5, 12 / 33 and 8 / 30;
+    that above 0.55 it would be 0.8 is not seen any more.
     """
     scores = np.array([0.56] * 4 + [0.545] * 20 + [0.45])
     reference = np.array([True] * 4 + [False] * 21)
@@ -98,11 +98,17 @@ def test_no_map_of_scores():
 def test_all_at_once_is_what_each_alone_gives(bench, scale):
     """At points all over the grid, on a thorax that is padded, as the paper's, so that the box is cut out."""
     padded = {**scale.settings["preparation"], "pad_to": [96, 96]}
-    config = scale.model_copy(update={"settings": {**scale.settings, "preparation": padded}}).config()
+    config = scale.model_copy(
+        update={"settings": {**scale.settings, "preparation": padded}}
+    ).config()
     subject = bench.subject(bench.data.tests["coronacases"][0], config)
     rng = np.random.default_rng(0)
-    blocks = np.kron(rng.random((8, 24, 24)), np.ones((4, 4, 4)))[: subject.prepared.lung_mask.shape[0]]
-    thorax = (blocks**2 * subject.prepared.lung_mask).astype(np.float32)  # bright blocks up to the lungs' edge
+    blocks = np.kron(rng.random((8, 24, 24)), np.ones((4, 4, 4)))[
+        : subject.prepared.lung_mask.shape[0]
+    ]
+    thorax = (blocks**2 * subject.prepared.lung_mask).astype(
+        np.float32
+    )  # bright blocks up to the lungs' edge
     prepared = replace(subject.prepared, thorax=thorax)
     subject = subject._replace(prepared=prepared)
     reference = reference_on_grid(subject)
@@ -120,7 +126,12 @@ def test_all_at_once_is_what_each_alone_gives(bench, scale):
             k_d, k_f, t_d, t_f = point
             alone = settings.model_copy(update={"k_d": k_d, "k_f": k_f, "t_d": t_d, "t_f": t_f})
             core = postprocess(
-                prepared.thorax, prepared.volume_hu, prepared.lung_mask, normal_mask, config.window.tau, alone
+                prepared.thorax,
+                prepared.volume_hu,
+                prepared.lung_mask,
+                normal_mask,
+                config.window.tau,
+                alone,
             ).core
             place = K_D.index(k_d), K_F.index(k_f), T_D.index(t_d), T_F.index(t_f)
             assert found[place] == compute_overlap(core, reference).dsc, point
@@ -129,7 +140,9 @@ def test_all_at_once_is_what_each_alone_gives(bench, scale):
 def test_the_reference_on_the_prepared_grid(bench, scale):
     """The same spacing here, so it is the reference itself, in the lungs' box."""
     subject = bench.subject(bench.data.tests["coronacases"][0], scale.config())
-    np.testing.assert_array_equal(subject.prepared.restore_mask(reference_on_grid(subject)), subject.reference)
+    np.testing.assert_array_equal(
+        subject.prepared.restore_mask(reference_on_grid(subject)), subject.reference
+    )
 
 
 def test_three_cases_of_the_sets_in_turn(bench, scale, monkeypatch):
@@ -165,7 +178,9 @@ def test_every_point_of_the_grid(bench, scale):
 
 def test_thresholds_of_every_set_and_map(bench, scale):
     rows = search_threshold(scale, bench)
-    assert [(row["set"], row["map"]) for row in rows] == list(product(["Coronacases", "Radiopaedia"], searches.MAPS))
+    assert [(row["set"], row["map"]) for row in rows] == list(
+        product(["Coronacases", "Radiopaedia"], searches.MAPS)
+    )
     for row in rows:
         assert 0 <= row["threshold"] < 1
         assert row["n_cases"] == 1
@@ -219,12 +234,17 @@ def test_tables_of_the_grid(bench, scale, tmp_path):
     assert "the paper's: (k_d, k_f) = (9, 7), (t_d, t_f) = (0.2, 0.15) with DSC" in texts[".md"]
     assert "2 cases: coronacases_001, radiopaedia_5." in texts[".md"]
     assert rows[0]["config"][:8] in texts[".md"]
-    assert texts[".md"].count("\n| ") in (11, 12)  # heading, ten best, the paper's if not among them
+    assert texts[".md"].count("\n| ") in (
+        11,
+        12,
+    )  # heading, ten best, the paper's if not among them
     assert r"k\_d & k\_f" in texts[".tex"]
 
 
 def test_tables_of_thresholds(bench, scale, tmp_path):
-    paths = write_search(tmp_path, find_experiment("search-threshold"), scale, search_threshold(scale, bench))
+    paths = write_search(
+        tmp_path, find_experiment("search-threshold"), scale, search_threshold(scale, bench)
+    )
     texts = {path.suffix: path.read_text() for path in paths}
     assert "Coronacases: 1 cases; Radiopaedia: 1 cases." in texts[".md"]
     assert texts[".csv"].count("windowed HU") == texts[".md"].count("| windowed HU |") == 2

@@ -11,7 +11,13 @@ from normnet.experiments.tables import cells, differences, to_csv, to_latex, to_
 BASE = Row(id="base", label="base & all", paper={"coronacases": (70.0,), "uestc": (61.4,)})
 OTHER = Row(id="other", label="other", paper={"coronacases": (60.0,), "uestc": (50.0,)})
 TABLE = Experiment(
-    name="t", kind="scores", title="Some_title", where="Table 0", note="Noted.", baseline="base", rows=(BASE, OTHER)
+    name="t",
+    kind="scores",
+    title="Some_title",
+    where="Table 0",
+    note="Noted.",
+    baseline="base",
+    rows=(BASE, OTHER),
 )
 SCALE = Scale(name="tiny", note="All is small.", members=1, seeds=2)
 
@@ -21,7 +27,12 @@ def result(row, seed, *scores):
     return Result(row, seed, f"{row.id:0<16}", {"coronacases": cases})
 
 
-RESULTS = [result(BASE, 0, 0.5, 0.7), result(BASE, 1, 0.6, 0.8), result(OTHER, 0, 0.4, 0.5), result(OTHER, 1, 0.4, 0.6)]
+RESULTS = [
+    result(BASE, 0, 0.5, 0.7),
+    result(BASE, 1, 0.6, 0.8),
+    result(OTHER, 0, 0.4, 0.5),
+    result(OTHER, 1, 0.4, 0.6),
+]
 
 
 def test_means_deviations_and_spread():
@@ -50,8 +61,12 @@ def test_markdown():
     text = to_markdown(TABLE, SCALE, RESULTS)
     assert text.startswith("# Table 0: Some_title\n")
     assert "Scale tiny. All is small. Noted. Coronacases: 2 cases; UESTC: no data." in text
-    base = "| base & all | 65.0 ± 14.1 | 70.0 | (seeds ± 7.1) | - | - | 61.4 | - | - | base0000 | 2 |"
-    other = "| other | 47.5 ± 10.6 | 60.0 | -17.5 ± 3.5 | -10.0 | - | 50.0 | - | -11.4 | other000 | 2 |"
+    base = (
+        "| base & all | 65.0 ± 14.1 | 70.0 | (seeds ± 7.1) | - | - | 61.4 | - | - | base0000 | 2 |"
+    )
+    other = (
+        "| other | 47.5 ± 10.6 | 60.0 | -17.5 ± 3.5 | -10.0 | - | 50.0 | - | -11.4 | other000 | 2 |"
+    )
     assert base in text
     assert other in text
     assert "| UESTC (no data) DSC | paper |" in text
@@ -78,9 +93,16 @@ def test_csv_has_a_line_a_row_seed_and_set():
 
 def test_latex_is_escaped_and_balanced():
     text = to_latex(TABLE, SCALE, RESULTS)
-    assert r"base \& all & 65.0$\pm$14.1 (70.0) & -- (61.4) \\ % base0000 (seed 0), base0000 (seed 1)" in text
+    assert (
+        r"base \& all & 65.0$\pm$14.1 (70.0) & -- (61.4) \\ % base0000 (seed 0), base0000 (seed 1)"
+        in text
+    )
     assert r"\caption{Some\_title." in text
-    body = [line.split("%")[0] for line in text.splitlines() if line.split("%")[0].rstrip().endswith(r"\\")]
+    body = [
+        line.split("%")[0]
+        for line in text.splitlines()
+        if line.split("%")[0].rstrip().endswith(r"\\")
+    ]
     assert {line.replace(r"\&", "").count("&") for line in body} == {2}
     assert text.count(r"\begin") == text.count(r"\end") == 2
 

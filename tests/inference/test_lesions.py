@@ -31,12 +31,17 @@ class Bright(nn.Module):
 def test_pooled_to_the_grid_of_the_training(spacing_mm):
     phantom = thorax_phantom((24, 48, 52), (8.0, 7.0, 6.0), vessels=False)
     prepared = prepare(
-        phantom.scan, phantom.lung_mask.astype(np.uint8), PreparationConfig(spacing_mm=spacing_mm), WindowConfig()
+        phantom.scan,
+        phantom.lung_mask.astype(np.uint8),
+        PreparationConfig(spacing_mm=spacing_mm),
+        WindowConfig(),
     )
     network = Bright()
     prob = predict_lesions(prepared, [network], CONFIG)
     factors = [2, 2, 2] if spacing_mm[0] == 1 else [1, 1, 1]
-    assert network.seen == [tuple(-(-n // (2 * f)) * 2 for n, f in zip(prepared.thorax.shape, factors, strict=True))]
+    assert network.seen == [
+        tuple(-(-n // (2 * f)) * 2 for n, f in zip(prepared.thorax.shape, factors, strict=True))
+    ]
     assert prob.shape == prepared.thorax.shape
     assert prob.dtype == np.float32
     assert not prob[~prepared.lung_mask].any()
@@ -47,7 +52,11 @@ def test_pooled_to_the_grid_of_the_training(spacing_mm):
 
 def test_members_are_averaged():
     phantom = thorax_phantom((24, 48, 52), (8.0, 7.0, 6.0), vessels=False)
-    prepared = prepare(phantom.scan, phantom.lung_mask.astype(np.uint8), PreparationConfig(), WindowConfig())
+    prepared = prepare(
+        phantom.scan, phantom.lung_mask.astype(np.uint8), PreparationConfig(), WindowConfig()
+    )
     never = nn.Sequential(Bright(), nn.Hardtanh(-100.0, -99.0))
-    one, both = (predict_lesions(prepared, networks, CONFIG) for networks in ([Bright()], [Bright(), never]))
+    one, both = (
+        predict_lesions(prepared, networks, CONFIG) for networks in ([Bright()], [Bright(), never])
+    )
     np.testing.assert_allclose(both, one / 2, atol=0.01)

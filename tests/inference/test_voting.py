@@ -55,7 +55,9 @@ def test_probabilities_and_votes():
 def test_majority(n_members, needed):
     n_normal = np.arange(n_members + 1, dtype=np.uint8)
     votes = Votes(n_normal, n_normal.astype(np.float16), n_members)
-    assert votes.normal_mask(InferenceConfig()).tolist() == [n >= needed for n in range(n_members + 1)]
+    assert votes.normal_mask(InferenceConfig()).tolist() == [
+        n >= needed for n in range(n_members + 1)
+    ]
     assert votes.normal_mask(InferenceConfig(min_votes=1)).tolist() == [False] + [True] * n_members
 
 
@@ -77,7 +79,9 @@ def test_slabs_equal_the_whole(trained):
     slabs = predict_normal(thorax, [trained], 2, InferenceConfig(slab_vox=48, prob_normal=0.5))
     assert len(slab_windows(72, 48)) == 3
     assert whole.prob_normal.std() > 0.01
-    np.testing.assert_allclose(slabs.prob_normal.astype(float), whole.prob_normal.astype(float), atol=0.01)
+    np.testing.assert_allclose(
+        slabs.prob_normal.astype(float), whole.prob_normal.astype(float), atol=0.01
+    )
     assert (slabs.n_normal != whole.n_normal).mean() < 0.01
     narrow = predict_normal(thorax, [trained], 2, InferenceConfig(slab_vox=4, prob_normal=0.5))
     assert np.abs(narrow.prob_normal.astype(float) - whole.prob_normal.astype(float)).max() > 0.01

@@ -73,8 +73,12 @@ def test_any_storage_orientation(order, flips, scan, tmp_path):
 
 def test_oblique_series_keeps_its_place(scan, tmp_path):
     angle = np.radians(20)
-    turn = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]])
-    oblique = replace(scan, geometry=replace(scan.geometry, direction=tuple(map(tuple, turn.tolist()))))
+    turn = np.array(
+        [[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]]
+    )
+    oblique = replace(
+        scan, geometry=replace(scan.geometry, direction=tuple(map(tuple, turn.tolist())))
+    )
     read = read_ct(phantoms.write_dicom(oblique, tmp_path / "ct"))
     np.testing.assert_allclose(read.geometry.affine, oblique.geometry.affine, atol=1e-3)
 
@@ -113,11 +117,15 @@ def test_strangers_are_ignored_and_counted(scan, tmp_path):
     )
     read = read_ct(folder)
     phantoms.assert_same_world(read, scan)
-    assert any("2 files" in line for line in read.warnings) and any("1 localizers" in line for line in read.warnings)
+    assert any("2 files" in line for line in read.warnings) and any(
+        "1 localizers" in line for line in read.warnings
+    )
 
 
 @pytest.mark.parametrize(
-    ("content", "code"), [(b"", "NN-FILE-002"), (b"hello, not an image\n" * 20, "NN-FILE-003")], ids=["empty", "text"]
+    ("content", "code"),
+    [(b"", "NN-FILE-002"), (b"hello, not an image\n" * 20, "NN-FILE-003")],
+    ids=["empty", "text"],
 )
 def test_file_named_dicom_that_is_none(content, code, scan, tmp_path):
     folder = phantoms.write_dicom(scan, tmp_path / "ct")
@@ -144,12 +152,19 @@ def test_signed_12_bits_without_sign_extension(scan, tmp_path):
         for data in datasets:
             hu = np.frombuffer(data.PixelData, "<u2").astype(np.int32) - 1024
             data.PixelData = (hu & 0xFFF).astype("<u2").tobytes()
-            data.BitsStored, data.HighBit, data.PixelRepresentation, data.RescaleIntercept = 12, 11, 1, 0
+            data.BitsStored, data.HighBit, data.PixelRepresentation, data.RescaleIntercept = (
+                12,
+                11,
+                1,
+                0,
+            )
 
     phantoms.assert_same_world(read_ct(phantoms.write_dicom(scan, tmp_path / "ct", store)), scan)
 
 
-@pytest.mark.parametrize("uid", ["1.2.840.10008.1.2", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"])
+@pytest.mark.parametrize(
+    "uid", ["1.2.840.10008.1.2", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"]
+)
 def test_other_uncompressed_syntaxes(uid, scan, tmp_path):
     def store(datasets):
         for data in datasets:
@@ -163,7 +178,9 @@ def test_other_uncompressed_syntaxes(uid, scan, tmp_path):
 def test_run_length_encoding(scan, tmp_path):
     def store(datasets):
         for data in datasets:
-            data.compress("1.2.840.10008.1.2.5", encoding_plugin="pydicom", generate_instance_uid=False)
+            data.compress(
+                "1.2.840.10008.1.2.5", encoding_plugin="pydicom", generate_instance_uid=False
+            )
 
     folder = phantoms.write_dicom(scan, tmp_path / "ct", store)
     phantoms.assert_same_world(read_ct(folder), scan)
@@ -177,7 +194,9 @@ def test_run_length_encoding(scan, tmp_path):
 def test_a_decoder_may_crash_or_hang(crash, scan, tmp_path, monkeypatch):
     def store(datasets):
         for data in datasets:
-            data.compress("1.2.840.10008.1.2.5", encoding_plugin="pydicom", generate_instance_uid=False)
+            data.compress(
+                "1.2.840.10008.1.2.5", encoding_plugin="pydicom", generate_instance_uid=False
+            )
 
     folder = phantoms.write_dicom(scan, tmp_path / "ct", store)
     spoil = f"import normnet.io.dicom_worker as worker, os, time; worker._decode = lambda path: {crash}; "

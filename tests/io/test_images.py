@@ -54,7 +54,8 @@ def assert_refused(path: Path, code: str) -> None:
     assert "\n" not in str(caught.value) and path.name in str(caught.value)
 
 
-# --- NIfTI: what must be right ---------------------------------------------------------------------------------
+# --- NIfTI: what must be right
+# ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("order", "flips"), phantoms.ORIENTATIONS)
@@ -70,7 +71,9 @@ def test_round_trip_in_any_orientation(order, flips, scan, tmp_path):
     image = nib.load(path)
     ras = nib.as_closest_canonical(image)
     expected = phantoms.canonical(scan)
-    np.testing.assert_array_equal(np.asarray(ras.dataobj), expected.volume_hu.transpose(2, 1, 0)[::-1, ::-1])
+    np.testing.assert_array_equal(
+        np.asarray(ras.dataobj), expected.volume_hu.transpose(2, 1, 0)[::-1, ::-1]
+    )
     np.testing.assert_allclose(image.get_qform(), image.get_sform(), atol=1e-4)
 
 
@@ -85,7 +88,9 @@ def test_oblique_geometry_survives(scan, tmp_path):
         np.testing.assert_allclose(read.geometry.affine, geometry.affine, atol=1e-4)
         assert not read.warnings
         image = sitk.ReadImage(str(tmp_path / "ct.nii.gz"))
-        np.testing.assert_allclose(np.reshape(image.GetDirection(), (3, 3))[::-1, ::-1], rotation, atol=1e-4)
+        np.testing.assert_allclose(
+            np.reshape(image.GetDirection(), (3, 3))[::-1, ::-1], rotation, atol=1e-4
+        )
         np.testing.assert_allclose(image.GetOrigin()[::-1], geometry.origin_mm, atol=1e-4)
 
 
@@ -111,16 +116,22 @@ def test_nibabel_files_of_any_type(dtype, order, version, scan, tmp_path):
 )
 def test_scale_factors(dtype, slope, intercept, scan, tmp_path):
     nib = pytest.importorskip("nibabel")
-    values = ((scan.volume_hu.clip(-1024, 1000) - intercept) / slope).astype(dtype) + np.array(slope == 0.5, dtype)
+    values = ((scan.volume_hu.clip(-1024, 1000) - intercept) / slope).astype(dtype) + np.array(
+        slope == 0.5, dtype
+    )
     write_image(tmp_path / "ct.nii.gz", values, scan.geometry, slope, intercept)
     read = read_ct(tmp_path / "ct.nii.gz")
     assert read.volume_hu.dtype == (np.float32 if slope == 0.5 else np.int16)
-    np.testing.assert_array_equal(read.volume_hu.transpose(2, 1, 0), nib.load(tmp_path / "ct.nii.gz").get_fdata())
+    np.testing.assert_array_equal(
+        read.volume_hu.transpose(2, 1, 0), nib.load(tmp_path / "ct.nii.gz").get_fdata()
+    )
 
 
 def test_fractional_hu_stay_float(scan, tmp_path):
     write_image(tmp_path / "ct.nii.gz", scan.volume_hu + np.float32(0.25), scan.geometry)
-    np.testing.assert_array_equal(read_ct(tmp_path / "ct.nii.gz").volume_hu, scan.volume_hu + np.float32(0.25))
+    np.testing.assert_array_equal(
+        read_ct(tmp_path / "ct.nii.gz").volume_hu, scan.volume_hu + np.float32(0.25)
+    )
 
 
 @settings(max_examples=25, deadline=None)
@@ -144,7 +155,8 @@ def test_any_grid_comes_back(shape, spacing, origin, orientation, tmp_path_facto
     np.testing.assert_allclose(read.geometry.affine, geometry.affine, rtol=1e-5, atol=1e-3)
 
 
-# --- NRRD and MetaImage against SimpleITK -----------------------------------------------------------------------
+# --- NRRD and MetaImage against SimpleITK
+# -----------------------------------------------------------------------
 
 
 def itk_image(scan):
@@ -161,7 +173,9 @@ def itk_image(scan):
 def test_files_of_simpleitk(suffix, compress, scan, tmp_path):
     rotation, _ = np.linalg.qr(np.random.default_rng(2).normal(size=(3, 3)))
     rotation *= np.sign(np.linalg.det(rotation))
-    oblique = replace(scan, geometry=replace(scan.geometry, direction=tuple(map(tuple, rotation.tolist()))))
+    oblique = replace(
+        scan, geometry=replace(scan.geometry, direction=tuple(map(tuple, rotation.tolist())))
+    )
     sitk, image = itk_image(oblique)
     sitk.WriteImage(image, str(tmp_path / f"ct{suffix}"), compress)
     read = read_ct(tmp_path / f"ct{suffix}")
@@ -198,7 +212,9 @@ MHA = (
 
 def write_text(path: Path, header: str, scan, local: str = "ElementDataFile = LOCAL\n") -> Path:
     path.write_bytes(
-        header.encode() + (b"\n" if header.startswith("NRRD") else local.encode()) + scan.volume_hu.tobytes()
+        header.encode()
+        + (b"\n" if header.startswith("NRRD") else local.encode())
+        + scan.volume_hu.tobytes()
     )
     return path
 
@@ -206,7 +222,11 @@ def write_text(path: Path, header: str, scan, local: str = "ElementDataFile = LO
 def test_hand_written_headers(scan, tmp_path):
     phantoms.assert_same_world(read_ct(write_text(tmp_path / "ct.nrrd", NRRD, scan)), scan)
     phantoms.assert_same_world(read_ct(write_text(tmp_path / "ct.mha", MHA, scan)), scan)
-    ras = NRRD.replace("left-posterior", "right-anterior").replace("(1.5,", "(-1.5,").replace("(0,2,", "(0,-2,")
+    ras = (
+        NRRD.replace("left-posterior", "right-anterior")
+        .replace("(1.5,", "(-1.5,")
+        .replace("(0,2,", "(0,-2,")
+    )
     ras = ras.replace("(-20.25,-23", "(20.25,23")
     phantoms.assert_same_world(read_ct(write_text(tmp_path / "ras.nrrd", ras, scan)), scan)
 
@@ -271,7 +291,15 @@ def test_mha_faults(old, new, code, scan, tmp_path):
 
 @pytest.mark.parametrize(
     "target",
-    ["/etc/hostname", "../secret.raw", "sub/secret.raw", "..\\secret.raw", "LIST", "ct_%02d.raw 1 9 1", "link.raw"],
+    [
+        "/etc/hostname",
+        "../secret.raw",
+        "sub/secret.raw",
+        "..\\secret.raw",
+        "LIST",
+        "ct_%02d.raw 1 9 1",
+        "link.raw",
+    ],
 )
 def test_headers_stay_in_their_folder(target, scan, tmp_path):
     folder = tmp_path / "in"
@@ -291,7 +319,8 @@ def test_missing_detached_data(tmp_path):
     assert_refused(tmp_path / "ct.mhd", "NN-FILE-001")
 
 
-# --- NIfTI faults -----------------------------------------------------------------------------------------------
+# --- NIfTI faults
+# -----------------------------------------------------------------------------------------------
 
 NAN, INF = float("nan"), float("inf")
 
@@ -382,7 +411,9 @@ def test_spoiled_gzip(scan, tmp_path):
 def test_gzip_of_several_members(scan, tmp_path):
     path = phantoms.write_nifti(scan, tmp_path / "ct.nii.gz")
     data = gzip.decompress(path.read_bytes())
-    path.write_bytes(b"".join(gzip.compress(data[start : start + 5000]) for start in range(0, len(data), 5000)))
+    path.write_bytes(
+        b"".join(gzip.compress(data[start : start + 5000]) for start in range(0, len(data), 5000))
+    )
     phantoms.assert_same_world(read_ct(path), scan)
 
 
@@ -408,14 +439,25 @@ def test_gzip_bomb_stops_early(scan, tmp_path):
         (lambda hu: np.where(hu > 45, 20000, hu), "NN-VAL-007"),
         (lambda hu: np.minimum(hu, -600), "NN-VAL-007"),
     ],
-    ids=["nan", "inf", "constant", "8 bit", "windowed", "z score", "offset", "wrong sign", "air only"],
+    ids=[
+        "nan",
+        "inf",
+        "constant",
+        "8 bit",
+        "windowed",
+        "z score",
+        "offset",
+        "wrong sign",
+        "air only",
+    ],
 )
 def test_values_that_are_no_hu(change, error, scan, tmp_path):
     write_image(tmp_path / "ct.nii.gz", change(scan.volume_hu), scan.geometry)
     assert_refused(tmp_path / "ct.nii.gz", error)
 
 
-# --- which files are scans --------------------------------------------------------------------------------------
+# --- which files are scans
+# --------------------------------------------------------------------------------------
 
 
 def test_content_decides_not_the_suffix(scan, tmp_path):
@@ -466,7 +508,14 @@ def test_find_scans(scan, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "case_id"),
-    [("a.b.nii.gz", "a.b"), ("A.NII", "A"), ("x.mha", "x"), ("y.nhdr", "y"), ("plain", "plain"), (".nii", ".nii")],
+    [
+        ("a.b.nii.gz", "a.b"),
+        ("A.NII", "A"),
+        ("x.mha", "x"),
+        ("y.nhdr", "y"),
+        ("plain", "plain"),
+        (".nii", ".nii"),
+    ],
 )
 def test_case_ids(name, case_id):
     assert case_id_of(Path("folder") / name) == case_id
@@ -481,14 +530,21 @@ def test_folders_keep_their_whole_name(tmp_path, monkeypatch):
 
 def test_import_is_cheap():
     code = "import sys, normnet.io; print([m for m in ('pydicom', 'SimpleITK', 'torch', 'scipy') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip()
+        == "[]"
+    )
 
 
-# --- writing ----------------------------------------------------------------------------------------------------
+# --- writing
+# ----------------------------------------------------------------------------------------------------
 
 
 def test_same_input_same_bytes(scan, tmp_path):
-    one, two = (phantoms.write_nifti(scan, tmp_path / name).read_bytes() for name in ("one.nii.gz", "two.nii.gz"))
+    one, two = (
+        phantoms.write_nifti(scan, tmp_path / name).read_bytes()
+        for name in ("one.nii.gz", "two.nii.gz")
+    )
     assert one == two
 
 
@@ -527,7 +583,9 @@ def test_full_disk(scan, tmp_path):
         "try: write_image(Path(sys.argv[1]), np.random.default_rng(0).integers(0, 9, (9, 99, 99)), Geometry())\n"
         "except OutputError as error: print(error.code)\n"
     ).replace("(9, 99, 99))", "(9, 99, 99), np.int16)")
-    run = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.nii.gz")], capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "a.nii.gz")], capture_output=True, text=True
+    )
     assert run.stdout.strip() == "NN-OUT-001", run.stderr
     assert list(tmp_path.iterdir()) == []
 
@@ -545,12 +603,15 @@ def test_read_back_notices_a_bad_disk(scan, tmp_path, monkeypatch):
 
 
 def test_metaimage_zlib_without_local_size(scan, tmp_path):
-    header = MHA.replace("CompressedData = False", "CompressedData = True") + "ElementDataFile = LOCAL\n"
+    header = (
+        MHA.replace("CompressedData = False", "CompressedData = True") + "ElementDataFile = LOCAL\n"
+    )
     (tmp_path / "ct.mha").write_bytes(header.encode() + zlib.compress(scan.volume_hu.tobytes()))
     phantoms.assert_same_world(read_ct(tmp_path / "ct.mha"), scan)
 
 
-# --- the phantom itself, and real files -------------------------------------------------------------------------
+# --- the phantom itself, and real files
+# -------------------------------------------------------------------------
 
 
 def test_phantom_volumes_match_their_formulas():
@@ -559,11 +620,19 @@ def test_phantom_volumes_match_their_formulas():
     assert phantom.lung_mask.sum() * voxel_ml == pytest.approx(phantom.lung_ml, rel=0.01)
     assert phantom.lesion_mask.sum() * voxel_ml == pytest.approx(phantom.lesion_ml, rel=0.02)
     assert not np.any(phantom.lesion_mask & ~phantom.lung_mask)
-    assert 0.02 < np.mean(phantom.scan.volume_hu[phantom.lung_mask & ~phantom.lesion_mask] > -500) < 0.2  # vessels
+    assert (
+        0.02
+        < np.mean(phantom.scan.volume_hu[phantom.lung_mask & ~phantom.lesion_mask] > -500)
+        < 0.2
+    )  # vessels
 
 
 DATA = os.environ.get("NORMNET_DATA")
-ODD = sorted(Path(DATA, "odd").rglob("*.ni*")) + sorted(Path(DATA, "odd").rglob("*.mha")) if DATA else []
+ODD = (
+    sorted(Path(DATA, "odd").rglob("*.ni*")) + sorted(Path(DATA, "odd").rglob("*.mha"))
+    if DATA
+    else []
+)
 ODD_FOLDERS = sorted({path.parent for path in Path(DATA, "odd").rglob("*") if "dc" in str(path.relative_to(DATA))
                       and path.is_file()}) if DATA else []  # fmt: skip
 
@@ -582,7 +651,9 @@ def test_real_nifti_as_nibabel_reads_it():
     nib = pytest.importorskip("nibabel")
     path = Path(DATA, "covid_dev", "radiopaedia_1_ct.nii.gz")
     scan, image = read_ct(path), nib.load(path)
-    np.testing.assert_array_equal(scan.volume_hu[::9], image.get_fdata(dtype=np.float32).transpose(2, 1, 0)[::9])
+    np.testing.assert_array_equal(
+        scan.volume_hu[::9], image.get_fdata(dtype=np.float32).transpose(2, 1, 0)[::9]
+    )
     ras = np.diag([-1, -1, 1, 1]) @ image.affine
     np.testing.assert_allclose(scan.geometry.affine[:3, :3], ras[:3, :3][::-1, ::-1], atol=1e-5)
     np.testing.assert_allclose(scan.geometry.origin_mm, ras[:3, 3][::-1], atol=1e-4)

@@ -33,7 +33,9 @@ def test_mask_for_a_reoriented_scan(phantom, tmp_path):
     turned = phantoms.reorient(phantom.scan, (1, 2, 0), (True, False, True))
     scan = read_ct(phantoms.write_nifti(turned, tmp_path / "ct.nii.gz"))
     read = replace(scan, volume_hu=read_mask(tmp_path / "mask.nii.gz", scan).astype(np.uint8))
-    phantoms.assert_same_world(read, replace(phantom.scan, volume_hu=phantom.lesion_mask.astype(np.uint8)))
+    phantoms.assert_same_world(
+        read, replace(phantom.scan, volume_hu=phantom.lesion_mask.astype(np.uint8))
+    )
 
 
 def test_labels_are_kept(phantom, tmp_path):

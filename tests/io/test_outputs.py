@@ -51,13 +51,17 @@ def result():
     order, flips = (0, 2, 1), (True, False, True)
     scan = reorient(phantom.scan, order, flips)
     index = tuple(slice(None, None, -1 if flip else 1) for flip in flips)
-    lesions, lungs = (mask.transpose(order)[index] for mask in (phantom.lesion_mask, phantom.lung_mask))
+    lesions, lungs = (
+        mask.transpose(order)[index] for mask in (phantom.lesion_mask, phantom.lung_mask)
+    )
     labels = np.where(lungs, 1, 0).astype(np.uint8)
     prob = np.where(lesions, np.float32(0.75), 0)
     votes = lesions.astype(np.uint8) * 2
     volumes = quantify(lesions, labels, scan.geometry.voxel_ml)
     certainty = {"tissue_in_air": 0.05, "lesion_ml_range": [1.5, 2.5], "healthy_hu": -890.5}
-    return scan, Segmentation(lesions, labels, prob, votes, volumes, ("seen",), {"lungs": 0.1}, "lungs", certainty)
+    return scan, Segmentation(
+        lesions, labels, prob, votes, volumes, ("seen",), {"lungs": 0.1}, "lungs", certainty
+    )
 
 
 @pytest.fixture
@@ -75,10 +79,16 @@ def test_files_lie_on_the_grid_of_the_scan(tmp_path, result, scan_file):
         image = nibabel.load(tmp_path / "out" / name)
         np.testing.assert_allclose(image.affine, affine, atol=1e-4)
         assert image.get_data_dtype() == np.uint8
-    np.testing.assert_array_equal(read_labels(tmp_path / "out/lesions.nii.gz", scan), found.lesion_mask)
-    np.testing.assert_array_equal(read_labels(tmp_path / "out/lungs.nii.gz", scan), found.lung_labels)
+    np.testing.assert_array_equal(
+        read_labels(tmp_path / "out/lesions.nii.gz", scan), found.lesion_mask
+    )
+    np.testing.assert_array_equal(
+        read_labels(tmp_path / "out/lungs.nii.gz", scan), found.lung_labels
+    )
     anomaly = nibabel.load(tmp_path / "out/anomaly.nii.gz").get_fdata()
-    np.testing.assert_allclose(anomaly.transpose(2, 1, 0), found.prob_anomaly, atol=0.5 / 255 + 1e-6)
+    np.testing.assert_allclose(
+        anomaly.transpose(2, 1, 0), found.prob_anomaly, atol=0.5 / 255 + 1e-6
+    )
     assert Image.open(tmp_path / "out/preview.png").width > 1000
 
 
@@ -89,8 +99,13 @@ def test_result_json_tells_what_a_reader_needs(tmp_path, result):
     told = json.loads(text)
     assert told["status"] == "ok"
     assert told["notice"] == "Research use only, not a medical device."
-    assert told["scan"] == {"shape_zyx": list(scan.shape), "spacing_mm_zyx": list(scan.geometry.spacing_mm)}
-    assert told["volumes"]["both"]["lesion_ml"] == pytest.approx(found.lesion_mask.sum() * scan.geometry.voxel_ml)
+    assert told["scan"] == {
+        "shape_zyx": list(scan.shape),
+        "spacing_mm_zyx": list(scan.geometry.spacing_mm),
+    }
+    assert told["volumes"]["both"]["lesion_ml"] == pytest.approx(
+        found.lesion_mask.sum() * scan.geometry.voxel_ml
+    )
     assert told["certainty"] == found.certainty != {}
     assert told["model"]["n_members"] == 3
     assert told["model"]["lungs"] == "lungs"
@@ -113,7 +128,9 @@ def test_whole_results_are_recognised(tmp_path, result, scan_file):
     assert not is_done(folder, key)
     write_results(found, scan, folder, MODEL, key=key)
     assert is_done(folder, key)
-    assert not is_done(folder, result_key(scan_file, [{"name": "other"}, MODEL.lung_manifest], MODEL.config))
+    assert not is_done(
+        folder, result_key(scan_file, [{"name": "other"}, MODEL.lung_manifest], MODEL.config)
+    )
     assert not is_done(folder, {**key, "config": "other"})
     assert not is_done(folder, {**key, "lungs": "given now"})
     (folder / "votes.nii.gz").write_bytes(b"damaged")
@@ -189,7 +206,9 @@ def test_inputs_of_one_name_get_distinct_folders(tmp_path):
 def test_folders_belong_to_their_input_in_later_runs(tmp_path):
     for name, owner in (("ct", "a"), ("ct_2", "b")):
         (tmp_path / name).mkdir()
-        (tmp_path / name / RESULT).write_text(json.dumps({"status": "ok", "key": _key(owner, owner)}))
+        (tmp_path / name / RESULT).write_text(
+            json.dumps({"status": "ok", "key": _key(owner, owner)})
+        )
     path = Path("x/ct.nii.gz")
     assert output_folder(tmp_path, path, set(), _key("b", "b")).name == "ct_2"
     assert output_folder(tmp_path, path, set(), _key("a", "changed")).name == "ct"
@@ -233,7 +252,9 @@ def test_a_second_process_is_told_who_writes(tmp_path):
             "except Exception as e: print(e)"
         )
         env = {**os.environ, "PYTHONPATH": str(Path(outputs.__file__).parents[2])}
-        told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env).stdout
+        told = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env
+        ).stdout
     assert told.startswith(f"NN-OUT-012: process {os.getpid()} writes there")
     with locked(tmp_path):
         pass

@@ -93,7 +93,11 @@ class StandIns:
     """
 
     def __init__(self, folder: Path, monkeypatch):
-        self.folder, self.monkeypatch, self.log_file = folder / "bin", monkeypatch, folder / "call.json"
+        self.folder, self.monkeypatch, self.log_file = (
+            folder / "bin",
+            monkeypatch,
+            folder / "call.json",
+        )
         self.folder.mkdir()
         for name in COMMANDS.values():
             (self.folder / name).write_text(SCRIPT.format(python=sys.executable))
@@ -115,14 +119,25 @@ def write_lungmask(path: Path, n_classes: int = 3, value: float = 0.0) -> Path:
     """A file of weights as lungmask reads it, without most of the weights."""
     import torch
 
-    torch.save({"last.weight": torch.zeros(n_classes, 2), "last.bias": torch.full((n_classes,), value)}, path)
+    torch.save(
+        {"last.weight": torch.zeros(n_classes, 2), "last.bias": torch.full((n_classes,), value)},
+        path,
+    )
     return path
 
 
-def write_nnunet(folder: Path, labels: dict | None = None, files: tuple[str, ...] = ("fold_0/checkpoint_final.pth",)):
+def write_nnunet(
+    folder: Path,
+    labels: dict | None = None,
+    files: tuple[str, ...] = ("fold_0/checkpoint_final.pth",),
+):
     """A trained model's folder without a network."""
     folder.mkdir(parents=True)
-    dataset = {"channel_names": {"0": "CT"}, "labels": labels or {"background": 0, "lung": 1}, "file_ending": ".nii.gz"}
+    dataset = {
+        "channel_names": {"0": "CT"},
+        "labels": labels or {"background": 0, "lung": 1},
+        "file_ending": ".nii.gz",
+    }
     (folder / "dataset.json").write_text(json.dumps(dataset))
     (folder / "plans.json").write_text(json.dumps({"dataset_name": "Dataset007_Lung"}))
     for file in files:

@@ -101,7 +101,9 @@ def test_one_lump_is_cut_in_the_middle():
 def chest() -> tuple[np.ndarray, np.ndarray]:
     """Two lungs of 3 mm voxels in tissue, and their labels."""
     lungs = boxes(
-        (slice(2, 22), slice(5, 35), slice(5, 25)), (slice(2, 22), slice(5, 35), slice(45, 65)), shape=(24, 40, 70)
+        (slice(2, 22), slice(5, 35), slice(5, 25)),
+        (slice(2, 22), slice(5, 35), slice(45, 65)),
+        shape=(24, 40, 70),
     )
     return np.where(lungs, -850, 40).astype(np.int16), split_left_right(lungs)
 
@@ -118,7 +120,9 @@ def test_a_bay_of_dense_tissue_raises_doubt(chest):
     bay = (slice(2, 22), slice(15, 20), slice(5, 9))
     labels[bay] = 0
     n_bay, n_lung = 20 * 5 * 4, int((labels > 0).sum())
-    assert left_out_share(volume_hu, labels, (3.0, 3.0, 3.0)) == 0  # air in the bay is no consolidation
+    assert (
+        left_out_share(volume_hu, labels, (3.0, 3.0, 3.0)) == 0
+    )  # air in the bay is no consolidation
     volume_hu[bay] = 0
     share = left_out_share(volume_hu, labels, (3.0, 3.0, 3.0))
     assert 0.5 * n_bay / n_lung < share <= n_bay / n_lung
@@ -130,7 +134,9 @@ def test_a_bay_of_dense_tissue_raises_doubt(chest):
 def test_a_small_side_raises_doubt(chest):
     volume_hu, labels = chest
     labels[:, 15:, 45:] = 0
-    assert [text.split(" lung ")[0] for text in doubts(volume_hu, labels, (3.0, 3.0, 3.0))] == ["the left"]
+    assert [text.split(" lung ")[0] for text in doubts(volume_hu, labels, (3.0, 3.0, 3.0))] == [
+        "the left"
+    ]
     swapped = np.where(labels > 0, 3 - labels, 0)
     assert doubts(volume_hu, swapped, (3.0, 3.0, 3.0))[0].startswith("the right lung")
 

@@ -81,7 +81,8 @@ def test_large_opacities_take_a_whole_lung_and_keep_its_bronchi(chests, monkeypa
     sick = add_disease(image, mask, 1.0, rng())
     solid = (sick > -200) & mask
     right, left = (
-        solid[..., part].sum((1, 2, 3)) / mask[..., part].sum((1, 2, 3)) for part in (slice(56), slice(56, 112))
+        solid[..., part].sum((1, 2, 3)) / mask[..., part].sum((1, 2, 3))
+        for part in (slice(56), slice(56, 112))
     )
     assert ((right > 0.6) & (left < 0.2) | (left > 0.6) & (right < 0.2)).any()
     assert ((right > 0.3) & (left > 0.3)).any()
@@ -99,7 +100,12 @@ def test_large_opacities_may_end_at_a_height(monkeypatch, tilted):
     mask = torch.zeros(60, 7, 96, 112, dtype=torch.bool)
     mask[..., 20:80, 14:98] = True
     clean = torch.where(mask, -850.0, 40.0)
-    for name, value in (("N_ELLIPSES", 1), ("PROB_LAYER", 0.0), ("PROB_LARGE", 1.0), ("PROB_TILTED", tilted)):
+    for name, value in (
+        ("N_ELLIPSES", 1),
+        ("PROB_LAYER", 0.0),
+        ("PROB_LARGE", 1.0),
+        ("PROB_TILTED", tilted),
+    ):
         monkeypatch.setattr(disease, name, value)
     heights = torch.linspace(-60, 60, 7).expand(60, 7)
     sick = add_disease_at(clean, mask, heights, 1.0, rng(2))
@@ -108,7 +114,9 @@ def test_large_opacities_may_end_at_a_height(monkeypatch, tilted):
     solid_base, solid_top = (base > 0.9) & (top < 0.5), (top > 0.9) & (base < 0.5)
     if tilted:
         assert solid_base.sum() > 2 * solid_top.sum() > 0
-        assert ((base > 0.9) & (middle > 0.2) & (middle < 0.8)).any()  # the plane runs through the stack
+        assert (
+            (base > 0.9) & (middle > 0.2) & (middle < 0.8)
+        ).any()  # the plane runs through the stack
     else:
         assert not (solid_base | solid_top).any()
 

@@ -30,7 +30,9 @@ def phantom():
 
 @pytest.fixture(scope="module")
 def expected(phantom):
-    return np.where(phantom.lung_mask, np.where(np.arange(64) < 32, RIGHT, LEFT), 0).astype(np.uint8)
+    return np.where(phantom.lung_mask, np.where(np.arange(64) < 32, RIGHT, LEFT), 0).astype(
+        np.uint8
+    )
 
 
 @pytest.fixture
@@ -63,7 +65,11 @@ def test_own_models_are_no_external_ones(tmp_path):
 @pytest.mark.parametrize("suffix", [".pth", ".weights"])
 @pytest.mark.parametrize(
     ("n_classes", "sides"),
-    [(3, {1: RIGHT, 2: LEFT}), (6, {1: LEFT, 2: LEFT, 3: RIGHT, 4: RIGHT, 5: RIGHT}), (2, {1: EITHER})],
+    [
+        (3, {1: RIGHT, 2: LEFT}),
+        (6, {1: LEFT, 2: LEFT, 3: RIGHT, 4: RIGHT, 5: RIGHT}),
+        (2, {1: EITHER}),
+    ],
 )
 def test_lungmask_weights(tmp_path, n_classes, sides, suffix):
     found = find_external(write_lungmask(tmp_path / f"mine{suffix}", n_classes))
@@ -167,7 +173,9 @@ def test_the_manifest_follows_every_file_that_is_used(tmp_path, changed):
 
 
 def test_the_manifest_follows_the_weights(tmp_path):
-    one, other = (read_lung_manifest(write_lungmask(tmp_path / "w.pth", value=value)) for value in (0, 1))
+    one, other = (
+        read_lung_manifest(write_lungmask(tmp_path / "w.pth", value=value)) for value in (0, 1)
+    )
     assert one["name"] == other["name"]
     assert one != other
     assert str(tmp_path) not in json.dumps(one)
@@ -191,10 +199,16 @@ def _model(tool: str, folder: Path, **options):
         ("lungmask", {}, "mirrored"),
         ("nnunet", {}, "one"),
         ("nnunet", {"labels": SIDES}, "sides"),
-        ("nnunet", {"labels": {"background": 0, "spine": 1, "right lung": 7, "left lung": 8}}, "organs"),
+        (
+            "nnunet",
+            {"labels": {"background": 0, "spine": 1, "right lung": 7, "left lung": 8}},
+            "organs",
+        ),
     ],
 )
-def test_labels_become_right_and_left(stand_ins, temporary, tmp_path, phantom, expected, tool, options, kind):
+def test_labels_become_right_and_left(
+    stand_ins, temporary, tmp_path, phantom, expected, tool, options, kind
+):
     stand_ins.behave(kind)
     found = segment_lungs(phantom.scan, _model(tool, tmp_path, **options), LungsConfig())
     assert found.dtype == np.uint8
@@ -207,7 +221,9 @@ def test_labels_become_right_and_left(stand_ins, temporary, tmp_path, phantom, e
 def test_any_storage(stand_ins, tmp_path, phantom, expected, order, flips, kind):
     stand_ins.behave(kind)
     scan = reorient(phantom.scan, order, flips)
-    found = programs.segment_externally(scan, _model("nnunet", tmp_path, labels=None if kind == "one" else SIDES))
+    found = programs.segment_externally(
+        scan, _model("nnunet", tmp_path, labels=None if kind == "one" else SIDES)
+    )
     moved = np.flip(expected.transpose(order), [axis for axis, flip in enumerate(flips) if flip])
     np.testing.assert_array_equal(found, moved)
 
@@ -216,7 +232,9 @@ def test_any_storage(stand_ins, tmp_path, phantom, expected, order, flips, kind)
 def test_what_the_program_is_given(stand_ins, temporary, tmp_path, phantom, tool, monkeypatch):
     stand_ins.behave("sides")
     model = _model(tool, tmp_path)
-    monkeypatch.chdir(model.path.parent)  # a model given by a relative path is found from any folder
+    monkeypatch.chdir(
+        model.path.parent
+    )  # a model given by a relative path is found from any folder
     programs.segment_externally(phantom.scan, find_external(Path(model.path.name)))
     call = stand_ins.call()
     assert call["hu"] == int(phantom.scan.volume_hu.sum())
@@ -233,7 +251,8 @@ def test_what_the_program_is_given(stand_ins, temporary, tmp_path, phantom, tool
 
 
 @pytest.mark.parametrize(
-    ("device", "visible", "expected"), [("cuda", None, None), ("cuda:1", None, "1"), ("cuda:1", "4,6", "6")]
+    ("device", "visible", "expected"),
+    [("cuda", None, None), ("cuda:1", None, "1"), ("cuda:1", "4,6", "6")],
 )
 def test_a_gpu_by_its_number(stand_ins, tmp_path, phantom, monkeypatch, device, visible, expected):
     stand_ins.behave("one")
@@ -254,11 +273,23 @@ def test_a_gpu_by_its_number(stand_ins, tmp_path, phantom, monkeypatch, device, 
 @pytest.mark.parametrize(
     ("kind", "error", "told"),
     [
-        ("fails", ModelError, "NN-EXT-004: COMMAND failed with exit code 1: RuntimeError: no room for ct_0000.nii.gz;"),
+        (
+            "fails",
+            ModelError,
+            "NN-EXT-004: COMMAND failed with exit code 1: RuntimeError: no room for ct_0000.nii.gz;",
+        ),
         ("is killed", ModelError, "NN-EXT-004: COMMAND was ended by signal 9: it said nothing;"),
         ("writes nothing", ModelError, "NN-EXT-006: COMMAND wrote no result; phantom;"),
-        ("other grid", ModelError, "NN-EXT-006: the result of COMMAND does not fit the scan (mask of"),
-        ("fractions", ModelError, "NN-EXT-006: the result of COMMAND does not fit the scan (a mask with values"),
+        (
+            "other grid",
+            ModelError,
+            "NN-EXT-006: the result of COMMAND does not fit the scan (mask of",
+        ),
+        (
+            "fractions",
+            ModelError,
+            "NN-EXT-006: the result of COMMAND does not fit the scan (a mask with values",
+        ),
         ("finds nothing", ValueRangeError, "NN-VAL-020: no lung found by COMMAND; phantom;"),
     ],
 )
@@ -276,8 +307,13 @@ def test_failures(stand_ins, temporary, tmp_path, phantom, tool, kind, error, to
 def test_a_program_that_is_not_installed(stand_ins, temporary, tmp_path, phantom, tool):
     model = _model(tool, tmp_path)
     stand_ins.uninstall()
-    for attempt in (lambda: load_lungs(model.path), lambda: programs.segment_externally(phantom.scan, model)):
-        with pytest.raises(ModelError, match=f"NN-EXT-003: .*; install {programs.PACKAGES[tool]}, "):
+    for attempt in (
+        lambda: load_lungs(model.path),
+        lambda: programs.segment_externally(phantom.scan, model),
+    ):
+        with pytest.raises(
+            ModelError, match=f"NN-EXT-003: .*; install {programs.PACKAGES[tool]}, "
+        ):
             attempt()
     assert list(temporary.iterdir()) == []
 
@@ -290,7 +326,9 @@ def test_a_program_that_does_not_start(stand_ins, temporary, tmp_path, phantom):
 
 
 @pytest.mark.parametrize("stopped_by", [ResourceError, KeyboardInterrupt])
-def test_what_the_program_started_ends_with_it(stand_ins, temporary, tmp_path, phantom, monkeypatch, stopped_by):
+def test_what_the_program_started_ends_with_it(
+    stand_ins, temporary, tmp_path, phantom, monkeypatch, stopped_by
+):
     stand_ins.behave("hangs")
     started = []
 

@@ -66,7 +66,9 @@ def test_both_lungs_with_their_lesions(lung_networks, spacing_mm):
     for side in (1, 2):
         assert dice(labels == side, expected == side) > 0.97
     assert (labels > 0)[phantom.lesion_mask].mean() > 0.97
-    assert (labels > 0).sum() * phantom.scan.geometry.voxel_ml == pytest.approx(phantom.lung_ml, rel=0.04)
+    assert (labels > 0).sum() * phantom.scan.geometry.voxel_ml == pytest.approx(
+        phantom.lung_ml, rel=0.04
+    )
 
 
 @pytest.mark.parametrize(("order", "flips"), STORAGES)
@@ -91,7 +93,10 @@ def test_no_lung_is_an_error(lung_networks, hu):
 
 
 def test_a_body_without_lungs_is_an_error(phantom, lung_networks):
-    solid = replace(phantom.scan, volume_hu=np.where(phantom.lung_mask, 40, phantom.scan.volume_hu).astype(np.int16))
+    solid = replace(
+        phantom.scan,
+        volume_hu=np.where(phantom.lung_mask, 40, phantom.scan.volume_hu).astype(np.int16),
+    )
     with pytest.raises(ValueRangeError) as caught:
         segment_lungs(solid, lung_networks, CONFIG)
     assert caught.value.code == "NN-VAL-020"
@@ -108,15 +113,21 @@ class Watching(nn.Module):
         self.seen: list[torch.Tensor] = []
 
     def forward(self, stack: torch.Tensor) -> torch.Tensor:
-        self.seen.append(stack[:, :, 0, 8])  # beside what is padded to the right, mirrored to the left
+        self.seen.append(
+            stack[:, :, 0, 8]
+        )  # beside what is padded to the right, mirrored to the left
         return torch.full_like(stack[:, :1], 5.0)
 
 
-@pytest.mark.parametrize(("slice_mm", "apart"), [(2.0, (3, 10, 25)), (5.0, (1, 4, 10)), (8.0, (1, 2, 6))])
+@pytest.mark.parametrize(
+    ("slice_mm", "apart"), [(2.0, (3, 10, 25)), (5.0, (1, 4, 10)), (8.0, (1, 2, 6))]
+)
 def test_a_slice_is_seen_with_its_neighbours(slice_mm, apart):
     """Every slice as it is and mirrored, more of them than are asked at once; at the ends the outermost one repeats."""
     depth = 2 * SLICES_AT_ONCE + 5
-    volume = np.broadcast_to(np.float32(10 * np.arange(depth) - 1000)[:, None, None], (depth, 20, 24))
+    volume = np.broadcast_to(
+        np.float32(10 * np.arange(depth) - 1000)[:, None, None], (depth, 20, 24)
+    )
     network = Watching()
     prob = predict_lungs(volume, slice_mm, [network], SEVEN)
     assert prob.shape == volume.shape
@@ -153,14 +164,18 @@ def test_whole_lungs_raise_no_doubt(phantom, found):
 def with_consolidation(phantom: Phantom, where: np.ndarray) -> tuple[Scan, np.ndarray]:
     """The scan with solid lung there, and the true lungs without it."""
     where = where & phantom.lung_mask
-    scan = replace(phantom.scan, volume_hu=np.where(where, 20, phantom.scan.volume_hu).astype(np.int16))
+    scan = replace(
+        phantom.scan, volume_hu=np.where(where, 20, phantom.scan.volume_hu).astype(np.int16)
+    )
     return scan, np.where(where, 0, sides_of(phantom)).astype(np.uint8)
 
 
 def millimetres(phantom: Phantom) -> np.ndarray:
     """(3, z, y, x) from the middle of the phantom."""
     shape, spacing = np.array(phantom.scan.shape), np.array(phantom.scan.geometry.spacing_mm)
-    return (np.indices(shape) - np.reshape((shape - 1) / 2, (3, 1, 1, 1))) * np.reshape(spacing, (3, 1, 1, 1))
+    return (np.indices(shape) - np.reshape((shape - 1) / 2, (3, 1, 1, 1))) * np.reshape(
+        spacing, (3, 1, 1, 1)
+    )
 
 
 @pytest.mark.parametrize(("order", "flips"), [((0, 1, 2), (False, False, False)), *STORAGES])

@@ -88,7 +88,8 @@ def test_seven_slices_are_seen():
 
 
 @pytest.mark.parametrize(
-    ("slice_mm", "apart"), [(1.0, (6, 20, 50)), (5.0, (1, 4, 10)), (8.0, (1, 2, 6)), (30.0, (1, 1, 2))]
+    ("slice_mm", "apart"),
+    [(1.0, (6, 20, 50)), (5.0, (1, 4, 10)), (8.0, (1, 2, 6)), (30.0, (1, 1, 2))],
 )
 def test_neighbours_in_slices_of_any_thickness(slice_mm, apart):
     """At least the next one; the network's input and what it learned from are chosen alike."""
@@ -165,7 +166,9 @@ def test_masks_as_bits_or_as_they_are(tmp_path, packed, width, config, n_seen):
     slices = archive_slices(tmp_path / "slices.npz", config)
     assert len(slices) == 3
     for item, image, mask in zip(slices, images, masks, strict=True):
-        np.testing.assert_array_equal(item.image_hu, np.stack([image.astype(int) * 6 - 1024] * n_seen))
+        np.testing.assert_array_equal(
+            item.image_hu, np.stack([image.astype(int) * 6 - 1024] * n_seen)
+        )
         np.testing.assert_array_equal(item.lung_mask, np.stack([mask] * n_seen))
         assert item.heights_mm == (0,) * n_seen
         assert item.image_hu.dtype == np.int16
@@ -176,7 +179,9 @@ def test_pixel_size_and_hu_of_an_archive(tmp_path):
     images, _ = write_archive(tmp_path / "slices.npz", pixel_mm=0.9)
     first = archive_slices(tmp_path / "slices.npz", CONFIG, to_hu=(20.0, -1100.0))[0]
     assert first.pixel_mm == 0.9
-    np.testing.assert_array_equal(first.image_hu[1], np.clip(images[0].astype(int) * 20 - 1100, -1024, 3071))
+    np.testing.assert_array_equal(
+        first.image_hu[1], np.clip(images[0].astype(int) * 20 - 1100, -1024, 3071)
+    )
 
 
 def test_an_archive_may_lack_hu_where_they_are_given(tmp_path):
@@ -222,7 +227,9 @@ def test_what_is_no_archive(tmp_path):
 # --- manifests ---
 
 DEPTHS = {"train": 8, "unmarked": 10, "heldout": 14, "dev": 22, "no_mask": 38}
-N_SLICES = {name: 2 * depth - 1 for name, depth in DEPTHS.items()}  # 5 mm: all of them and all pairs
+N_SLICES = {
+    name: 2 * depth - 1 for name, depth in DEPTHS.items()
+}  # 5 mm: all of them and all pairs
 
 
 @pytest.fixture
@@ -232,7 +239,10 @@ def manifest(tmp_path):
         phantom = thorax_phantom((depth, 32, 32), (5.0, 10.0, 10.0), lesions=False, vessels=False)
         write_nifti(phantom.scan, tmp_path / f"{name}.nii.gz")
         write_image(tmp_path / f"{name}_lung.nii.gz", phantom.lung_mask, phantom.scan.geometry)
-    rows += ["train,train.nii.gz,train_lung.nii.gz,train,", "unmarked,unmarked.nii.gz,unmarked_lung.nii.gz,,"]
+    rows += [
+        "train,train.nii.gz,train_lung.nii.gz,train,",
+        "unmarked,unmarked.nii.gz,unmarked_lung.nii.gz,,",
+    ]
     rows += [f"{name},{name}.nii.gz,{name}_lung.nii.gz,{name}," for name in ("heldout", "dev")]
     rows += ["no_mask,no_mask.nii.gz,,train,", "gone,gone.nii.gz,train_lung.nii.gz,train,"]
     path = tmp_path / "cases.csv"
@@ -248,14 +258,22 @@ def test_only_training_cases_with_a_mask_count(manifest):
 
 def test_cases_left_out_and_archives_beside_lists(manifest, tmp_path):
     write_archive(tmp_path / "slices.npz", slope=None, inter=None)
-    slices = read_lung_slices([manifest, tmp_path / "slices.npz"], CONFIG, frozenset({"train"}), (6.0, -1024.0))
+    slices = read_lung_slices(
+        [manifest, tmp_path / "slices.npz"], CONFIG, frozenset({"train"}), (6.0, -1024.0)
+    )
     assert len(slices) == N_SLICES["unmarked"] + 3
-    slices = read_lung_slices([manifest, tmp_path / "slices.npz"], SEVEN, frozenset({"train"}), (6.0, -1024.0))
+    slices = read_lung_slices(
+        [manifest, tmp_path / "slices.npz"], SEVEN, frozenset({"train"}), (6.0, -1024.0)
+    )
     assert {len(item.rows) for item in slices} == {len(item.heights_mm) for item in slices} == {7}
 
 
 def test_suspect_slices_of_a_list(manifest):
-    manifest.write_text(manifest.read_text().replace("train_lung.nii.gz,train,\nun", "train_lung.nii.gz,train,0\nun"))
+    manifest.write_text(
+        manifest.read_text().replace(
+            "train_lung.nii.gz,train,\nun", "train_lung.nii.gz,train,0\nun"
+        )
+    )
     slices = read_lung_slices([manifest], CONFIG)
     assert len(slices) == N_SLICES["train"] - 2 + N_SLICES["unmarked"]
 

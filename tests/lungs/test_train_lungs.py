@@ -23,7 +23,9 @@ TINY = NetworkConfig(spatial_dims=2, in_channels=3, channels=(8, 16), n_res_unit
 @pytest.fixture(scope="module")
 def slices():
     phantom = thorax_phantom((8, 64, 64), (16.0, 5.0, 5.0), lesions=False, vessels=False)
-    return [item for item in volume_slices(phantom.scan, phantom.lung_mask, CONFIG) if not item.is_empty]
+    return [
+        item for item in volume_slices(phantom.scan, phantom.lung_mask, CONFIG) if not item.is_empty
+    ]
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +40,12 @@ def small_and_alone(monkeypatch):
 
 def run(slices, config=CONFIG, **options) -> tuple[dict[str, torch.Tensor], list[float]]:
     losses: list[float] = []
-    settings = {"iterations": 3, "batch": 2, "on_step": lambda step, loss: losses.append(loss), **options}
+    settings = {
+        "iterations": 3,
+        "batch": 2,
+        "on_step": lambda step, loss: losses.append(loss),
+        **options,
+    }
     return train.train_lungs(slices, config, **settings), losses
 
 
@@ -74,21 +81,27 @@ def graded(rows: tuple[int, ...], step_mm: float = 10.0) -> train.LungSlice:
     return train.LungSlice(volume, np.ones(volume.shape, bool), rows, 3.0, heights)
 
 
-@pytest.mark.parametrize(("rows", "n_seen"), [((4,), 1), ((3, 4, 5), 3), ((0, 1, 3, 4, 5, 7, 8), 7)])
+@pytest.mark.parametrize(
+    ("rows", "n_seen"), [((4,), 1), ((3, 4, 5), 3), ((0, 1, 3, 4, 5, 7, 8), 7)]
+)
 def test_any_number_of_slices_is_seen(rows, n_seen):
     """In their order, from below to above; the mask is the middle one's."""
     item = graded(rows)
     item.volume_mask[5:] = False
     config = LungsConfig(pixel_mm=3.0, neighbours_mm=tuple(range(1, n_seen // 2 + 1)))
     assert train.lung_network(config).in_channels == n_seen
-    image, mask = train.sample_batch([item], 8, config, 0.0, torch.ones(1), torch.Generator().manual_seed(3))
+    image, mask = train.sample_batch(
+        [item], 8, config, 0.0, torch.ones(1), torch.Generator().manual_seed(3)
+    )
     assert image.shape == (8, n_seen, 64, 64)
     assert mask.shape == (8, 1, 64, 64)
     assert mask.mean() > 0.4
     assert (image.mean((2, 3)).diff(dim=1) >= -0.005).all()
     item.volume_mask[4] = False
     assert item.is_empty
-    assert not train.sample_batch([item], 8, config, 0.0, torch.ones(1), torch.Generator().manual_seed(3))[1].any()
+    assert not train.sample_batch(
+        [item], 8, config, 0.0, torch.ones(1), torch.Generator().manual_seed(3)
+    )[1].any()
 
 
 @pytest.mark.parametrize("prob_end", [0.0, 1.0])
@@ -96,9 +109,13 @@ def test_near_the_ends_of_a_scan_slices_repeat(monkeypatch, prob_end):
     """From none to all three of the neighbours are missing, at both ends alike; the middle slice never is."""
     monkeypatch.setattr(train, "PROB_END", prob_end)
     item = graded((0, 1, 3, 4, 5, 7, 8))
-    image, _ = train.sample_batch([item], 64, SEVEN, 0.0, torch.ones(1), torch.Generator().manual_seed(4))
+    image, _ = train.sample_batch(
+        [item], 64, SEVEN, 0.0, torch.ones(1), torch.Generator().manual_seed(4)
+    )
     means = image.mean((2, 3))
-    rises = means.diff(dim=1) > 0.25 * means.diff(dim=1).max(dim=1, keepdim=True).values  # of 60 or 120 HU
+    rises = (
+        means.diff(dim=1) > 0.25 * means.diff(dim=1).max(dim=1, keepdim=True).values
+    )  # of 60 or 120 HU
     below, above = (~rises[:, :3]).sum(1), (~rises[:, 3:]).sum(1)
     for missing, half in ((below, rises[:, :3]), (above, rises[:, 3:].flip(1))):
         assert set(missing.tolist()) == ({0, 1, 2, 3} if prob_end else {0})
@@ -108,7 +125,12 @@ def test_near_the_ends_of_a_scan_slices_repeat(monkeypatch, prob_end):
 
 @pytest.mark.parametrize(
     "device",
-    ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here"))],
+    [
+        "cpu",
+        pytest.param(
+            "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+        ),
+    ],
 )
 def test_crops_are_made_where_the_generator_is(slices, device):
     rng = torch.Generator(device).manual_seed(0)
@@ -119,7 +141,9 @@ def test_crops_are_made_where_the_generator_is(slices, device):
 
 def test_crops_differ_in_size_and_side(slices, monkeypatch):
     monkeypatch.setattr(train, "CROP", 128)
-    _, mask = train.sample_batch(slices[:1], 16, CONFIG, 0.0, torch.ones(1), torch.Generator().manual_seed(2))
+    _, mask = train.sample_batch(
+        slices[:1], 16, CONFIG, 0.0, torch.ones(1), torch.Generator().manual_seed(2)
+    )
     areas = mask.sum((1, 2, 3))
     assert areas.max() > 1.5 * areas.min()
     assert len({tuple(part.flatten().tolist()) for part in mask}) == 16

@@ -76,7 +76,9 @@ def test_statistics_beyond_float16_come_back(tmp_path):
 def test_same_weights_same_bytes(folder, tmp_path):
     torch.manual_seed(0)
     save_model(tmp_path / "again", {"member-0": build_unet(TINY).state_dict()}, "normnet", TINY, {})
-    assert (tmp_path / "again" / "member-0.safetensors").read_bytes() == (folder / "member-0.safetensors").read_bytes()
+    assert (tmp_path / "again" / "member-0.safetensors").read_bytes() == (
+        folder / "member-0.safetensors"
+    ).read_bytes()
 
 
 def test_no_folder(tmp_path):
@@ -118,7 +120,12 @@ def test_wrong_kind_asked_for(folder):
 
 @pytest.mark.parametrize(
     "change",
-    [{"members": [{"file": "x"}]}, {"network": {"channels": "many"}}, {"network": {"depth": 3}}, {"network": None}],
+    [
+        {"members": [{"file": "x"}]},
+        {"network": {"channels": "many"}},
+        {"network": {"depth": 3}},
+        {"network": None},
+    ],
 )
 def test_incomplete_manifest(folder, change):
     manifest = json.loads((folder / "manifest.json").read_text()) | change
@@ -132,7 +139,12 @@ def test_weights_missing(folder):
 
 
 @pytest.mark.parametrize(
-    "edit", [lambda data: data[:-1] + bytes([data[-1] ^ 1]), lambda data: data[: len(data) // 2], lambda _: b""]
+    "edit",
+    [
+        lambda data: data[:-1] + bytes([data[-1] ^ 1]),
+        lambda data: data[: len(data) // 2],
+        lambda _: b"",
+    ],
 )
 def test_weights_altered_or_truncated(folder, edit):
     path = folder / "member-0.safetensors"
@@ -181,7 +193,9 @@ def test_files_outside_the_folder_are_not_read(folder, tmp_path):
 
 def test_full_disk_leaves_no_half_file(folder, monkeypatch):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        "os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
     torch.manual_seed(5)
     with pytest.raises(OutputError):
         save_model(folder, {"member-0": build_unet(TINY).state_dict()}, "normnet", TINY, {})

@@ -16,7 +16,9 @@ from tests.phantoms import Phantom, thorax_phantom
 
 WIDE = PreparationConfig(breath_limits=(-0.5, 0.5))
 DEFAULT = load_config("default")
-COARSE = DEFAULT.model_copy(update={"preparation": DEFAULT.preparation.model_copy(update={"spacing_mm": (2.5, 2, 2)})})
+COARSE = DEFAULT.model_copy(
+    update={"preparation": DEFAULT.preparation.model_copy(update={"spacing_mm": (2.5, 2, 2)})}
+)
 SHAPE = (24, 32, 32)
 LUNG = np.zeros(SHAPE, bool)
 LUNG[4:20, 4:28, 4:28] = True
@@ -56,7 +58,9 @@ def test_a_tenth_of_the_air_by_hand():
 
 def test_a_share_for_each_voxel():
     shares = torch.tensor([0.0, 0.1, 1.0])
-    np.testing.assert_allclose(add_fluid(torch.full((3,), -900.0), shares), [-900, -805, 50], atol=1e-4)
+    np.testing.assert_allclose(
+        add_fluid(torch.full((3,), -900.0), shares), [-900, -805, 50], atol=1e-4
+    )
 
 
 # --- the estimate ---
@@ -84,7 +88,9 @@ def test_what_the_lightest_lung_is_brought_to():
     assert estimate_fluid(chest(-880), LUNG, WIDE) == pytest.approx(25 / 955, abs=1e-5)
 
 
-@pytest.mark.parametrize(("lung_hu", "limit"), [(-1010, -0.06), (-720, 0.15), (-630, 0.15), (-610, 0)])
+@pytest.mark.parametrize(
+    ("lung_hu", "limit"), [(-1010, -0.06), (-720, 0.15), (-630, 0.15), (-610, 0)]
+)
 def test_limits(lung_hu, limit):
     """The share is 0.30 at -618.5: what is denser still is disease all over, and stays."""
     config = DEFAULT.preparation
@@ -144,10 +150,14 @@ def breathed_out(phantom: Phantom, share: float) -> Phantom:
 
 
 def prepared(phantom: Phantom, config: Config = COARSE) -> Prepared:
-    return prepare(phantom.scan, phantom.lung_mask.astype(np.uint8), config.preparation, config.window)
+    return prepare(
+        phantom.scan, phantom.lung_mask.astype(np.uint8), config.preparation, config.window
+    )
 
 
-@pytest.mark.parametrize(("share", "config"), [(-0.03, COARSE), (0.05, COARSE), (0.1, COARSE), (0.1, DEFAULT)])
+@pytest.mark.parametrize(
+    ("share", "config"), [(-0.03, COARSE), (0.05, COARSE), (0.1, COARSE), (0.1, DEFAULT)]
+)
 def test_a_breath_out_is_prepared_as_a_breath_in(inspired, share, config):
     """Disease keeps its contrast with the lung, and the vessels theirs."""
     before, after = prepared(inspired, config), prepared(breathed_out(inspired, share), config)
@@ -185,7 +195,10 @@ def test_cached_codes_are_at_the_common_depth(inspired):
     scan = breathed_out(inspired, 0.08).scan
     lungs = inspired.lung_mask.astype(np.uint8)
     config = COARSE.model_copy(update={"window": WindowConfig(low_hu=-1024, high_hu=506)})
-    case, whole = prepare_normal(scan, lungs, config), prepared(breathed_out(inspired, 0.08), config)
+    case, whole = (
+        prepare_normal(scan, lungs, config),
+        prepared(breathed_out(inspired, 0.08), config),
+    )
     assert whole.fluid > 0.08
     difference = np.abs(case.codes * float(STEP_HU) + LOWEST_HU - whole.volume_hu)
     assert difference[whole.volume_hu < 400].max() <= STEP_HU / 2 + 0.01

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from normnet.config import Config, WindowConfig
-from normnet.preparation.cache import LOWEST_HU, STEP_HU, NormalCase, load_case, prepare_normal, save_case
+from normnet.preparation.cache import (
+    LOWEST_HU,
+    STEP_HU,
+    NormalCase,
+    load_case,
+    prepare_normal,
+    save_case,
+)
 from normnet.preparation.prepare import prepare
 from normnet.scan import Geometry, Scan
 from tests.phantoms import reorient
@@ -48,7 +55,10 @@ def test_codes_are_hu(scan, lungs, case):
     hu = prepared.thorax * 1530 - 1024
     inside = case.lung_mask
     np.testing.assert_array_equal(inside, prepared.lung_mask)
-    assert np.abs(case.codes[inside] * float(STEP_HU) + LOWEST_HU - hu[inside]).max() <= STEP_HU / 2 + 0.01
+    assert (
+        np.abs(case.codes[inside] * float(STEP_HU) + LOWEST_HU - hu[inside]).max()
+        <= STEP_HU / 2 + 0.01
+    )
     assert case.codes[~inside].any()  # the tissue around the lungs is kept
     assert case.usable.all()
     assert case.edge_mask.dtype == bool
@@ -61,7 +71,8 @@ def test_excluded_slices_follow_the_file(scan, lungs, flip):
     stored = reorient(scan, (0, 1, 2), flips)
     labels = reorient(replace(scan, volume_hu=lungs), (0, 1, 2), flips).volume_hu
     usable = prepare_normal(stored, labels, CONFIG, {3}).usable
-    # 12 slices of 2 mm on a grid of 1 mm; seen from the feet, slice 3 is at 6 mm, or at 16 mm in a flipped file
+    # 12 slices of 2 mm on a grid of 1 mm; seen from the feet, slice 3 is at 6 mm, or at 16 mm in a
+    # flipped file
     at_mm = 16 if flip else 6
     bad = np.flatnonzero(~usable)
     assert len(usable) == 23

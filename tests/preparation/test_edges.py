@@ -63,8 +63,12 @@ def test_cutting_the_rim_frees_the_vessels(lung):
     vessel = np.zeros_like(lung_mask)
     vessel[8:12, 18:22, 4:30] = True
     thorax[vessel] = 0.9
-    whole = find_erroneous_edges(thorax, lung_mask, TAU, PreparationConfig(edge_vox=2, edge_cut_rim=False))
+    whole = find_erroneous_edges(
+        thorax, lung_mask, TAU, PreparationConfig(edge_vox=2, edge_cut_rim=False)
+    )
     np.testing.assert_array_equal(whole, rim | vessel)
-    cut = find_erroneous_edges(thorax, lung_mask, TAU, PreparationConfig(edge_vox=2, edge_cut_rim=True))
+    cut = find_erroneous_edges(
+        thorax, lung_mask, TAU, PreparationConfig(edge_vox=2, edge_cut_rim=True)
+    )
     assert not cut[8:12, 18:22, 6:30].any()
     assert cut[rim].mean() > 0.95

@@ -33,7 +33,9 @@ def test_every_orientation_comes_back(head_back_left, order, flips):
 def test_voxels_keep_their_place_in_the_world(order, flips):
     """Oblique by 15 degrees: the same voxel has the same position before and after."""
     angle = np.radians(15)
-    tilt = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    tilt = np.array(
+        [[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]]
+    )
     geometry = Geometry((2.0, 0.7, 0.8), (10.0, 20.0, 30.0), tuple(map(tuple, tilt.tolist())))
     stored = reorient(Scan(np.arange(60, dtype=np.int16).reshape(3, 4, 5), geometry), order, flips)
     orientation = Orientation.of(stored.geometry)
@@ -43,7 +45,9 @@ def test_voxels_keep_their_place_in_the_world(order, flips):
     for value in (0, 17, 42, 59):
         at_file = [int(np.argwhere(stored.volume_hu == value)[0][k]) for k in range(3)]
         at_turned = [int(np.argwhere(turned == value)[0][k]) for k in range(3)]
-        np.testing.assert_allclose(turned_affine @ [*at_turned, 1], stored.geometry.affine @ [*at_file, 1], atol=1e-9)
+        np.testing.assert_allclose(
+            turned_affine @ [*at_turned, 1], stored.geometry.affine @ [*at_file, 1], atol=1e-9
+        )
 
 
 def test_axes_between_two_directions_are_refused():

@@ -21,10 +21,14 @@ def world(scan_shape, geometry: Geometry) -> np.ndarray:
     return np.einsum("ij,jzyx->izyx", affine[:3, :3], index) + affine[:3, 3][:, None, None, None]
 
 
-def ball_scan(spacing_mm, radius_mm: float = 25.0, half_mm: float = 40.0) -> tuple[Scan, np.ndarray]:
+def ball_scan(
+    spacing_mm, radius_mm: float = 25.0, half_mm: float = 40.0
+) -> tuple[Scan, np.ndarray]:
     """A ball in the middle of a cube, and its mask."""
     shape = tuple(int(2 * half_mm / s) + 1 for s in spacing_mm)
-    geometry = Geometry(spacing_mm, tuple(-(n - 1) / 2 * s for n, s in zip(shape, spacing_mm, strict=True)))
+    geometry = Geometry(
+        spacing_mm, tuple(-(n - 1) / 2 * s for n, s in zip(shape, spacing_mm, strict=True))
+    )
     ball = (world(shape, geometry) ** 2).sum(0) <= radius_mm**2
     return Scan(np.where(ball, -700, 40).astype(np.int16), geometry), ball
 
@@ -34,7 +38,8 @@ def dice(first: np.ndarray, second: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize(
-    "spacing_mm", [(0.6, 0.7, 0.7), (1.0, 0.8, 0.8), (2.5, 0.9, 0.9), (5.0, 0.7, 0.7), (6.0, 0.98, 0.98)]
+    "spacing_mm",
+    [(0.6, 0.7, 0.7), (1.0, 0.8, 0.8), (2.5, 0.9, 0.9), (5.0, 0.7, 0.7), (6.0, 0.98, 0.98)],
 )
 def test_a_ball_comes_back(spacing_mm):
     scan, ball = ball_scan(spacing_mm)
@@ -44,7 +49,9 @@ def test_a_ball_comes_back(spacing_mm):
     assert dice(restored, ball) > 0.98
     analytic = 4 / 3 * np.pi * 25**3
     # linear interpolation between thick slices cannot follow the curve of the ball
-    assert prepared.lung_mask.sum() * 0.64 == pytest.approx(analytic, rel=0.02 if spacing_mm[0] < 5 else 0.05)
+    assert prepared.lung_mask.sum() * 0.64 == pytest.approx(
+        analytic, rel=0.02 if spacing_mm[0] < 5 else 0.05
+    )
 
 
 @pytest.mark.parametrize(("order", "flips"), ORIENTATIONS[::5])
@@ -69,12 +76,16 @@ def test_voxels_lie_where_they_say(spacing_mm, pad_to):
     scan, ball = ball_scan(spacing_mm)
     for axis in range(3):
         hu = -350 + 8 * world(scan.shape, scan.geometry)[axis]
-        prepared = prepare(Scan(hu.astype(np.float32), scan.geometry), ball.astype(np.uint8), config, WINDOW)
+        prepared = prepare(
+            Scan(hu.astype(np.float32), scan.geometry), ball.astype(np.uint8), config, WINDOW
+        )
         parent = scan.geometry.moved_to(tuple(part.start for part in prepared.box))
         start = parent.moved_to(prepared.grid.start).origin_mm
         grid_mm = world(prepared.thorax.shape, Geometry(CONFIG.spacing_mm, start))
         expected = (-350 + 8 * grid_mm[axis] + 800) / 900
-        np.testing.assert_allclose(prepared.thorax[prepared.lung_mask], expected[prepared.lung_mask], atol=2e-4)
+        np.testing.assert_allclose(
+            prepared.thorax[prepared.lung_mask], expected[prepared.lung_mask], atol=2e-4
+        )
         assert (prepared.thorax[~prepared.lung_mask] == 0).all()
     if pad_to is not None:
         assert prepared.thorax.shape[1:] == pad_to
@@ -97,7 +108,9 @@ def test_window():
 def test_labels_come_back_unmixed():
     scan, ball = ball_scan((2.0, 0.7, 0.7))
     prepared = prepare(scan, ball.astype(np.uint8), CONFIG, WINDOW)
-    votes = np.where(np.arange(prepared.thorax.shape[2]) % 7 < 3, 5, 2) * np.ones(prepared.thorax.shape)
+    votes = np.where(np.arange(prepared.thorax.shape[2]) % 7 < 3, 5, 2) * np.ones(
+        prepared.thorax.shape
+    )
     restored = prepared.restore(votes.astype(np.uint8), nearest=True)
     assert restored.dtype == np.uint8
     assert set(np.unique(restored)) <= {0, 2, 5}

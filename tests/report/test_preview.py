@@ -12,7 +12,9 @@ from tests.phantoms import ORIENTATIONS, reorient, thorax_phantom
 
 def _segmentation(scan, lesion_mask, labels):
     return SimpleNamespace(
-        lesion_mask=lesion_mask, lung_labels=labels, volumes=quantify(lesion_mask, labels, scan.geometry.voxel_ml)
+        lesion_mask=lesion_mask,
+        lung_labels=labels,
+        volumes=quantify(lesion_mask, labels, scan.geometry.voxel_ml),
     )
 
 
@@ -58,7 +60,11 @@ def test_shape_follows_the_spacing():
     for dz in (2.5, 10.0):
         phantom = thorax_phantom((round(160 / dz), 64, 64), (dz, 5.0, 5.0), vessels=False)
         labels = phantom.lung_mask.astype(np.uint8)
-        sizes.append(draw_preview(phantom.scan, _segmentation(phantom.scan, phantom.lesion_mask, labels)).size)
+        sizes.append(
+            draw_preview(
+                phantom.scan, _segmentation(phantom.scan, phantom.lesion_mask, labels)
+            ).size
+        )
     assert sizes[0][0] == sizes[1][0]
     assert sizes[0][1] == pytest.approx(sizes[1][1], rel=0.06)
 
@@ -66,7 +72,12 @@ def test_shape_follows_the_spacing():
 def test_lesions_are_shown_and_only_where_they_are(case):
     scan, lesions, labels = case
     assert len(_pixels(draw_preview(scan, _segmentation(scan, lesions, labels)), LESION)) > 100
-    assert len(_pixels(draw_preview(scan, _segmentation(scan, np.zeros_like(lesions), labels)), LESION)) == 0
+    assert (
+        len(
+            _pixels(draw_preview(scan, _segmentation(scan, np.zeros_like(lesions), labels)), LESION)
+        )
+        == 0
+    )
 
 
 def test_slices_are_spread_and_hold_the_largest_lesion():
@@ -89,4 +100,7 @@ def test_few_slices_and_no_lung():
     assert choose_slices(lungs, lungs.astype(bool), 0, 8) == [0, 1, 2, 3, 4]
     phantom = thorax_phantom((8, 32, 32), (20.0, 10.0, 10.0), vessels=False)
     nothing = np.zeros(phantom.scan.shape, np.uint8)
-    assert draw_preview(phantom.scan, _segmentation(phantom.scan, nothing.astype(bool), nothing)).width > 1000
+    assert (
+        draw_preview(phantom.scan, _segmentation(phantom.scan, nothing.astype(bool), nothing)).width
+        > 1000
+    )

@@ -21,8 +21,12 @@ def rng_of(seed: int) -> torch.Generator:
 @pytest.fixture(scope="module")
 def slab() -> tuple[torch.Tensor, torch.Tensor]:
     """A (24, 96, 96) thorax of two lungs, and their mask."""
-    z, y, x = torch.meshgrid(torch.arange(24) - 12, torch.arange(96) - 48, torch.arange(96) - 48, indexing="ij")
-    lung_mask = sum(((z / 40) ** 2 + (y / 40) ** 2 + ((x - c) / 18) ** 2 <= 1) for c in (-24, 24)) > 0
+    z, y, x = torch.meshgrid(
+        torch.arange(24) - 12, torch.arange(96) - 48, torch.arange(96) - 48, indexing="ij"
+    )
+    lung_mask = (
+        sum(((z / 40) ** 2 + (y / 40) ** 2 + ((x - c) / 18) ** 2 <= 1) for c in (-24, 24)) > 0
+    )
     thorax = torch.rand(lung_mask.shape, generator=rng_of(9)) ** 3 * lung_mask
     return thorax, lung_mask
 
@@ -49,7 +53,9 @@ def test_only_lesions_inside_the_lung_change(slab):
     thorax, lung_mask = slab
     before = thorax.clone()
     for seed in range(3):
-        image, lesion_mask = synthesize_lesions(thorax, lung_mask, int(lung_mask.sum()), CONFIG, rng_of(seed))
+        image, lesion_mask = synthesize_lesions(
+            thorax, lung_mask, int(lung_mask.sum()), CONFIG, rng_of(seed)
+        )
         assert lesion_mask.any()
         assert not (lesion_mask & ~lung_mask).any()
         assert torch.equal(image[~lesion_mask], thorax[~lesion_mask])
@@ -61,7 +67,9 @@ def test_only_lesions_inside_the_lung_change(slab):
 
 def test_equal_seeds_equal_voxels(slab):
     thorax, lung_mask = slab
-    first, again, other = (synthesize_lesions(thorax, lung_mask, 60000, CONFIG, rng_of(seed)) for seed in (7, 7, 8))
+    first, again, other = (
+        synthesize_lesions(thorax, lung_mask, 60000, CONFIG, rng_of(seed)) for seed in (7, 7, 8)
+    )
     assert torch.equal(first.image, again.image)
     assert torch.equal(first.lesion_mask, again.lesion_mask)
     assert not torch.equal(first.image, other.image)
@@ -72,7 +80,10 @@ def test_lambda_scales_the_lesions(slab):
     n_lung = int(lung_mask.sum())
 
     def covered(max_lung_vox: int) -> float:
-        masks = (synthesize_lesions(thorax, lung_mask, max_lung_vox, CONFIG, rng_of(s)).lesion_mask for s in range(12))
+        masks = (
+            synthesize_lesions(thorax, lung_mask, max_lung_vox, CONFIG, rng_of(s)).lesion_mask
+            for s in range(12)
+        )
         return np.mean([mask.sum() / n_lung for mask in masks])
 
     assert 0.25 < covered(3 * n_lung) / covered(n_lung) < 0.65
@@ -80,7 +91,9 @@ def test_lambda_scales_the_lesions(slab):
 
 def test_lung_without_voxels(slab):
     thorax, lung_mask = slab
-    image, lesion_mask = synthesize_lesions(thorax, torch.zeros_like(lung_mask), 1000, CONFIG, rng_of(0))
+    image, lesion_mask = synthesize_lesions(
+        thorax, torch.zeros_like(lung_mask), 1000, CONFIG, rng_of(0)
+    )
     assert torch.equal(image, thorax)
     assert image is not thorax
     assert not lesion_mask.any()

@@ -28,7 +28,9 @@ def test_disease_lies_in_the_lung_and_only_adds():
     hu, lungs = lung_slab()
     before = hu.clone()
     for seed in range(8):
-        image, disease = insert_ground_glass(hu, lungs, int(lungs.sum()), SHAPES, GroundGlassConfig(), rng(seed))
+        image, disease = insert_ground_glass(
+            hu, lungs, int(lungs.sum()), SHAPES, GroundGlassConfig(), rng(seed)
+        )
         assert torch.equal(hu, before)
         assert disease.any()
         assert not (disease & ~lungs).any()
@@ -39,7 +41,9 @@ def test_disease_lies_in_the_lung_and_only_adds():
 
 def test_pale_disease_is_below_the_bright_threshold_and_shows_its_vessels():
     """A share of 0.1 of the air is about -760 HU, and fluid is as dense as a vessel: nothing covers it."""
-    config = GroundGlassConfig(prob_texture=0, density=(0.1, 0.1), grain=(0, 0), prob_mottled=0, prob_clumped=0)
+    config = GroundGlassConfig(
+        prob_texture=0, density=(0.1, 0.1), grain=(0, 0), prob_mottled=0, prob_clumped=0
+    )
     hu, lungs = lung_slab()
     image, disease = insert_ground_glass(hu, lungs, int(lungs.sum()), SHAPES, config, rng())
     pale = image[disease & (hu < 0)]
@@ -52,7 +56,9 @@ def test_pale_disease_is_below_the_bright_threshold_and_shows_its_vessels():
 def test_grain(kind):
     """Even haze varies little inside a blob, clumps leave much of it nearly clear."""
     shares = {"prob_mottled": float(kind == "mottled"), "prob_clumped": float(kind == "clumped")}
-    config = GroundGlassConfig(density=(0.4, 0.4), density_clumped=(0.4, 0.4), grain=(0, 0), **shares)
+    config = GroundGlassConfig(
+        density=(0.4, 0.4), density_clumped=(0.4, 0.4), grain=(0, 0), **shares
+    )
     blob = torch.ones((24, 24, 24), dtype=torch.bool)
     draws = [sample_fluid(blob, config, rng(seed))[0] for seed in range(6)]
     assert all(fluid.min() >= 0 and fluid.max() < 1 for fluid in draws)
@@ -74,7 +80,8 @@ def test_some_blobs_carry_the_papers_texture():
 def test_same_seed_same_disease_and_unit_noise():
     hu, lungs = lung_slab()
     first, second, other = (
-        insert_ground_glass(hu, lungs, int(lungs.sum()), SHAPES, GroundGlassConfig(), rng(seed)) for seed in (3, 3, 4)
+        insert_ground_glass(hu, lungs, int(lungs.sum()), SHAPES, GroundGlassConfig(), rng(seed))
+        for seed in (3, 3, 4)
     )
     assert torch.equal(first.image, second.image)
     assert torch.equal(first.lesion_mask, second.lesion_mask)

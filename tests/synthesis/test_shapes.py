@@ -30,7 +30,8 @@ def rng_of(seed: int) -> torch.Generator:
 
 
 @pytest.mark.parametrize(
-    ("factor", "expected"), [(1.0, range(5, 11)), (0.6, range(3, 7)), (0.1, range(0, 2)), (0.0, [0])]
+    ("factor", "expected"),
+    [(1.0, range(5, 11)), (0.6, range(3, 7)), (0.1, range(0, 2)), (0.0, [0])],
 )
 def test_counts_are_uniform_over_whole_numbers(factor, expected):
     rng = rng_of(0)
@@ -38,10 +39,15 @@ def test_counts_are_uniform_over_whole_numbers(factor, expected):
     values, counts = np.unique(draws, return_counts=True)
     assert values.tolist() == list(expected)
     share = 1 / len(values)
-    assert np.abs(counts / len(draws) - share).max() < 5 * math.sqrt(share * (1 - share) / len(draws)) + 1e-9
+    assert (
+        np.abs(counts / len(draws) - share).max()
+        < 5 * math.sqrt(share * (1 - share) / len(draws)) + 1e-9
+    )
 
 
-@pytest.mark.parametrize(("lam", "counts", "share_large"), [(1.0, (5, 10), 0.2), (0.6, (3, 6), 0.12)])
+@pytest.mark.parametrize(
+    ("lam", "counts", "share_large"), [(1.0, (5, 10), 0.2), (0.6, (3, 6), 0.12)]
+)
 def test_kinds_of_ellipsoids_follow_lambda(monkeypatch, lam, counts, share_large):
     drawn: list[tuple] = []
 
@@ -51,7 +57,12 @@ def test_kinds_of_ellipsoids_follow_lambda(monkeypatch, lam, counts, share_large
 
     monkeypatch.setattr(shapes, "sample_ellipsoid", record)
     monkeypatch.setattr(shapes, "merge", lambda blobs: blobs)
-    config, lung_mask, n_large, n_slabs = SynthesisConfig(), torch.ones((4, 10, 10), dtype=torch.bool), 0, 1600
+    config, lung_mask, n_large, n_slabs = (
+        SynthesisConfig(),
+        torch.ones((4, 10, 10), dtype=torch.bool),
+        0,
+        1600,
+    )
     rng = rng_of(0)
     for _ in range(n_slabs):
         drawn.clear()
@@ -69,7 +80,10 @@ def test_volumes_follow_semi_axes(limits):
     reach = 2 * limits[1] + 3
     slab, centre = torch.Size([reach] * 3), [reach // 2] * 3
     config = SynthesisConfig(elastic=(0, 0))
-    volumes = [int(sample_ellipsoid(centre, limits, slab, config, rng_of(s)).shape_mask.sum()) for s in range(60)]
+    volumes = [
+        int(sample_ellipsoid(centre, limits, slab, config, rng_of(s)).shape_mask.sum())
+        for s in range(60)
+    ]
     ball = [4 / 3 * math.pi * r**3 for r in limits]
     assert 0.85 * ball[0] <= min(volumes)
     assert max(volumes) <= 1.05 * ball[1]
@@ -78,10 +92,14 @@ def test_volumes_follow_semi_axes(limits):
 
 
 def test_fixed_axes_give_a_ball():
-    mask = sample_ellipsoid([20, 20, 20], (12.3, 12.3), torch.Size([41] * 3), PLAIN, rng_of(0)).shape_mask.numpy()
+    mask = sample_ellipsoid(
+        [20, 20, 20], (12.3, 12.3), torch.Size([41] * 3), PLAIN, rng_of(0)
+    ).shape_mask.numpy()
     z, y, x = np.ogrid[: mask.shape[0], : mask.shape[1], : mask.shape[2]]
     middle = (mask.shape[0] - 1) / 2
-    assert np.array_equal(mask, (z - middle) ** 2 + (y - middle) ** 2 + (x - middle) ** 2 <= 12.3**2)
+    assert np.array_equal(
+        mask, (z - middle) ** 2 + (y - middle) ** 2 + (x - middle) ** 2 <= 12.3**2
+    )
 
 
 def test_rotation_turns_and_elastic_bends():
@@ -89,7 +107,11 @@ def test_rotation_turns_and_elastic_bends():
 
     def mirrored(config):
         mask = sample_ellipsoid(centre, (10, 40), slab, config, rng_of(5)).shape_mask
-        return torch.equal(mask, mask.flip(0)), torch.equal(mask, mask.flip(0, 1, 2)), int(mask.sum())
+        return (
+            torch.equal(mask, mask.flip(0)),
+            torch.equal(mask, mask.flip(0, 1, 2)),
+            int(mask.sum()),
+        )
 
     assert mirrored(PLAIN)[:2] == (True, True)
     turned = mirrored(SynthesisConfig(elastic=(0, 0)))
@@ -103,14 +125,19 @@ def test_ellipsoids_are_clipped_by_the_slab():
     slab = torch.Size([32, 60, 60])
     for seed, centre in enumerate(itertools.product((0, 31), (0, 59), (0, 59))):
         blob = sample_ellipsoid(list(centre), (32, 64), slab, SynthesisConfig(), rng_of(seed))
-        assert all(part.start >= 0 and part.stop <= n for part, n in zip(blob.box, slab, strict=True))
+        assert all(
+            part.start >= 0 and part.stop <= n for part, n in zip(blob.box, slab, strict=True)
+        )
         assert blob.shape_mask.any()
 
 
 def test_centres_lie_in_the_lung():
     lung_mask = torch.zeros((8, 50, 50), dtype=torch.bool)
     lung_mask[3, 10, 10] = lung_mask[5, 40, 41] = True  # hardly any draw hits: the second way
-    assert {tuple(c) for c in sample_centres(lung_mask, 40, rng_of(0))} == {(3, 10, 10), (5, 40, 41)}
+    assert {tuple(c) for c in sample_centres(lung_mask, 40, rng_of(0))} == {
+        (3, 10, 10),
+        (5, 40, 41),
+    }
     lung_mask[:, :25] = True
     centres = np.array(sample_centres(lung_mask, 500, rng_of(1)))
     assert lung_mask[tuple(centres.T)].all()
@@ -162,4 +189,7 @@ def test_blobs_of_a_slab_are_not_adjacent():
 
 
 def test_no_lung_no_shapes():
-    assert sample_shapes(torch.zeros((4, 8, 8), dtype=torch.bool), 100, SynthesisConfig(), rng_of(0)) == []
+    assert (
+        sample_shapes(torch.zeros((4, 8, 8), dtype=torch.bool), 100, SynthesisConfig(), rng_of(0))
+        == []
+    )

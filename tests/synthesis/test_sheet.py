@@ -30,7 +30,9 @@ def test_few_slices_are_enough():
 
 def test_no_lung_and_no_lesion_are_named():
     case = make_case()
-    none = CONFIG.model_copy(update={"synthesis": SynthesisConfig(n_small=(0, 0), n_medium=(0, 0), prob_large=0)})
+    none = CONFIG.model_copy(
+        update={"synthesis": SynthesisConfig(n_small=(0, 0), n_medium=(0, 0), prob_large=0)}
+    )
     with pytest.raises(InputError, match="NN-SYN-002"):
         draw_sheet(case, none, seed=0)
     case.usable[:] = False

@@ -24,7 +24,9 @@ def rng_of(seed: int) -> torch.Generator:
 def sigmas(monkeypatch) -> list[float]:
     """Records the sigma of every Gaussian filter; the filter itself is left out."""
     recorded: list[float] = []
-    monkeypatch.setattr(textures, "gaussian_filter", lambda image, sigma: recorded.append(sigma) or image)
+    monkeypatch.setattr(
+        textures, "gaussian_filter", lambda image, sigma: recorded.append(sigma) or image
+    )
     return recorded
 
 
@@ -81,7 +83,10 @@ def test_salt_noise_has_density_a():
         assert set(b_1.unique().tolist()) <= {0.0, 1.0}
         dense = a > a.median()
         for part in (dense, ~dense):
-            expected, sigma = a[part].mean(), (a[part] * (1 - a[part])).mean().div(part.sum()).sqrt()
+            expected, sigma = (
+                a[part].mean(),
+                (a[part] * (1 - a[part])).mean().div(part.sum()).sqrt(),
+            )
             assert abs(b_1[part].mean() - expected) < 4 * sigma
 
 
@@ -113,7 +118,9 @@ def test_scaling_brings_the_bright_mean_to_mu0():
 
 
 def test_fixed_mu0_is_met():
-    steps = sample_texture((16, 32, 32), CONFIG.model_copy(update={"mu0": (0.4, 0.4), "prob_fine": 1.0}), rng_of(3))
+    steps = sample_texture(
+        (16, 32, 32), CONFIG.model_copy(update={"mu0": (0.4, 0.4), "prob_fine": 1.0}), rng_of(3)
+    )
     passing = steps.filtered > 0.2
     beta = 0.4 / steps.filtered[passing].mean()
     torch.testing.assert_close(steps.scaled, (beta * steps.filtered).clamp(0, 1))

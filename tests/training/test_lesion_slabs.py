@@ -32,7 +32,13 @@ CASE = make_case(shape=(48, 64, 64))
 
 
 def config_with(**training) -> Config:
-    values = {"target": "disease", "slab_vox": (16, 24, 32), "flip": True, "prob_thick": 0.5, "prob_noise": 0.5}
+    values = {
+        "target": "disease",
+        "slab_vox": (16, 24, 32),
+        "flip": True,
+        "prob_thick": 0.5,
+        "prob_noise": 0.5,
+    }
     return Config(synthesis=SHAPES, training=TrainingConfig(**(values | training)))
 
 
@@ -55,7 +61,9 @@ def test_pairs_are_whole():
 def test_without_disease_nothing_is_asked_for():
     config = config_with().model_copy(update={"ground_glass": GroundGlassConfig(prob_empty=1.0)})
     sampler = LesionSampler([CASE], config)
-    assert not any(sampler.sample(torch.Generator().manual_seed(seed)).target.any() for seed in range(5))
+    assert not any(
+        sampler.sample(torch.Generator().manual_seed(seed)).target.any() for seed in range(5)
+    )
 
 
 def test_disease_is_denser_than_the_lung_around_it():
@@ -71,12 +79,22 @@ def test_disease_is_denser_than_the_lung_around_it():
 
 def varied(**variation) -> LesionSampler:
     """A sampler with slabs as large as its case on the coarse grid."""
-    values = {"zoom": (1.0, 1.0), "prob_breath": 0.0, "prob_gradient": 0.0, "prob_regional": 0.0, "prob_slices": 0.0}
+    values = {
+        "zoom": (1.0, 1.0),
+        "prob_breath": 0.0,
+        "prob_gradient": 0.0,
+        "prob_regional": 0.0,
+        "prob_slices": 0.0,
+    }
     config = config_with(slab_vox=(24, 32, 32), flip=False, prob_thick=0.0, prob_noise=0.0)
-    return LesionSampler([CASE], config.model_copy(update={"variation": VariationConfig(**(values | variation))}))
+    return LesionSampler(
+        [CASE], config.model_copy(update={"variation": VariationConfig(**(values | variation))})
+    )
 
 
-def deformed(sampler: LesionSampler, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def deformed(
+    sampler: LesionSampler, seed: int = 0
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """HU, lungs and what may be learned from."""
     return sampler._deform_and_crop(sampler.cases[0][0], torch.Generator().manual_seed(seed))
 
@@ -94,7 +112,9 @@ def test_turned_by_half_a_turn():
     sampler = varied(rotate_deg=(180.0, 180.0))
     place = sampler.cases[0][0]
     new_hu, new_lungs, _ = deformed(sampler)
-    torch.testing.assert_close(new_hu[:, 1:-1, 1:-1], place.hu.float().flip(1, 2)[:, 1:-1, 1:-1], atol=0.5, rtol=0)
+    torch.testing.assert_close(
+        new_hu[:, 1:-1, 1:-1], place.hu.float().flip(1, 2)[:, 1:-1, 1:-1], atol=0.5, rtol=0
+    )
     assert torch.equal(new_lungs[:, 1:-1, 1:-1], place.lungs.flip(1, 2)[:, 1:-1, 1:-1])
 
 
@@ -108,7 +128,9 @@ def test_larger_patients_have_more_lung_and_bent_ones_other_lungs():
 
 def test_beyond_the_ct_there_is_no_lung():
     sampler = varied(zoom=(0.5, 0.5))
-    sampler.cases = [[place._replace(lungs=torch.ones_like(place.lungs)) for place in sampler.cases[0]]]
+    sampler.cases = [
+        [place._replace(lungs=torch.ones_like(place.lungs)) for place in sampler.cases[0]]
+    ]
     _, lungs, _ = deformed(sampler)
     assert 0.5**3 * 0.9 < lungs.float().mean() < 0.5**3 * 1.6
 
@@ -155,7 +177,10 @@ def test_density_grows_from_nothing_at_the_front(monkeypatch, power, middle, pro
 
 def test_most_patients_lie_on_their_back():
     hu, lungs = torch.full((4, 9, 4), -850.0), torch.ones(4, 9, 4, dtype=torch.bool)
-    backs = [vary(hu, lungs, seed, prob_gradient=1.0, gradient=(0.2, 0.2))[0, 8, 0] > -700 for seed in range(60)]
+    backs = [
+        vary(hu, lungs, seed, prob_gradient=1.0, gradient=(0.2, 0.2))[0, 8, 0] > -700
+        for seed in range(60)
+    ]
     assert 36 < sum(backs) < 60
 
 
@@ -169,7 +194,11 @@ def test_a_breath_fills_all_of_the_air_alike():
 
 # --- motion ---
 
-MEDIAL, LATERAL, BASE = (35, 58), (10, 85), 10  # last voxels of the lungs along x, first one along z
+MEDIAL, LATERAL, BASE = (
+    (35, 58),
+    (10, 85),
+    10,
+)  # last voxels of the lungs along x, first one along z
 
 
 def chest() -> tuple[torch.Tensor, torch.Tensor]:
@@ -190,7 +219,12 @@ def near_what_moves() -> np.ndarray:
 
 def moved(seed: int, hu: torch.Tensor, lungs: torch.Tensor, **motion) -> torch.Tensor:
     """By how much HU change, with a region of two voxels."""
-    values = {"prob_motion": 1.0, "motion_sigma_vox": (2.0, 2.0), "motion_share": (0.5, 0.5), **motion}
+    values = {
+        "prob_motion": 1.0,
+        "motion_sigma_vox": (2.0, 2.0),
+        "motion_share": (0.5, 0.5),
+        **motion,
+    }
     return vary(hu, lungs, seed, **values) - hu
 
 
@@ -215,7 +249,9 @@ def test_motion_leaves_ghosts_of_edges():
     from_edge = np.minimum(distance_transform_edt(lungs), distance_transform_edt(~lungs))
     largest = 0.0
     for seed in range(20):
-        change = moved(seed, hu, lungs, motion_vox=(3.0, 3.0), motion_sigma_vox=(8.0, 8.0)).abs().numpy()
+        change = (
+            moved(seed, hu, lungs, motion_vox=(3.0, 3.0), motion_sigma_vox=(8.0, 8.0)).abs().numpy()
+        )
         assert not change[from_edge > 4.5].any()
         largest = max(largest, change.max())
     assert 0.4 * 890 < largest <= 0.5 * 890
@@ -241,7 +277,9 @@ def test_the_lungs_stay_where_they_are():
     """In the pairs, too: what is learned from is the lungs of the CT."""
     still, moving = (varied(prob_motion=prob) for prob in (0.0, 1.0))
     for seed in range(4):
-        first, second = (sampler.sample(torch.Generator().manual_seed(seed)) for sampler in (still, moving))
+        first, second = (
+            sampler.sample(torch.Generator().manual_seed(seed)) for sampler in (still, moving)
+        )
         assert torch.equal(first.lung_mask, still.cases[0][0].lungs)
         assert torch.equal(second.lung_mask, first.lung_mask)
         assert not torch.equal(first.image, second.image)
@@ -250,7 +288,9 @@ def test_the_lungs_stay_where_they_are():
 # --- what is drawn ---
 
 
-def even_case(shape, lung_hu: float, usable: np.ndarray | None = None, unusable_hu: float | None = None):
+def even_case(
+    shape, lung_hu: float, usable: np.ndarray | None = None, unusable_hu: float | None = None
+):
     """A case of one density, in and around the lungs; slices that are not usable may have another."""
     case = make_case(shape=shape, usable=usable)
     hu = np.full(shape, lung_hu)
@@ -262,7 +302,13 @@ def even_case(shape, lung_hu: float, usable: np.ndarray | None = None, unusable_
 def healthy_sampler(cases, slab_vox, **variation) -> LesionSampler:
     """Nothing but the deformation."""
     config = config_with(slab_vox=slab_vox, prob_thick=0.0, prob_noise=0.0)
-    values = {"prob_breath": 0.0, "prob_gradient": 0.0, "prob_regional": 0.0, "prob_slices": 0.0, "scale": (1.0, 1.0)}
+    values = {
+        "prob_breath": 0.0,
+        "prob_gradient": 0.0,
+        "prob_regional": 0.0,
+        "prob_slices": 0.0,
+        "scale": (1.0, 1.0),
+    }
     update = {
         "variation": VariationConfig(**(values | variation)),
         "ground_glass": GroundGlassConfig(prob_empty=1.0),
@@ -272,7 +318,9 @@ def healthy_sampler(cases, slab_vox, **variation) -> LesionSampler:
 
 def test_every_case_is_drawn_as_often():
     """One slab of the dense case, 17 of the other."""
-    sampler = healthy_sampler([even_case((48, 64, 64), -850), even_case((16, 64, 64), -500)], (8, 16, 16))
+    sampler = healthy_sampler(
+        [even_case((48, 64, 64), -850), even_case((16, 64, 64), -500)], (8, 16, 16)
+    )
     assert [len(places) for places in sampler.cases] == [17, 1]
     pairs = [sampler.sample(torch.Generator().manual_seed(seed)) for seed in range(100)]
     dense = [bool(pair.image[pair.lung_mask].mean() > 0.2) for pair in pairs]
@@ -286,7 +334,9 @@ def test_slabs_with_enough_to_learn_from():
     sampler = LesionSampler([half], config_with(slab_vox=(8, 24, 32)))
     assert [int(place.usable.sum()) for place in sampler.cases[0]] == [4, 5, 6, 7, 8, 8, 8, 8, 8]
     whole = make_case(shape=(48, 64, 64))
-    assert sampler.max_lung_vox == int(LesionSampler([whole], config_with(slab_vox=(8, 24, 32))).max_lung_vox)
+    assert sampler.max_lung_vox == int(
+        LesionSampler([whole], config_with(slab_vox=(8, 24, 32))).max_lung_vox
+    )
 
 
 def test_slabs_without_lung_to_learn_from_are_left_out():
@@ -316,7 +366,9 @@ def test_unusable_slices_are_seen_but_not_learned_from():
     usable[20:24] = False
     config = varied().config
     some, every = (
-        LesionSampler([make_case(shape=(48, 64, 64), usable=u)], config).sample(torch.Generator().manual_seed(2))
+        LesionSampler([make_case(shape=(48, 64, 64), usable=u)], config).sample(
+            torch.Generator().manual_seed(2)
+        )
         for u in (usable, None)
     )
     assert torch.equal(some.image, every.image)
@@ -348,15 +400,21 @@ def test_unusable_slices_are_never_in_the_lungs():
 
 def test_a_ct_of_two_slices_is_one_on_the_coarse_grid():
     thin = make_case(shape=(6, 64, 64))
-    thin = replace(thin, codes=thin.codes[2:4], lung_mask=thin.lung_mask[2:4], usable=thin.usable[2:4])
+    thin = replace(
+        thin, codes=thin.codes[2:4], lung_mask=thin.lung_mask[2:4], usable=thin.usable[2:4]
+    )
     sampler = LesionSampler([thin], config_with())
     assert [[len(place.hu) for place in places] for places in sampler.cases] == [[1]]
-    assert any(sampler.sample(torch.Generator().manual_seed(seed)).lung_mask.any() for seed in range(5))
+    assert any(
+        sampler.sample(torch.Generator().manual_seed(seed)).lung_mask.any() for seed in range(5)
+    )
 
 
 def test_same_state_same_pair():
     sampler = LesionSampler([CASE], config_with())
-    first, second, other = (sampler.sample(torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    first, second, other = (
+        sampler.sample(torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+    )
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     assert not torch.equal(first.image, other.image)
 

@@ -16,7 +16,9 @@ TAU = 1 / 3
 
 
 def config_with(**training) -> Config:
-    return Config(synthesis=SYNTHESIS, training=TrainingConfig(**({"slab_vox": (8, 32, 32)} | training)))
+    return Config(
+        synthesis=SYNTHESIS, training=TrainingConfig(**({"slab_vox": (8, 32, 32)} | training))
+    )
 
 
 def make_case(shape=(20, 32, 32), seed=0, usable=None, name="normal") -> NormalCase:
@@ -24,11 +26,15 @@ def make_case(shape=(20, 32, 32), seed=0, usable=None, name="normal") -> NormalC
     rng = np.random.default_rng(seed)
     z, y, x = (np.linspace(-1, 1, n) for n in shape)
     z, y, x = np.meshgrid(z, y, x, indexing="ij")
-    lung_mask = sum(((z / 0.9) ** 2 + (y / 0.8) ** 2 + ((x - c) / 0.4) ** 2 <= 1) for c in (-0.5, 0.5)) > 0
+    lung_mask = (
+        sum(((z / 0.9) ** 2 + (y / 0.8) ** 2 + ((x - c) / 0.4) ** 2 <= 1) for c in (-0.5, 0.5)) > 0
+    )
     hu = np.where(lung_mask, np.where(rng.random(shape) < 0.1, 0, -850), 40)
     codes = np.rint((hu - LOWEST_HU) / STEP_HU).astype(np.uint8)
     edge_mask = lung_mask & (y < -0.7)
-    return NormalCase(name, codes, lung_mask, edge_mask, np.ones(shape[0], bool) if usable is None else usable)
+    return NormalCase(
+        name, codes, lung_mask, edge_mask, np.ones(shape[0], bool) if usable is None else usable
+    )
 
 
 def pairs_of(sampler: SlabSampler, n: int = 6):
@@ -37,7 +43,9 @@ def pairs_of(sampler: SlabSampler, n: int = 6):
 
 def test_target_is_eq_1():
     """Outside G the image is the healthy thorax: bright there means target, inside G nothing is."""
-    for image, target, lung_mask, lesion_mask in pairs_of(SlabSampler([make_case()], config_with())):
+    for image, target, lung_mask, lesion_mask in pairs_of(
+        SlabSampler([make_case()], config_with())
+    ):
         assert image.shape == (8, 32, 32)
         assert image.dtype == torch.float32
         assert lesion_mask.any()
@@ -54,7 +62,8 @@ def test_erroneous_edges_are_no_lung():
     case = make_case()
     sampler = SlabSampler([case], config_with(slab_vox=(20, 32, 32)))
     assert torch.equal(
-        sampler.sample(torch.Generator().manual_seed(0)).lung_mask, torch.from_numpy(case.lung_mask & ~case.edge_mask)
+        sampler.sample(torch.Generator().manual_seed(0)).lung_mask,
+        torch.from_numpy(case.lung_mask & ~case.edge_mask),
     )
 
 
@@ -75,7 +84,11 @@ def test_slabs_without_lung_are_left_out():
 def test_fullest_slab_of_the_set():
     cases = [make_case(seed=1), make_case(shape=(12, 32, 32), seed=2)]
     sampler = SlabSampler(cases, config_with())
-    fullest = max(int(case.lung_mask[s : s + 8].sum()) for case in cases for s in range(case.codes.shape[0] - 7))
+    fullest = max(
+        int(case.lung_mask[s : s + 8].sum())
+        for case in cases
+        for s in range(case.codes.shape[0] - 7)
+    )
     assert sampler.max_lung_vox == fullest
     assert len(sampler.places) == 13 + 5
 
@@ -108,20 +121,26 @@ def test_flips_mirror_the_slab():
     mirrored = {bool(torch.equal(pair.lung_mask, lungs)) for pair in pairs_of(sampler, 12)}
     assert mirrored == {True, False}
     for pair in pairs_of(sampler, 12):
-        assert any(torch.equal(pair.lung_mask.flip(axes), lungs) for axes in ([], [1]))  # symmetric in z and x
+        assert any(
+            torch.equal(pair.lung_mask.flip(axes), lungs) for axes in ([], [1])
+        )  # symmetric in z and x
 
 
 @pytest.mark.parametrize("change", [{"prob_thick": 1.0}, {"prob_noise": 1.0}, {"prob_shift": 1.0}])
 def test_variations_change_the_image_and_keep_eq_1(change):
     plain = pairs_of(SlabSampler([make_case()], config_with()), 1)[0]
-    for image, target, lung_mask, lesion_mask in pairs_of(SlabSampler([make_case()], config_with(**change))):
+    for image, target, lung_mask, lesion_mask in pairs_of(
+        SlabSampler([make_case()], config_with(**change))
+    ):
         assert torch.isfinite(image).all()
         assert image.min() >= 0
         assert image.max() <= 1
         assert not torch.equal(image, plain.image)
         assert (image[~lung_mask] == 0).all()
         assert not target[lesion_mask].any()
-        if "prob_thick" not in change:  # there, lesions at the border of G are averaged with what lies beside them
+        if (
+            "prob_thick" not in change
+        ):  # there, lesions at the border of G are averaged with what lies beside them
             assert torch.equal(target[~lesion_mask], (image >= TAU)[~lesion_mask])
 
 
@@ -147,7 +166,9 @@ def test_thick_slices_keep_shape_and_constants(depth, factor):
     assert thick.var() < volume.var()
     assert thick.min() >= volume.min()
     assert thick.max() <= volume.max()
-    torch.testing.assert_close(thick_slices(torch.full((depth, 3, 4), 0.3), factor), torch.full((depth, 3, 4), 0.3))
+    torch.testing.assert_close(
+        thick_slices(torch.full((depth, 3, 4), 0.3), factor), torch.full((depth, 3, 4), 0.3)
+    )
     one_column = torch.zeros((depth, 3, 4))
     one_column[:, 1, 2] = volume[:, 1, 2]
     assert (thick_slices(one_column, factor).sum(0) > 0).sum() == 1  # columns never mix

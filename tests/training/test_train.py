@@ -95,7 +95,9 @@ def test_resumed_equals_uninterrupted(tmp_path, uninterrupted, stop_after):
     assert bytes_of(resumed) == bytes_of(uninterrupted)
 
 
-AVERAGING = CONFIG.model_copy(update={"training": CONFIG.training.model_copy(update={"average": 0.4})})
+AVERAGING = CONFIG.model_copy(
+    update={"training": CONFIG.training.model_copy(update={"average": 0.4})}
+)
 
 
 def test_the_average_of_the_weights(uninterrupted):
@@ -121,21 +123,32 @@ def test_resumed_with_an_average_equals_uninterrupted(tmp_path):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_make_the_same_slabs(tmp_path, uninterrupted, workers):
     case = make_case(shape=(20, 40, 40))
-    early = train_member([case], CONFIG, seed=0, workers=workers, checkpoints=tmp_path, stop=lambda: True)
-    assert early.step == 1
-    assert bytes_of(train_member([case], CONFIG, seed=0, workers=workers, checkpoints=tmp_path)) == bytes_of(
-        uninterrupted
+    early = train_member(
+        [case], CONFIG, seed=0, workers=workers, checkpoints=tmp_path, stop=lambda: True
     )
+    assert early.step == 1
+    assert bytes_of(
+        train_member([case], CONFIG, seed=0, workers=workers, checkpoints=tmp_path)
+    ) == bytes_of(uninterrupted)
 
 
 def test_what_is_done_is_done(tmp_path, uninterrupted):
     train(tmp_path)
     assert bytes_of(train(tmp_path)) == bytes_of(uninterrupted)
-    assert [path.name for path in sorted(tmp_path.iterdir())] == ["step-000004.ckpt", "step-000006.ckpt"]
+    assert [path.name for path in sorted(tmp_path.iterdir())] == [
+        "step-000004.ckpt",
+        "step-000006.ckpt",
+    ]
 
 
 @pytest.mark.parametrize(
-    "damage", [lambda data: data[:-100], lambda data: data[:20], lambda data: b"", lambda data: data[:-1] + b"\xaa"]
+    "damage",
+    [
+        lambda data: data[:-100],
+        lambda data: data[:20],
+        lambda data: b"",
+        lambda data: data[:-1] + b"\xaa",
+    ],
 )
 def test_damaged_newest_falls_back(tmp_path, uninterrupted, damage):
     train(tmp_path, stop_after=4)
@@ -157,7 +170,11 @@ def test_checkpoint_round_trip(tmp_path, uninterrupted):
 def test_it_learns(tmp_path):
     """Thirty steps on one easy case bring the loss down."""
     easy = CONFIG.model_copy(
-        update={"training": CONFIG.training.model_copy(update={"iterations": 30, "schedule": "constant"})}
+        update={
+            "training": CONFIG.training.model_copy(
+                update={"iterations": 30, "schedule": "constant"}
+            )
+        }
     )
     losses = train(config=easy).losses
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])

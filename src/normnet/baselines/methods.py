@@ -55,10 +55,10 @@ class Method:
         name: In the registry.
         label: In figures and tables.
         build: Pixels a side to an untrained network.
-        updates: (network, sample, rng, share of the training that is done) to parts of the network, each with the loss
-            that its next step lowers; ``sample`` gives a new batch.
-        score: (network, slices, rng, tuned) to what is shown (reconstruction, restoration or gradient) and the score in
-            [0, 1], both of the slices' shape.
+        updates: (network, sample, rng, share of the training that is done) to parts of the network,
+            each with the loss that its next step lowers; ``sample`` gives a new batch.
+        score: (network, slices, rng, tuned) to what is shown (reconstruction, restoration or
+            gradient) and the score in [0, 1], both of the slices' shape.
         tune: (network, healthy slices, rng, steps) to ``Tuned.value``, if it needs one.
         trained_as: The method whose network is used, if it is not its own.
         lungs_only: Slices are 0 outside the lungs.
@@ -89,7 +89,9 @@ def find_method(name: str) -> Method:
         ConfigError: NN-BAS-001 if there is none.
     """
     if name not in METHODS:
-        raise ConfigError("NN-BAS-001", f"no baseline '{name}'", "baselines", f"there are {', '.join(METHODS)}")
+        raise ConfigError(
+            "NN-BAS-001", f"no baseline '{name}'", "baselines", f"there are {', '.join(METHODS)}"
+        )
     return METHODS[name]
 
 
@@ -152,7 +154,10 @@ def _ae_loss(network: Autoencoder, slices: Tensor, rng: Rng) -> Tensor:
 
 def _vae_loss(network: Autoencoder, slices: Tensor, rng: Rng) -> Tensor:
     latent = network.encode(slices, rng)
-    return compute_l1(slices, network.decode(draw(latent, rng), rng)) + ALPHA * compute_kl(latent).mean()
+    return (
+        compute_l1(slices, network.decode(draw(latent, rng), rng))
+        + ALPHA * compute_kl(latent).mean()
+    )
 
 
 def _context_loss(network: Autoencoder, slices: Tensor, rng: Rng) -> Tensor:
@@ -173,7 +178,9 @@ def _mixture_loss(network: Mixture, slices: Tensor, rng: Rng) -> Tensor:
     return compute_l1(slices, network.decode(draw(latent, rng), rng)) + ALPHA * divergence
 
 
-def _lower(loss: Callable[[Any, Tensor, Rng], Tensor]) -> Callable[[Any, Sample, Rng, float], Updates]:
+def _lower(
+    loss: Callable[[Any, Tensor, Rng], Tensor],
+) -> Callable[[Any, Sample, Rng, float], Updates]:
     """The updates of a network that lowers one loss."""
 
     def updates(network: nn.Module, sample: Sample, rng: Rng, done: float) -> Updates:
@@ -191,7 +198,9 @@ def _anogan_updates(network: FAnoGan, sample: Sample, rng: Rng, done: float) -> 
             with torch.no_grad():
                 fake = decode(_noise(real, rng), rng)
             share = torch.rand((len(real), 1, 1, 1), generator=rng, device=real.device)
-            penalty = compute_gradient_penalty(lambda x: critic(x, rng), share * real + (1 - share) * fake)
+            penalty = compute_gradient_penalty(
+                lambda x: critic(x, rng), share * real + (1 - share) * fake
+            )
             yield critic, critic(fake, rng).mean() - critic(real, rng).mean() + PENALTY * penalty
         yield decode, -critic(decode(_noise(real, rng), rng), rng).mean()
     else:
@@ -210,7 +219,9 @@ def _score_rebuilt(network: Any, slices: Tensor, rng: Rng, tuned: Tuned) -> tupl
     return _brighter(slices, network.decode(network.encode(slices, rng).mean, rng))
 
 
-def _score_sampled(network: Autoencoder, slices: Tensor, rng: Rng, tuned: Tuned) -> tuple[Tensor, Tensor]:
+def _score_sampled(
+    network: Autoencoder, slices: Tensor, rng: Rng, tuned: Tuned
+) -> tuple[Tensor, Tensor]:
     """The mean over Monte-Carlo dropout."""
     rebuilt = [network.decode(network.encode(slices, rng).mean, rng) for _ in range(N_SAMPLES)]
     return _brighter(slices, torch.stack(rebuilt).mean(0))
@@ -237,10 +248,14 @@ def _kl_gradient(network: Autoencoder, slices: Tensor, rng: Rng) -> tuple[Tensor
 def _tune_kl(network: Autoencoder, slices: Tensor, rng: Rng, n_steps: int) -> float:
     """The gradient that only a thousandth of the pixels of healthy lungs exceed."""
     smooth = _kl_gradient(network, slices, rng)[1]
-    return float(smooth[slices > 0].cpu().sort().values[int(KL_QUANTILE * (int((slices > 0).sum()) - 1))])
+    return float(
+        smooth[slices > 0].cpu().sort().values[int(KL_QUANTILE * (int((slices > 0).sum()) - 1))]
+    )
 
 
-def _score_kl(network: Autoencoder, slices: Tensor, rng: Rng, tuned: Tuned) -> tuple[Tensor, Tensor]:
+def _score_kl(
+    network: Autoencoder, slices: Tensor, rng: Rng, tuned: Tuned
+) -> tuple[Tensor, Tensor]:
     shown, smooth = (part / max(tuned.value, 1e-12) for part in _kl_gradient(network, slices, rng))
     return shown, (smooth / 2).clamp(0, 1)
 
@@ -270,18 +285,29 @@ def restore(network: Autoencoder, slices: Tensor, weight: float, n_steps: int, r
 
 def _tune_restoration(network: Autoencoder, slices: Tensor, rng: Rng, n_steps: int) -> float:
     """The weight that changes healthy slices least."""
-    changes = {weight: compute_l1(slices, restore(network, slices, weight, n_steps, rng)) for weight in LAMBDAS}
+    changes = {
+        weight: compute_l1(slices, restore(network, slices, weight, n_steps, rng))
+        for weight in LAMBDAS
+    }
     return min(LAMBDAS, key=lambda weight: float(changes[weight]))
 
 
-def _score_restored(network: Autoencoder, slices: Tensor, rng: Rng, tuned: Tuned) -> tuple[Tensor, Tensor]:
+def _score_restored(
+    network: Autoencoder, slices: Tensor, rng: Rng, tuned: Tuned
+) -> tuple[Tensor, Tensor]:
     return _brighter(slices, restore(network, slices, tuned.value, tuned.n_steps, rng))
 
 
 METHODS = {
     method.name: method
     for method in (
-        Method("ae", "AE", lambda size: Autoencoder(size, variational=False), _lower(_ae_loss), _score_rebuilt),
+        Method(
+            "ae",
+            "AE",
+            lambda size: Autoencoder(size, variational=False),
+            _lower(_ae_loss),
+            _score_rebuilt,
+        ),
         Method("vae", "VAE", Autoencoder, _lower(_vae_loss), _score_rebuilt),
         Method(
             "vae-spatial",
@@ -290,9 +316,22 @@ METHODS = {
             _lower(_vae_loss),
             _score_rebuilt,
         ),
-        Method("vae-original", "VAE Original", Autoencoder, _lower(_vae_loss), _score_rebuilt, lungs_only=False),
+        Method(
+            "vae-original",
+            "VAE Original",
+            Autoencoder,
+            _lower(_vae_loss),
+            _score_rebuilt,
+            lungs_only=False,
+        ),
         Method("context-vae", "Context VAE", Autoencoder, _lower(_context_loss), _score_rebuilt),
-        Method("constrained-vae", "Constrained VAE", Autoencoder, _lower(_constrained_loss), _score_rebuilt),
+        Method(
+            "constrained-vae",
+            "Constrained VAE",
+            Autoencoder,
+            _lower(_constrained_loss),
+            _score_rebuilt,
+        ),
         Method("gmvae", "GMVAE", Mixture, _lower(_mixture_loss), _score_rebuilt),
         Method(
             "bayesian-vae",
@@ -301,7 +340,15 @@ METHODS = {
             _lower(_vae_loss),
             _score_sampled,
         ),
-        Method("kl-grad", "KL Grad", Autoencoder, _lower(_vae_loss), _score_kl, _tune_kl, trained_as="vae"),
+        Method(
+            "kl-grad",
+            "KL Grad",
+            Autoencoder,
+            _lower(_vae_loss),
+            _score_kl,
+            _tune_kl,
+            trained_as="vae",
+        ),
         Method(
             "vae-restoration",
             "VAE Restoration",

@@ -34,7 +34,12 @@ def count_levels(size: int, bottom: int) -> int:
     """
     levels = (size // bottom).bit_length() - 1
     if levels < 1 or size != bottom << levels:
-        raise ConfigError("NN-BAS-002", f"slices of {size} pixels", "baselines", f"take {bottom} times a power of two")
+        raise ConfigError(
+            "NN-BAS-002",
+            f"slices of {size} pixels",
+            "baselines",
+            f"take {bottom} times a power of two",
+        )
     return levels
 
 
@@ -53,7 +58,8 @@ class Encoder(nn.Module):
         size: Pixels a side.
         bottom: Pixels a side of the result.
         dropout: Share of the features dropped after every level.
-        norm: Batch normalisation; a critic whose gradient is penalised image by image must do without.
+        norm: Batch normalisation; a critic whose gradient is penalised image by image must do
+            without.
     """
 
     def __init__(self, size: int, bottom: int = 8, dropout: float = 0.0, norm: bool = True):
@@ -87,7 +93,10 @@ class Decoder(nn.Module):
 
     def __init__(self, size: int, bottom: int = 8, dropout: float = 0.0):
         super().__init__()
-        widths = [N_WIDE, *(max(32, N_WIDE >> level) for level in range(count_levels(size, bottom)))]
+        widths = [
+            N_WIDE,
+            *(max(32, N_WIDE >> level) for level in range(count_levels(size, bottom))),
+        ]
         self.levels = nn.ModuleList(
             nn.Sequential(
                 nn.ConvTranspose2d(below, above, 5, stride=2, padding=2, output_padding=1),
@@ -108,17 +117,25 @@ class Decoder(nn.Module):
 class Inward(nn.Module):
     """Images to their Gaussians, through 16 channels and a dense layer, or (B, 128, bottom, bottom) of convolutions."""
 
-    def __init__(self, size: int, bottom: int, variational: bool, spatial: bool = False, dropout: float = 0.0):
+    def __init__(
+        self, size: int, bottom: int, variational: bool, spatial: bool = False, dropout: float = 0.0
+    ):
         super().__init__()
         self.encoder = Encoder(size, bottom, dropout)
         n_channels, n_dense = self.encoder.n_channels, N_SQUEEZED * bottom**2
-        self.squeeze = nn.Identity() if spatial else nn.Sequential(nn.Conv2d(n_channels, N_SQUEEZED, 1), nn.Flatten())
+        self.squeeze = (
+            nn.Identity()
+            if spatial
+            else nn.Sequential(nn.Conv2d(n_channels, N_SQUEEZED, 1), nn.Flatten())
+        )
 
         def head() -> nn.Module:
             return nn.Conv2d(n_channels, N_WIDE, 1) if spatial else nn.Linear(n_dense, N_LATENT)
 
         self.mean, self.log_variance = head(), head() if variational else None
-        if self.log_variance is not None:  # variances of 1 at first: some of 1e7 come out of a random start
+        if (
+            self.log_variance is not None
+        ):  # variances of 1 at first: some of 1e7 come out of a random start
             for weights in self.log_variance.parameters():
                 nn.init.zeros_(weights)
 
@@ -129,7 +146,10 @@ class Inward(nn.Module):
     def heads(self, squeezed: Tensor) -> Latent:
         """The Gaussian from the last features."""
         mean = self.mean(squeezed)
-        return Latent(mean, torch.zeros_like(mean) if self.log_variance is None else self.log_variance(squeezed))
+        return Latent(
+            mean,
+            torch.zeros_like(mean) if self.log_variance is None else self.log_variance(squeezed),
+        )
 
 
 class Outward(nn.Module):
@@ -137,8 +157,13 @@ class Outward(nn.Module):
 
     def __init__(self, size: int, bottom: int, spatial: bool = False, dropout: float = 0.0):
         super().__init__()
-        dense = nn.Linear(N_LATENT, N_SQUEEZED * bottom**2), nn.Unflatten(1, (N_SQUEEZED, bottom, bottom))
-        self.spread = nn.Identity() if spatial else nn.Sequential(*dense, nn.Conv2d(N_SQUEEZED, N_WIDE, 1))
+        dense = (
+            nn.Linear(N_LATENT, N_SQUEEZED * bottom**2),
+            nn.Unflatten(1, (N_SQUEEZED, bottom, bottom)),
+        )
+        self.spread = (
+            nn.Identity() if spatial else nn.Sequential(*dense, nn.Conv2d(N_SQUEEZED, N_WIDE, 1))
+        )
         self.decoder = Decoder(size, bottom, dropout)
 
     def forward(self, latent: Tensor, rng: torch.Generator) -> Tensor:
@@ -156,7 +181,9 @@ class Autoencoder(nn.Module):
         dropout: Share of the features dropped after every level, always.
     """
 
-    def __init__(self, size: int, variational: bool = True, spatial: bool = False, dropout: float = 0.0):
+    def __init__(
+        self, size: int, variational: bool = True, spatial: bool = False, dropout: float = 0.0
+    ):
         super().__init__()
         self.encode = Inward(size, 8, variational, spatial, dropout)
         self.decode = Outward(size, 8, spatial, dropout)

@@ -49,20 +49,32 @@ def score_slices(
         device: Torch device.
 
     Yields:
-        Slice, then (y, x) float32: reconstruction, restoration or gradient, and the score in [0, 1]. On the prepared
-        grid; the score is 0 outside the lungs.
+        Slice, then (y, x) float32: reconstruction, restoration or gradient, and the score in [0,
+        1]. On the prepared grid; the score is 0 outside the lungs.
     """
     plane, spacing = prepared.thorax.shape[1:], prepared.spacing_mm
     for first in range(0, len(wanted), settings.batch):
         part = list(wanted[first : first + settings.batch])
-        seen = prepared.thorax[part] if method.lungs_only else scale_hu(prepared.volume_hu[part], window)
+        seen = (
+            prepared.thorax[part]
+            if method.lungs_only
+            else scale_hu(prepared.volume_hu[part], window)
+        )
         slices = to_square(
-            torch.from_numpy(seen).float().to(device), slice_size(method, settings), method.field_mm, spacing
+            torch.from_numpy(seen).float().to(device),
+            slice_size(method, settings),
+            method.field_mm,
+            spacing,
         )
         rng = torch.Generator(device).manual_seed(stream(seed, part[0]))
         with torch.no_grad():
-            squares = method.score(network, slices.contiguous(memory_format=torch.channels_last), rng, tuned)
-            shown, score = (from_square(images, plane, method.field_mm, spacing).cpu().numpy() for images in squares)
+            squares = method.score(
+                network, slices.contiguous(memory_format=torch.channels_last), rng, tuned
+            )
+            shown, score = (
+                from_square(images, plane, method.field_mm, spacing).cpu().numpy()
+                for images in squares
+            )
         yield from zip(part, shown, score * prepared.lung_mask[part], strict=True)
 
 
@@ -108,4 +120,6 @@ def segment_anomalies(score_map: np.ndarray, threshold: float) -> np.ndarray:
     """(z, y, x) bool: where the score is above the threshold, without components of up to seven voxels."""
     import cc3d
 
-    return cc3d.dust(score_map > threshold, threshold=MOST_DROPPED_VOX + 1, connectivity=26).astype(bool)
+    return cc3d.dust(score_map > threshold, threshold=MOST_DROPPED_VOX + 1, connectivity=26).astype(
+        bool
+    )

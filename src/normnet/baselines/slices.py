@@ -31,14 +31,18 @@ def to_square(slices: Tensor, size: int, field_mm: float, spacing_mm: tuple[floa
     return _scale(pad(slices[:, None], pads), (size, size))
 
 
-def from_square(squares: Tensor, plane: tuple[int, ...], field_mm: float, spacing_mm: tuple[float, ...]) -> Tensor:
+def from_square(
+    squares: Tensor, plane: tuple[int, ...], field_mm: float, spacing_mm: tuple[float, ...]
+) -> Tensor:
     """Undo ``to_square``: (N, 1, size, size) to (N, *plane), 0 where the square does not reach."""
     left, right, top, bottom = _pads(plane, field_mm, spacing_mm)
     height, width = plane[0] + top + bottom, plane[1] + left + right
     return pad(_scale(squares, (height, width)), (-left, -right, -top, -bottom))[:, 0]
 
 
-def _pads(shape: tuple[int, ...], field_mm: float, spacing_mm: tuple[float, ...]) -> tuple[int, int, int, int]:
+def _pads(
+    shape: tuple[int, ...], field_mm: float, spacing_mm: tuple[float, ...]
+) -> tuple[int, int, int, int]:
     """Pixels to add left, right, above and below; negative where some are cut off."""
     missing = [round(field_mm / mm) - n for mm, n in zip(spacing_mm[-2:], shape[-2:], strict=True)]
     (top, bottom), (left, right) = ((n // 2, n - n // 2) for n in missing)
@@ -67,10 +71,17 @@ class SliceSampler:
     def __init__(self, cases: list[NormalCase], config: Config, method: Method, size: int):
         self.config, self.method, self.size = config, method, size
         self.places: list[tuple[NormalCase, int]] = [
-            (case, int(z)) for case in cases for z in np.flatnonzero(case.lung_mask.any(axis=(1, 2)) & case.usable)
+            (case, int(z))
+            for case in cases
+            for z in np.flatnonzero(case.lung_mask.any(axis=(1, 2)) & case.usable)
         ]
         if not self.places:
-            raise InputError("NN-BAS-003", "no usable slice with lung", f"{len(cases)} normal CTs", "give more CTs")
+            raise InputError(
+                "NN-BAS-003",
+                "no usable slice with lung",
+                f"{len(cases)} normal CTs",
+                "give more CTs",
+            )
 
     def sample(self, n: int, rng: torch.Generator) -> Tensor:
         """(n, 1, size, size) in [0, 1] on the device of ``rng``."""
@@ -82,4 +93,6 @@ class SliceSampler:
         image = scale_hu(hu, self.config.window)
         if self.method.lungs_only:
             image = image * torch.tensor(case.lung_mask[z], device=device)
-        return to_square(image[None], self.size, self.method.field_mm, self.config.preparation.spacing_mm)
+        return to_square(
+            image[None], self.size, self.method.field_mm, self.config.preparation.spacing_mm
+        )

@@ -53,8 +53,8 @@ def train_baseline(
 ) -> Checkpoint:
     """Learn what normal slices look like.
 
-    Every iteration draws from a generator seeded by (seed, iteration), so a run that was stopped goes on exactly as if
-    it had not been.
+    Every iteration draws from a generator seeded by (seed, iteration), so a run that was stopped
+    goes on exactly as if it had not been.
 
     Args:
         method: What to train; one that is ``trained_as`` another learns the same as that.
@@ -77,7 +77,9 @@ def train_baseline(
     sampler = SliceSampler(cases, config, method, slice_size(method, settings))
     torch.manual_seed(seed)
     network = _build(method, settings, device)
-    optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate, betas=method.betas)
+    optimizer = torch.optim.Adam(
+        network.parameters(), lr=settings.learning_rate, betas=method.betas
+    )
     n_steps, losses = count_iterations(method, settings), []
     resumed = load_newest(checkpoints) if checkpoints else None
     if resumed is not None:
@@ -90,7 +92,9 @@ def train_baseline(
         for part, loss in method.updates(network, sample, rng, (step - 1) / n_steps):
             optimizer.zero_grad(set_to_none=True)  # what has no gradient stays as it is
             weights = list(part.parameters())
-            for weight, gradient in zip(weights, torch.autograd.grad(loss, weights, allow_unused=True), strict=True):
+            for weight, gradient in zip(
+                weights, torch.autograd.grad(loss, weights, allow_unused=True), strict=True
+            ):
                 weight.grad = gradient
             optimizer.step()
         losses.append(round(loss.item(), 6))
@@ -113,7 +117,9 @@ def count_iterations(method: Method, settings: BaselineSettings) -> int:
     return settings.iterations * method.n_stages
 
 
-def load_network(method: Method, settings: BaselineSettings, state: Checkpoint, device: str = "cpu") -> nn.Module:
+def load_network(
+    method: Method, settings: BaselineSettings, state: Checkpoint, device: str = "cpu"
+) -> nn.Module:
     """The trained network, ready to score: its statistics are fixed, the dropout of a method that has it is not."""
     network = _build(method, settings, device)
     network.load_state_dict(state.network)
@@ -134,9 +140,13 @@ def tune(
     if method.tune is None:
         return Tuned(n_steps=settings.restore_steps)
     rng = torch.Generator(device).manual_seed(stream(seed, 0))
-    slices = SliceSampler(cases, config, method, slice_size(method, settings)).sample(settings.batch, rng)
+    slices = SliceSampler(cases, config, method, slice_size(method, settings)).sample(
+        settings.batch, rng
+    )
     with torch.no_grad():
-        return Tuned(method.tune(network, slices, rng, settings.restore_steps), settings.restore_steps)
+        return Tuned(
+            method.tune(network, slices, rng, settings.restore_steps), settings.restore_steps
+        )
 
 
 def _build(method: Method, settings: BaselineSettings, device: str) -> nn.Module:

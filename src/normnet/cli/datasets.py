@@ -20,16 +20,23 @@ class Action(StrEnum):
 
 
 def datasets(
-    action: Annotated[Action, typer.Argument(help="'list' what is known, or 'check' a folder.", show_default=False)],
+    action: Annotated[
+        Action,
+        typer.Argument(help="'list' what is known, or 'check' a folder.", show_default=False),
+    ],
     path: Annotated[
-        Path | None, typer.Argument(help="Folder or CSV list of cases to check.", show_default=False)
+        Path | None,
+        typer.Argument(help="Folder or CSV list of cases to check.", show_default=False),
     ] = None,
-    kind: Annotated[str | None, typer.Option(help="Name in the list, where the folder does not tell.")] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="Name in the list, where the folder does not tell.")
+    ] = None,
 ) -> int:
     """The data sets of the paper: where to get them, how they lie on disk, and what is wrong with a copy.
 
-    'check' recognises the layout, reads every CT and mask, and says in a line each what is missing or odd and what
-    to do. It ends with 0 if every case that the paper uses is usable, with 9 if only some are.
+    'check' recognises the layout, reads every CT and mask, and says in a line each what is missing
+    or odd and what to do. It ends with 0 if every case that the paper uses is usable, with 9 if
+    only some are.
     """
     if action is Action.LIST:
         if path is not None or kind is not None:
@@ -49,7 +56,9 @@ def _print_list() -> None:
     from normnet.cli.texts import say
     from normnet.datasets.registry import DATASETS
 
-    table = Table(box=box.SIMPLE, title="Data sets (Table I and Sec. IV-A of the paper)", title_justify="left")
+    table = Table(
+        box=box.SIMPLE, title="Data sets (Table I and Sec. IV-A of the paper)", title_justify="left"
+    )
     table.add_column("name", no_wrap=True)
     table.add_column("CTs", justify="right", no_wrap=True)
     table.add_column("Table I", justify="right", no_wrap=True)
@@ -57,10 +66,14 @@ def _print_list() -> None:
         table.add_column(name, overflow="fold")
     for known in DATASETS.values():
         n = str(known.n_volumes or "any")
-        table.add_row(known.name, n, known.table1 or "-", known.title, known.use, known.licence, known.source)
+        table.add_row(
+            known.name, n, known.table1 or "-", known.title, known.use, known.licence, known.source
+        )
     console = Console()
     (console if console.is_terminal else Console(width=160)).print(table)
-    say("Not read: COVID-CT, SIRM-COVID, SIRM-Seg and BIMCV of Table I; single images, or graded without lesion masks.")
+    say(
+        "Not read: COVID-CT, SIRM-COVID, SIRM-Seg and BIMCV of Table I; single images, or graded without lesion masks."
+    )
     say("How each lies on disk: docs/datasets.md")
 
 
@@ -72,7 +85,9 @@ def _check(path: Path, kind: str | None) -> int:
     codes = []
     for dataset, root in recognise(path, kind):
         with progress_bar() as bar:
-            report = check_dataset(dataset, root, lambda name, n, of, bar=bar: bar(f"{name}: checking", n, of))  # type: ignore[misc]
+            report = check_dataset(
+                dataset, root, lambda name, n, of, bar=bar: bar(f"{name}: checking", n, of)
+            )  # type: ignore[misc]
         _print_report(report)
         codes.append(report.exit_code)
     return codes[0] if len(set(codes)) == 1 else 9
@@ -82,7 +97,9 @@ def _print_report(report: Report) -> None:
     from normnet.cli.texts import say
 
     def count(mask: str) -> int:
-        return sum((found := getattr(case, mask)) is not None and found.exists() for case in report.cases)
+        return sum(
+            (found := getattr(case, mask)) is not None and found.exists() for case in report.cases
+        )
 
     n_cts = sum(case.image.exists() for case in report.cases)
     say(f"{report.dataset.name}: {report.dataset.title}, in {report.root}")

@@ -17,7 +17,11 @@ def choose_device(name: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, number = name.partition(":")
     if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
-        raise ConfigError("NN-CFG-010", f"unknown device '{name}'", "--device", "use auto, cpu or cuda")
+        raise ConfigError(
+            "NN-CFG-010", f"unknown device '{name}'", "--device", "use auto, cpu or cuda"
+        )
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
-        raise ConfigError("NN-CFG-011", f"no device '{name}' on this machine", "--device", "use --device cpu")
+        raise ConfigError(
+            "NN-CFG-011", f"no device '{name}' on this machine", "--device", "use --device cpu"
+        )
     return name

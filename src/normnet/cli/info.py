@@ -9,8 +9,12 @@ import typer
 
 
 def info(
-    scan: Annotated[Path | None, typer.Argument(help="A CT to describe.", show_default=False)] = None,
-    series: Annotated[str | None, typer.Option(help="SeriesInstanceUID, where a DICOM folder holds several.")] = None,
+    scan: Annotated[
+        Path | None, typer.Argument(help="A CT to describe.", show_default=False)
+    ] = None,
+    series: Annotated[
+        str | None, typer.Option(help="SeriesInstanceUID, where a DICOM folder holds several.")
+    ] = None,
 ) -> int:
     """Version, shipped models, settings and devices; or the grid and the HU of a scan."""
     if scan is None:
@@ -30,9 +34,15 @@ def _describe_installation() -> None:
     from normnet.cli.texts import say
 
     say(f"normnet {__version__}; research use only, not a medical device")
-    say(f"python {platform.python_version()}, torch {torch.__version__}, {torch.get_num_threads()} CPU threads")
+    say(
+        f"python {platform.python_version()}, torch {torch.__version__}, {torch.get_num_threads()} CPU threads"
+    )
     n_devices = torch.cuda.device_count()
-    names = ", ".join(torch.cuda.get_device_name(n) for n in range(n_devices)) if n_devices else "no GPU"
+    names = (
+        ", ".join(torch.cuda.get_device_name(n) for n in range(n_devices))
+        if n_devices
+        else "no GPU"
+    )
     say(f"devices: cpu, {names}")
     files = (resources.files("normnet") / "configs").iterdir()
     configs = sorted(file.name for file in files if file.name.endswith(".toml"))
@@ -59,7 +69,9 @@ def _describe_model(name: str) -> None:
     megabytes = sum(member.get("bytes", 0) for member in members) / 1e6
     sha256 = hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
     version = f" {manifest['version']}" if "version" in manifest else ""
-    say(f"model {name}{version}: {len(members)} members, {megabytes:.1f} MB, manifest {sha256[:16]}")
+    say(
+        f"model {name}{version}: {len(members)} members, {megabytes:.1f} MB, manifest {sha256[:16]}"
+    )
     training = manifest.get("training")
     cases = training.get("cases") if isinstance(training, dict) else None
     if cases:
@@ -68,7 +80,9 @@ def _describe_model(name: str) -> None:
         whole = (folder / member["file"]).is_file() and hashlib.sha256(
             (folder / member["file"]).read_bytes()
         ).hexdigest() == member["sha256"]
-        say(f"  {member['file']}: sha256 {member['sha256'][:16]}, {'whole' if whole else 'MISSING OR ALTERED'}")
+        say(
+            f"  {member['file']}: sha256 {member['sha256'][:16]}, {'whole' if whole else 'MISSING OR ALTERED'}"
+        )
 
 
 def _describe_scan(path: Path, series: str | None) -> None:

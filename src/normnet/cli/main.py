@@ -14,7 +14,17 @@ from typing import Annotated, Any
 import typer
 
 from normnet import __version__
-from normnet.cli import datasets, evaluate, info, prepare, reproduce, segment, synthesize, train, train_lungs
+from normnet.cli import (
+    datasets,
+    evaluate,
+    info,
+    prepare,
+    reproduce,
+    segment,
+    synthesize,
+    train,
+    train_lungs,
+)
 from normnet.cli.failures import as_named_error
 from normnet.cli.signals import Stopped, raising_on_signals
 from normnet.cli.texts import warn
@@ -52,9 +62,14 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and stop."
+        ),
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere.")
+    ] = False,
 ) -> None:
     """Options of all subcommands."""
 

@@ -25,7 +25,8 @@ def find_cases(inputs: list[Path], split: str | None, leave_out: Iterable[str]) 
         leave_out: Names of cases to leave out.
 
     Raises:
-        InputError: If an input is missing, nothing is left, two cases have one name, or none has a name to leave out.
+        InputError: If an input is missing, nothing is left, two cases have one name, or none has a
+            name to leave out.
     """
     from normnet.datasets.manifest import Case, read_manifest
     from normnet.datasets.registry import DATASETS, root_of
@@ -37,20 +38,34 @@ def find_cases(inputs: list[Path], split: str | None, leave_out: Iterable[str]) 
             wanted = {"", "train"} if split is None else {split}
             listed = [case for case in read_manifest(path) if case.split in wanted]
             cases += [case for case in listed if case.image.suffix != ".npz"]
-        elif (root := root_of("luna16", path)) is not None:  # its list of nodules tells what not to learn
+        elif (
+            root := root_of("luna16", path)
+        ) is not None:  # its list of nodules tells what not to learn
             cases += DATASETS["luna16"].find(root)
         else:
             cases += [Case(case_id_of(scan), scan) for scan in find_scans([path])]
     names = [case.case_id for case in cases]
     for name in leave_out:
         if name not in names:
-            raise InputError("NN-TRN-010", f"no case '{name}' to leave out", "--leave-out", "check its name")
+            raise InputError(
+                "NN-TRN-010", f"no case '{name}' to leave out", "--leave-out", "check its name"
+            )
     kept = [case for case in cases if case.case_id not in set(leave_out)]
     if not kept:
-        raise InputError("NN-TRN-011", "no normal CT to learn from", "the inputs", "give CTs, a folder or a CSV list")
+        raise InputError(
+            "NN-TRN-011",
+            "no normal CT to learn from",
+            "the inputs",
+            "give CTs, a folder or a CSV list",
+        )
     twice = {name for name in names if names.count(name) > 1}
     if twice:
-        raise InputError("NN-TRN-012", f"two CTs are called '{sorted(twice)[0]}'", "the inputs", "rename one of them")
+        raise InputError(
+            "NN-TRN-012",
+            f"two CTs are called '{sorted(twice)[0]}'",
+            "the inputs",
+            "rename one of them",
+        )
     return kept
 
 
@@ -59,7 +74,8 @@ def without_slices(cases: list[Case], ranges: list[str]) -> list[Case]:
 
     Args:
         cases: As found.
-        ranges: ``CASE:FIRST-LAST``, slices counted from 0 as the file stores them, both ends excluded.
+        ranges: ``CASE:FIRST-LAST``, slices counted from 0 as the file stores them, both ends
+            excluded.
 
     Raises:
         ConfigError: If a range is not of that form or names no case.
@@ -71,12 +87,22 @@ def without_slices(cases: list[Case], ranges: list[str]) -> list[Case]:
         first, _, last = span.partition("-")
         numbers = first.isdecimal() and last.isdecimal() and int(first) <= int(last)
         if name not in names or not numbers:
-            raise ConfigError("NN-CFG-013", f"'{text}' is not CASE:FIRST-LAST of a given case", "--exclude", "mend it")
+            raise ConfigError(
+                "NN-CFG-013",
+                f"'{text}' is not CASE:FIRST-LAST of a given case",
+                "--exclude",
+                "mend it",
+            )
         more.setdefault(name, set()).update(range(int(first), int(last) + 1))
-    return [replace(case, excluded_slices=case.excluded_slices | more.get(case.case_id, set())) for case in cases]
+    return [
+        replace(case, excluded_slices=case.excluded_slices | more.get(case.case_id, set()))
+        for case in cases
+    ]
 
 
-def prepare_all(cases: list[Case], preparer: Preparer, bar: Bar) -> tuple[list[NormalCase], list[NormNetError]]:
+def prepare_all(
+    cases: list[Case], preparer: Preparer, bar: Bar
+) -> tuple[list[NormalCase], list[NormNetError]]:
     """Prepare every case, a line each; a case that fails is told and left out."""
     from normnet.cli.failures import as_named_error
     from normnet.cli.texts import say, warn

@@ -9,21 +9,35 @@ import typer
 
 
 def prepare(
-    inputs: Annotated[list[Path], typer.Argument(help="Normal CTs, folders, or CSV lists.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the prepared cases, <case>.npz.")],
-    split: Annotated[str | None, typer.Option(help="Split of a CSV list; else 'train' and unmarked.")] = None,
-    leave_out: Annotated[list[str] | None, typer.Option(help="A case to leave out; repeatable.")] = None,
-    exclude: Annotated[
-        list[str] | None, typer.Option(help="Slices not to learn from, CASE:FIRST-LAST; repeatable.")
+    inputs: Annotated[
+        list[Path], typer.Argument(help="Normal CTs, folders, or CSV lists.", show_default=False)
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for the prepared cases, <case>.npz.")
+    ],
+    split: Annotated[
+        str | None, typer.Option(help="Split of a CSV list; else 'train' and unmarked.")
     ] = None,
-    lung_model: Annotated[Path | None, typer.Option(help="Folder of train-lungs or nnU-Net, or lungmask file.")] = None,
-    reference_lungs: Annotated[bool, typer.Option("--reference-lungs", help="Use a CSV list's lung masks.")] = False,
+    leave_out: Annotated[
+        list[str] | None, typer.Option(help="A case to leave out; repeatable.")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(help="Slices not to learn from, CASE:FIRST-LAST; repeatable."),
+    ] = None,
+    lung_model: Annotated[
+        Path | None, typer.Option(help="Folder of train-lungs or nnU-Net, or lungmask file.")
+    ] = None,
+    reference_lungs: Annotated[
+        bool, typer.Option("--reference-lungs", help="Use a CSV list's lung masks.")
+    ] = False,
     config: Annotated[str, typer.Option(help="default, paper, or a TOML file.")] = "default",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> int:
     """Find the lungs of normal CTs, bring them to the training grid and mark erroneous edges.
 
-    Slices that a list marks as suspect are kept out of the training. What is up to date is not made again.
+    Slices that a list marks as suspect are kept out of the training. What is up to date is not made
+    again.
     """
     from normnet.cli.devices import choose_device
     from normnet.cli.normals import find_cases, prepare_all, without_slices

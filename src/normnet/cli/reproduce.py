@@ -12,22 +12,38 @@ if TYPE_CHECKING:
 
 
 def reproduce(
-    name: Annotated[str | None, typer.Argument(help="An experiment, see --list.", show_default=False)] = None,
-    data: Annotated[
-        list[Path] | None, typer.Option("--data", help="Folder of a public data set or CSV list; repeatable.")
+    name: Annotated[
+        str | None, typer.Argument(help="An experiment, see --list.", show_default=False)
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for tables, networks and all else.")] = None,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option("--data", help="Folder of a public data set or CSV list; repeatable."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for tables, networks and all else.")
+    ] = None,
     scale: Annotated[str, typer.Option(help="small, paper, or a TOML file.")] = "small",
-    row: Annotated[list[str] | None, typer.Option(help="Only this row of a table; repeatable.")] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Times every training is done over.")] = None,
-    leave_out: Annotated[list[str] | None, typer.Option(help="A case to leave out; repeatable.")] = None,
-    lung_model: Annotated[Path | None, typer.Option(help="Folder of train-lungs or nnU-Net, or lungmask file.")] = None,
+    row: Annotated[
+        list[str] | None, typer.Option(help="Only this row of a table; repeatable.")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Times every training is done over.")
+    ] = None,
+    leave_out: Annotated[
+        list[str] | None, typer.Option(help="A case to leave out; repeatable.")
+    ] = None,
+    lung_model: Annotated[
+        Path | None, typer.Option(help="Folder of train-lungs or nnU-Net, or lungmask file.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    list_: Annotated[bool, typer.Option("--list", help="Print every experiment with its cost and stop.")] = False,
+    list_: Annotated[
+        bool, typer.Option("--list", help="Print every experiment with its cost and stop.")
+    ] = False,
 ) -> int:
     """Reproduce a table or a figure of the paper, on the data sets at hand.
 
-    A table is written anew after every row. Stopped at any point, the same command goes on from there: networks,
+    A table is written anew after every row. Stopped at any point, the same command goes on from
+        there: networks,
     lungs and scores in OUT are used again by every experiment that needs the same.
     """
     from normnet.experiments.catalogue import find_experiment, load_scale

@@ -36,41 +36,76 @@ class Job:
 def segment(
     context: typer.Context,
     scans: Annotated[
-        list[Path], typer.Argument(help="CTs: DICOM folder, NIfTI, NRRD, MHA; or folders.", show_default=False)
+        list[Path],
+        typer.Argument(help="CTs: DICOM folder, NIfTI, NRRD, MHA; or folders.", show_default=False),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results, one folder a scan.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for the results, one folder a scan.")
+    ],
     model: Annotated[Path | None, typer.Option(help="Folder made by 'normnet train'.")] = None,
-    lungs: Annotated[Path | None, typer.Option(help="Lung mask of one scan: 0/1, or 1 right, 2 left.")] = None,
-    lung_model: Annotated[Path | None, typer.Option(help="Folder of train-lungs or nnU-Net, or lungmask file.")] = None,
-    lesion_model: Annotated[Path | None, typer.Option(help="Folder made by 'normnet train --config lesions'.")] = None,
-    config: Annotated[str | None, typer.Option(help="TOML file; its keys override the model's settings.")] = None,
+    lungs: Annotated[
+        Path | None, typer.Option(help="Lung mask of one scan: 0/1, or 1 right, 2 left.")
+    ] = None,
+    lung_model: Annotated[
+        Path | None, typer.Option(help="Folder of train-lungs or nnU-Net, or lungmask file.")
+    ] = None,
+    lesion_model: Annotated[
+        Path | None, typer.Option(help="Folder made by 'normnet train --config lesions'.")
+    ] = None,
+    config: Annotated[
+        str | None, typer.Option(help="TOML file; its keys override the model's settings.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    series: Annotated[str | None, typer.Option(help="SeriesInstanceUID, where a DICOM folder holds several.")] = None,
-    fast: Annotated[bool, typer.Option("--fast", help="One member votes instead of the ensemble.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Segment again what is done already.")] = False,
+    series: Annotated[
+        str | None, typer.Option(help="SeriesInstanceUID, where a DICOM folder holds several.")
+    ] = None,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="One member votes instead of the ensemble.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Segment again what is done already.")
+    ] = False,
 ) -> int:
     """Segment lesions: masks, maps, volumes and a picture for every scan.
 
-    Masks that lie among the CTs of a folder are passed over. A second run with the same --out goes on where the
-    first stopped. Research use only, not a medical device.
+    Masks that lie among the CTs of a folder are passed over. A second run with the same --out goes
+    on where the first stopped. Research use only, not a medical device.
     """
     from normnet.cli.devices import choose_device
     from normnet.cli.settings import override_config
     from normnet.cli.texts import progress_bar, say
     from normnet.errors import ConfigError, InputError
-    from normnet.io.outputs import check_output, is_done, is_result_file, locked, output_folder, result_key
+    from normnet.io.outputs import (
+        check_output,
+        is_done,
+        is_result_file,
+        locked,
+        output_folder,
+        result_key,
+    )
     from normnet.io.read import find_scans
     from normnet.models import load_model, read_lung_manifest, settings_of, shipped, with_lungs
     from normnet.network.weights import read_manifest
 
     found = find_scans(scans)
-    paths = [path for path in found if path in scans or not (is_result_file(path) or is_label_image(path))]
+    paths = [
+        path
+        for path in found
+        if path in scans or not (is_result_file(path) or is_label_image(path))
+    ]
     if not paths:
-        raise InputError("NN-FILE-008", f"no CT among {len(found)} images, masks only", scans[0].name, "give a CT")
+        raise InputError(
+            "NN-FILE-008",
+            f"no CT among {len(found)} images, masks only",
+            scans[0].name,
+            "give a CT",
+        )
     if len(paths) < len(found):
         say(f"{len(found) - len(paths)} masks passed over")
     if lungs is not None and len(paths) != 1:
-        raise ConfigError("NN-CLI-002", f"--lungs with {len(paths)} scans", "--lungs", "give one scan")
+        raise ConfigError(
+            "NN-CLI-002", f"--lungs with {len(paths)} scans", "--lungs", "give one scan"
+        )
     given = {"normnet": model, "lungs": lung_model, "lesions": lesion_model}
     folders = {kind: folder or shipped(kind) for kind, folder in given.items()}
     manifests = [
@@ -100,13 +135,22 @@ def segment(
             for job in jobs:
                 if job not in waiting:
                     _line(job, "done already")
-                elif error := _segment_one(job, loaded, settings, torch_device, lungs, series, bar, context.obj):
+                elif error := _segment_one(
+                    job, loaded, settings, torch_device, lungs, series, bar, context.obj
+                ):
                     failed[job.path] = error
         return _sum_up(jobs, failed, len(jobs) - len(waiting))
 
 
 def _segment_one(
-    job: Job, model: Model, config: Config, device: str, lungs: Path | None, series: str | None, bar: Bar, debug: bool
+    job: Job,
+    model: Model,
+    config: Config,
+    device: str,
+    lungs: Path | None,
+    series: str | None,
+    bar: Bar,
+    debug: bool,
 ) -> NormNetError | None:
     """Read, segment, write; a failure is recorded in the scan's folder and returned."""
     from normnet.cli.failures import as_named_error
@@ -178,14 +222,18 @@ def read_lungs(path: Path, scan: Scan) -> np.ndarray:
     labels = read_labels(path, scan)
     values = set(np.unique(labels).tolist()) - {0}
     if not values:
-        raise ValueRangeError("NN-VAL-021", "the lung mask is empty", path.name, "give a mask with lung in it")
+        raise ValueRangeError(
+            "NN-VAL-021", "the lung mask is empty", path.name, "give a mask with lung in it"
+        )
     if values == {1, 2}:
         return labels
     orientation = Orientation.of(scan.geometry)
     return np.ascontiguousarray(orientation.undo(split_left_right(orientation.apply(labels > 0))))
 
 
-def _line(job: Job, status: str, result: dict[str, Any] | None = None, seconds: float | None = None) -> None:
+def _line(
+    job: Job, status: str, result: dict[str, Any] | None = None, seconds: float | None = None
+) -> None:
     from normnet.cli.texts import say
     from normnet.io.outputs import read_result
 
@@ -193,7 +241,9 @@ def _line(job: Job, status: str, result: dict[str, Any] | None = None, seconds: 
     both = result.get("volumes", {}).get("both", {})
     parts = [f"{job.folder.name}: {status}"]
     if both:
-        parts.append(f"lesions {both['lesion_ml']:.1f} ml, {both['lesion_percent']:.2f} % of the lung")
+        parts.append(
+            f"lesions {both['lesion_ml']:.1f} ml, {both['lesion_percent']:.2f} % of the lung"
+        )
     if seconds is not None:
         parts.append(f"{seconds:.1f} s")
     say("; ".join(parts))

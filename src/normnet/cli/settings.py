@@ -23,6 +23,11 @@ def override_config(base: Config, source: str | None) -> Config:
     values = base.model_dump()
     for name, section in tomllib.loads(Path(source).read_text()).items():
         if name == "network":
-            raise ConfigError("NN-CFG-012", "the network of a trained model cannot change", source, "remove [network]")
+            raise ConfigError(
+                "NN-CFG-012",
+                "the network of a trained model cannot change",
+                source,
+                "remove [network]",
+            )
         values[name] = {**values[name], **section}
     return parse_config(values, source)

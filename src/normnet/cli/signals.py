@@ -58,7 +58,9 @@ def stopping_on_signals() -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def _handled_by(handle: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+    if (
+        threading.current_thread() is not threading.main_thread()
+    ):  # only the main thread may set handlers
         yield
         return
     before = {number: signal.signal(number, handle) for number in _SIGNALS}

@@ -9,11 +9,15 @@ import typer
 
 
 def synthesize(
-    ct: Annotated[Path, typer.Argument(help="A normal CT, or a prepared case (.npz).", show_default=False)],
+    ct: Annotated[
+        Path, typer.Argument(help="A normal CT, or a prepared case (.npz).", show_default=False)
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Picture to write, .png.")],
     seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same lesions.")] = 0,
     config: Annotated[str, typer.Option(help="default, paper, or a TOML file.")] = "default",
-    lung_model: Annotated[Path | None, typer.Option(help="Folder of train-lungs or nnU-Net, or lungmask file.")] = None,
+    lung_model: Annotated[
+        Path | None, typer.Option(help="Folder of train-lungs or nnU-Net, or lungmask file.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> int:
     """Draw every step of the generator (Fig. 3 of the paper) and a row of finished lesions."""
@@ -31,17 +35,26 @@ def synthesize(
     settings = load_config(config)
     torch_device = choose_device(device)
     if out.suffix.lower() != ".png":
-        raise OutputError("NN-OUT-014", "the picture must be a .png", out.name, "choose another --out")
+        raise OutputError(
+            "NN-OUT-014", "the picture must be a .png", out.name, "choose another --out"
+        )
     if not out.parent.is_dir():
         raise OutputError("NN-OUT-010", "no such folder", out.parent.name, "make it first")
     if ct.suffix == ".npz":
         case = load_case(ct)
         if case is None:
-            raise InputError("NN-TRN-013", "not a prepared case", ct.name, "give a CT, or run 'normnet prepare' again")
+            raise InputError(
+                "NN-TRN-013",
+                "not a prepared case",
+                ct.name,
+                "give a CT, or run 'normnet prepare' again",
+            )
     else:
         scan = read_ct(ct)
         networks, _ = load_lungs(lung_model)
-        case = prepare_normal(scan, segment_lungs(scan, networks, settings.lungs, torch_device), settings)
+        case = prepare_normal(
+            scan, segment_lungs(scan, networks, settings.lungs, torch_device), settings
+        )
     with replacing(out) as handle:
         draw_sheet(case, settings, seed).save(handle, "PNG")
     say(f"written: {out.name}")

@@ -41,7 +41,13 @@ def progress_bar() -> Iterator[Bar]:
         return
     from rich.console import Console
     from rich.markup import escape
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         TextColumn("{task.description}"),
@@ -54,6 +60,8 @@ def progress_bar() -> Iterator[Bar]:
         task = progress.add_task("", total=1.0)
 
         def show(description: str, done: float, total: float) -> None:
-            progress.update(task, description=escape(one_line(description)), completed=done, total=total)
+            progress.update(
+                task, description=escape(one_line(description)), completed=done, total=total
+            )
 
         yield show

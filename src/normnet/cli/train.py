@@ -21,23 +21,37 @@ LINE_EVERY = 100  # iterations, where no one watches a progress bar
 def train(
     inputs: Annotated[
         list[Path],
-        typer.Argument(help="Prepared cases, or normal CTs, folders, CSV lists.", show_default=False),
+        typer.Argument(
+            help="Prepared cases, or normal CTs, folders, CSV lists.", show_default=False
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Model folder.")],
-    config: Annotated[str, typer.Option(help="default, paper, lesions, or a TOML file.")] = "default",
+    config: Annotated[
+        str, typer.Option(help="default, paper, lesions, or a TOML file.")
+    ] = "default",
     members: Annotated[int | None, typer.Option(min=1, help="Networks of the ensemble.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of the first member; the others follow.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Of the first member; the others follow.")
+    ] = None,
     iterations: Annotated[int | None, typer.Option(min=1, help="Steps a member.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    workers: Annotated[int, typer.Option(min=0, help="Processes that make slabs for a GPU; 0: it makes them.")] = 0,
-    split: Annotated[str | None, typer.Option(help="Split of a CSV list; else 'train' and unmarked.")] = None,
-    leave_out: Annotated[list[str] | None, typer.Option(help="A case to leave out; repeatable.")] = None,
-    lung_model: Annotated[Path | None, typer.Option(help="Folder of train-lungs or nnU-Net, or lungmask file.")] = None,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes that make slabs for a GPU; 0: it makes them.")
+    ] = 0,
+    split: Annotated[
+        str | None, typer.Option(help="Split of a CSV list; else 'train' and unmarked.")
+    ] = None,
+    leave_out: Annotated[
+        list[str] | None, typer.Option(help="A case to leave out; repeatable.")
+    ] = None,
+    lung_model: Annotated[
+        Path | None, typer.Option(help="Folder of train-lungs or nnU-Net, or lungmask file.")
+    ] = None,
 ) -> int:
     """Train networks that know normal lung tissue, on synthetic lesions in normal CTs.
 
-    CTs that are not prepared yet are prepared into OUT/cache first. Ctrl-C saves a checkpoint; the same command goes
-    on from there as if it had not been stopped.
+    CTs that are not prepared yet are prepared into OUT/cache first. Ctrl-C saves a checkpoint; the
+    same command goes on from there as if it had not been stopped.
     """
     from normnet.cli.devices import choose_device
     from normnet.cli.signals import stopping_on_signals
@@ -47,19 +61,31 @@ def train(
 
     settings = load_config(config)
     given = {"members": members, "seed": seed, "iterations": iterations}
-    training = settings.training.model_copy(update={name: value for name, value in given.items() if value is not None})
+    training = settings.training.model_copy(
+        update={name: value for name, value in given.items() if value is not None}
+    )
     settings = settings.model_copy(update={"training": training})
     torch_device = choose_device(device)
     check_output(out, inputs)
     with locked(out), progress_bar() as bar:
-        cases = load_normals(inputs, out / "cache", settings, lung_model, split, leave_out or [], torch_device, bar)
+        cases = load_normals(
+            inputs, out / "cache", settings, lung_model, split, leave_out or [], torch_device, bar
+        )
         check_same_run(out, settings, cases)
         from normnet.training.ensemble import train_ensemble
 
-        say(f"{len(cases)} normal CTs; {training.members} x {training.iterations} iterations on {torch_device}")
+        say(
+            f"{len(cases)} normal CTs; {training.members} x {training.iterations} iterations on {torch_device}"
+        )
         with stopping_on_signals() as stop, step_reporter(out, settings, bar) as on_step:
             finished = train_ensemble(
-                cases, settings, out, device=torch_device, workers=workers, on_step=on_step, stop=stop
+                cases,
+                settings,
+                out,
+                device=torch_device,
+                workers=workers,
+                on_step=on_step,
+                stop=stop,
             )
     if finished:
         say(f"model ready: {out}")
@@ -88,7 +114,9 @@ def load_normals(
 
     files, others = [], []
     for path in inputs:
-        inside = sorted(path.glob("*.npz")) if path.is_dir() else [path] if path.suffix == ".npz" else []
+        inside = (
+            sorted(path.glob("*.npz")) if path.is_dir() else [path] if path.suffix == ".npz" else []
+        )
         files += inside
         if not inside:
             others.append(path)
@@ -97,7 +125,9 @@ def load_normals(
     for file in files:
         case = load_case(file)
         if case is None:
-            raise InputError("NN-TRN-013", "not a prepared case", file.name, "run 'normnet prepare' again")
+            raise InputError(
+                "NN-TRN-013", "not a prepared case", file.name, "run 'normnet prepare' again"
+            )
         if case.case_id in leave_out or file.stem in leave_out:
             skipped -= {case.case_id, file.stem}
         else:
@@ -109,9 +139,19 @@ def load_normals(
             raise errors[0]
         cases += prepared
     elif skipped:
-        raise InputError("NN-TRN-010", f"no case '{sorted(skipped)[0]}' to leave out", "--leave-out", "check its name")
+        raise InputError(
+            "NN-TRN-010",
+            f"no case '{sorted(skipped)[0]}' to leave out",
+            "--leave-out",
+            "check its name",
+        )
     if not cases:
-        raise InputError("NN-TRN-011", "no normal CT to learn from", "the inputs", "give CTs, a folder or a CSV list")
+        raise InputError(
+            "NN-TRN-011",
+            "no normal CT to learn from",
+            "the inputs",
+            "give CTs, a folder or a CSV list",
+        )
     return cases
 
 
@@ -146,7 +186,9 @@ def check_same_run(out: Path, config: Config, cases: list[NormalCase]) -> None:
 
 
 @contextmanager
-def step_reporter(out: Path, config: Config, bar: Bar) -> Iterator[Callable[[int, int, float], None]]:
+def step_reporter(
+    out: Path, config: Config, bar: Bar
+) -> Iterator[Callable[[int, int, float], None]]:
     """Shows every iteration: a bar for a person, a line now and then for a log, curves for TensorBoard."""
     import sys
 
@@ -160,7 +202,11 @@ def step_reporter(out: Path, config: Config, bar: Bar) -> Iterator[Callable[[int
         recent.append(loss)
         del recent[:-LINE_EVERY]
         mean = sum(recent) / len(recent)
-        bar(f"member {member} of {members}, loss {mean:.4f}", (member - 1) * iterations + step, members * iterations)
+        bar(
+            f"member {member} of {members}, loss {mean:.4f}",
+            (member - 1) * iterations + step,
+            members * iterations,
+        )
         if writer is not None:
             writer.add_scalar(f"loss/member-{member}", loss, step)
         if not sys.stderr.isatty() and (step % LINE_EVERY == 0 or step == iterations):

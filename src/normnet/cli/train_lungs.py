@@ -10,19 +10,31 @@ import typer
 
 def train_lungs(
     inputs: Annotated[
-        list[Path], typer.Argument(help="CSV lists that name lung masks, or .npz of slices.", show_default=False)
+        list[Path],
+        typer.Argument(
+            help="CSV lists that name lung masks, or .npz of slices.", show_default=False
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Model folder.")],
     iterations: Annotated[int, typer.Option(min=1, help="Steps.")] = 3000,
-    learning_rate: Annotated[float, typer.Option(help="Peak; falls to zero along a cosine.")] = 1.5e-3,
-    sick_share: Annotated[float, typer.Option(min=0, max=1, help="Part of the crops with synthetic disease.")] = 0.75,
+    learning_rate: Annotated[
+        float, typer.Option(help="Peak; falls to zero along a cosine.")
+    ] = 1.5e-3,
+    sick_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Part of the crops with synthetic disease.")
+    ] = 0.75,
     archive_to_hu: Annotated[
-        tuple[float, float] | None, typer.Option(help="Slope and intercept to HU, where an .npz's own are wrong.")
+        tuple[float, float] | None,
+        typer.Option(help="Slope and intercept to HU, where an .npz's own are wrong."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Weights, crops and synthetic disease follow from it.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Weights, crops and synthetic disease follow from it.")
+    ] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     start_from: Annotated[Path | None, typer.Option(help="Lung model to go on from.")] = None,
-    leave_out: Annotated[list[str] | None, typer.Option(help="A case to leave out; repeatable.")] = None,
+    leave_out: Annotated[
+        list[str] | None, typer.Option(help="A case to leave out; repeatable.")
+    ] = None,
     config: Annotated[str, typer.Option(help="default, paper, or a TOML file.")] = "default",
 ) -> int:
     """Train the 2D network that finds the lungs; no lesion label enters, disease is synthetic."""

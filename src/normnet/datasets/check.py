@@ -28,7 +28,8 @@ DARK_HU = -400  # aerated lung is darker, the chest wall brighter
 COARSE_MM = 3.0  # grid on which positions are compared; well below the chest wall
 CLOSING_MM = 15.0  # bridges vessels and consolidations
 MIN_AIR_SHARE = 0.2  # of the mask's volume; with less air in the body its place cannot be judged
-# Eight real lung masks overlap with the dark lungs by 0.94 to 0.97 as stored and by 0.85 at most mirrored.
+# Eight real lung masks overlap with the dark lungs by 0.94 to 0.97 as stored and by 0.85 at most
+# mirrored.
 LEAST = {"lung_mask": 0.3, "lesion_mask": 0.5}
 GAIN = {"lung_mask": 0.1, "lesion_mask": 0.2}
 _NAMES = {"lung_mask": "lung mask", "lesion_mask": "lesion mask"}
@@ -75,7 +76,9 @@ class Report:
 
 
 def check_dataset(
-    dataset: Dataset, root: Path, progress: Callable[[str, int, int], None] = lambda name, n, of: None
+    dataset: Dataset,
+    root: Path,
+    progress: Callable[[str, int, int], None] = lambda name, n, of: None,
 ) -> Report:
     """Read every CT and mask that the paper uses and compare them.
 
@@ -89,7 +92,12 @@ def check_dataset(
     """
     cases = dataset.find(root)
     if not cases:
-        raise InputError("NN-DAT-012", f"no CT of {dataset.name}", root.name, f"expected {'; '.join(dataset.layout)}")
+        raise InputError(
+            "NN-DAT-012",
+            f"no CT of {dataset.name}",
+            root.name,
+            f"expected {'; '.join(dataset.layout)}",
+        )
     faults: dict[str, list[NormNetError]] = {}
     notes = list(_notes_on_number(dataset, cases))
     used = [case for case in cases if not case.left_out]
@@ -115,7 +123,9 @@ def check_case(case: Case, expects: tuple[str, ...] = ()) -> tuple[list[NormNetE
         expects: Masks it must have, ``lung_mask`` or ``lesion_mask``.
     """
     if not case.image.exists():
-        error = InputError("NN-DAT-013", "the CT is missing", _where(case, case.image), "download it again")
+        error = InputError(
+            "NN-DAT-013", "the CT is missing", _where(case, case.image), "download it again"
+        )
         return [error], []
     if case.image.suffix == ".npz":
         return [], ["single slices, not checked"]
@@ -145,7 +155,9 @@ def check_case(case: Case, expects: tuple[str, ...] = ()) -> tuple[list[NormNetE
             masks |= {} if mask is None else {name: mask}
         elif name == "lung_mask":
             todo = "download it again, or check its labels"
-            faults.append(InputError("NN-DAT-015", "the lung mask is empty", _where(case, path), todo))
+            faults.append(
+                InputError("NN-DAT-015", "the lung mask is empty", _where(case, path), todo)
+            )
         else:
             notes.append("no lesion in its lesion mask")
     return faults + list(_misplaced(case, scan, masks)), notes
@@ -161,9 +173,13 @@ def _missing_masks(case: Case, expects: tuple[str, ...]) -> Iterator[NormNetErro
     for name, title in _NAMES.items():
         path: Path | None = getattr(case, name)
         if path is not None and not path.exists():
-            yield InputError("NN-DAT-014", f"no {title}", _where(case, path), "correct the name, or add the file")
+            yield InputError(
+                "NN-DAT-014", f"no {title}", _where(case, path), "correct the name, or add the file"
+            )
         elif path is None and name in expects:
-            yield InputError("NN-DAT-014", f"no {title}", _where(case, case.image), "add it as the layout says")
+            yield InputError(
+                "NN-DAT-014", f"no {title}", _where(case, case.image), "add it as the layout says"
+            )
 
 
 def _check_window(scan: Scan, case: Case) -> list[str]:
@@ -171,8 +187,14 @@ def _check_window(scan: Scan, case: Case) -> list[str]:
     low, high = float(scan.volume_hu.min()), float(scan.volume_hu.max())
     if low > WINDOW_HU[0] or high < WINDOW_HU[1]:
         needed = f"the method needs {WINDOW_HU[0]:g} to {WINDOW_HU[1]:g} HU"
-        raise ValueRangeError("NN-DAT-019", f"clipped to {low:g} to {high:g} HU", _where(case, case.image), needed)
-    return [f"clipped at {high:g} HU, which the window of the method does not notice"] if high < BONE_HU else []
+        raise ValueRangeError(
+            "NN-DAT-019", f"clipped to {low:g} to {high:g} HU", _where(case, case.image), needed
+        )
+    return (
+        [f"clipped at {high:g} HU, which the window of the method does not notice"]
+        if high < BONE_HU
+        else []
+    )
 
 
 def _misplaced(case: Case, scan: Scan, masks: dict[str, np.ndarray]) -> Iterator[NormNetError]:
@@ -191,10 +213,17 @@ def _misplaced(case: Case, scan: Scan, masks: dict[str, np.ndarray]) -> Iterator
     if lungs is None:
         if not air.any():
             return
-        inside = ndimage.binary_closing(np.pad(air, 8), iterations=int(CLOSING_MM / COARSE_MM))[8:-8, 8:-8, 8:-8] | air
+        inside = (
+            ndimage.binary_closing(np.pad(air, 8), iterations=int(CLOSING_MM / COARSE_MM))[
+                8:-8, 8:-8, 8:-8
+            ]
+            | air
+        )
     else:
         inside = lungs
-    fault = _judge(case, "lesion_mask", lesions, lambda mask: float((mask & inside).sum() / mask.sum()))
+    fault = _judge(
+        case, "lesion_mask", lesions, lambda mask: float((mask & inside).sum() / mask.sum())
+    )
     if fault is not None:
         yield fault
 
@@ -208,7 +237,9 @@ def _judge(case: Case, name: str, mask: np.ndarray, score: Score) -> GeometryErr
     if best >= now + GAIN[name] and best >= 0.5:
         found = f"the {_NAMES[name]} is mirrored {' and '.join(_AXES[axis] for axis in axes)}"
         shares = f"{now:.0%} {words} as it is, {best:.0%} mirrored"
-        return GeometryError("NN-DAT-016", f"{found}: {shares}", where, "mirror it, or correct its header")
+        return GeometryError(
+            "NN-DAT-016", f"{found}: {shares}", where, "mirror it, or correct its header"
+        )
     if now < LEAST[name]:
         code = "NN-DAT-017" if name == "lung_mask" else "NN-DAT-018"
         found = f"the {_NAMES[name]} lies elsewhere: {now:.0%} {words}"
@@ -218,8 +249,13 @@ def _judge(case: Case, name: str, mask: np.ndarray, score: Score) -> GeometryErr
 
 def _coarse_and_turned(scan: Scan) -> Callable[[np.ndarray], np.ndarray]:
     """How an array of the scan becomes a view of about ``COARSE_MM`` with its axes along z, y, x, either way round."""
-    axes = np.abs(np.asarray(scan.geometry.direction)).argmax(axis=1)  # array axis that runs along world z, y, x
-    picked = tuple(slice(None, None, max(1, round(COARSE_MM / scan.geometry.spacing_mm[axis]))) for axis in axes)
+    axes = np.abs(np.asarray(scan.geometry.direction)).argmax(
+        axis=1
+    )  # array axis that runs along world z, y, x
+    picked = tuple(
+        slice(None, None, max(1, round(COARSE_MM / scan.geometry.spacing_mm[axis])))
+        for axis in axes
+    )
     return lambda array: array.transpose(axes)[picked]
 
 
@@ -244,5 +280,9 @@ def _where(case: Case, path: Path) -> str:
 
 def _at(error: NormNetError, case: Case) -> NormNetError:
     """The same error with the case named; equal file names lie in several folders."""
-    where = error.where if case.case_id in error.where else ", ".join(filter(None, (case.case_id, error.where)))
+    where = (
+        error.where
+        if case.case_id in error.where
+        else ", ".join(filter(None, (case.case_id, error.where)))
+    )
     return type(error)(error.code, error.found, where, error.todo)

@@ -17,7 +17,10 @@ from normnet.datasets.manifest import Case
 
 LICENCE = "CC BY-NC-SA (authors' README; CC BY 4.0 in copies of the record)"
 WITHOUT_HU = "clipped to 0..255 without HU (the paper's footnote 2)"
-UNION_LUNGS, UNION_LESIONS = frozenset({1, 2, 3}), frozenset({3})  # of Lung_and_Infection_Mask; lesions lie in lungs
+UNION_LUNGS, UNION_LESIONS = (
+    frozenset({1, 2, 3}),
+    frozenset({3}),
+)  # of Lung_and_Infection_Mask; lesions lie in lungs
 
 
 def find_cases(root: Path) -> list[Case]:

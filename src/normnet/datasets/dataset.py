@@ -25,7 +25,8 @@ class Dataset:
         layout: Its folders, a line each.
         markers: Globs below its root, any of which tells it from others.
         expects: Masks that every case of it has: ``lung_mask``, ``lesion_mask``.
-        find: All cases below a root, also those that are left out or lack a file, in the order of their names.
+        find: All cases below a root, also those that are left out or lack a file, in the order of
+            their names.
     """
 
     name: str
@@ -45,7 +46,11 @@ def images_of(folder: Path) -> dict[str, Path]:
     """Image files of a folder by name without suffix; empty without the folder. Hidden files are none."""
     if not folder.is_dir():
         return {}
-    files = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
+    files = [
+        path
+        for path in sorted(folder.iterdir())
+        if path.is_file() and not path.name.startswith(".")
+    ]
     return {case_id_of(path): path for path in files if path.name.lower().endswith(IMAGE_SUFFIXES)}
 
 

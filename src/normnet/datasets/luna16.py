@@ -38,7 +38,10 @@ def find_cases(root: Path) -> list[Case]:
     """
     nodules = _read_nodules(root)
     lungs = {name: path for folder in LUNGS for name, path in images_of(root / folder).items()}
-    headers = sorted((p for p in root.glob("subset*/**/*.mhd") if not p.name.startswith(".")), key=lambda p: p.name)
+    headers = sorted(
+        (p for p in root.glob("subset*/**/*.mhd") if not p.name.startswith(".")),
+        key=lambda p: p.name,
+    )
     return [
         Case(
             header.stem,
@@ -54,7 +57,9 @@ def find_cases(root: Path) -> list[Case]:
 
 
 def _read_nodules(root: Path) -> dict[str, list[Nodule]]:
-    path = next((root / name for name in ANNOTATIONS if (root / name).is_file()), root / ANNOTATIONS[0])
+    path = next(
+        (root / name for name in ANNOTATIONS if (root / name).is_file()), root / ANNOTATIONS[0]
+    )
     nodules: dict[str, list[Nodule]] = defaultdict(list)
     try:
         with path.open(newline="", encoding="utf-8") as file:
@@ -62,7 +67,10 @@ def _read_nodules(root: Path) -> dict[str, list[Nodule]]:
                 nodules[row["seriesuid"]].append((float(row["coordZ"]), float(row["diameter_mm"])))
     except (OSError, UnicodeDecodeError, csv.Error, KeyError, ValueError) as error:
         raise InputError(
-            "NN-DAT-021", "no list of nodules", path.name, "put LUNA16's annotations.csv beside the subsets"
+            "NN-DAT-021",
+            "no list of nodules",
+            path.name,
+            "put LUNA16's annotations.csv beside the subsets",
         ) from error
     return nodules
 
@@ -75,7 +83,9 @@ def _slices_of(nodules: list[Nodule] | tuple[()], header: Path) -> frozenset[int
     found: set[int] = set()
     for centre, diameter in nodules:
         middle, reach = (centre - origin) / step, diameter / 2 / abs(step)
-        found.update(range(max(0, math.ceil(middle - reach)), min(n - 1, math.floor(middle + reach)) + 1))
+        found.update(
+            range(max(0, math.ceil(middle - reach)), min(n - 1, math.floor(middle + reach)) + 1)
+        )
         if 0 <= round(middle) < n:  # a nodule between two slices
             found.add(round(middle))
     return frozenset(found)
@@ -85,15 +95,24 @@ def _slice_axis(header: Path) -> tuple[float, float, int]:
     """World z of the first slice, step to the next in mm, number of slices; of the header alone, not of the voxels."""
     with header.open("rb") as file:
         lines = file.read(_MAX_HEADER_BYTES).decode("latin-1").splitlines()
-    fields = {name.strip(): value.split() for name, _, value in (line.partition("=") for line in lines)}
+    fields = {
+        name.strip(): value.split() for name, _, value in (line.partition("=") for line in lines)
+    }
     try:
-        matrix = [float(v) for v in fields.get("TransformMatrix", ("1", "0", "0", "0", "1", "0", "0", "0", "1"))]
+        matrix = [
+            float(v)
+            for v in fields.get("TransformMatrix", ("1", "0", "0", "0", "1", "0", "0", "0", "1"))
+        ]
         origin, spacing = float(fields["Offset"][2]), float(fields["ElementSpacing"][2])
         n, direction = int(fields["DimSize"][2]), matrix[8]
     except (KeyError, IndexError, ValueError) as error:
-        raise InputError("NN-FILE-004", "not LUNA16's kind of header", header.name, "download it again") from error
+        raise InputError(
+            "NN-FILE-004", "not LUNA16's kind of header", header.name, "download it again"
+        ) from error
     if abs(direction) < 0.99 or not spacing > 0:
-        raise GeometryError("NN-DAT-022", "a CT that is not axial", header.name, "leave it out of the folder")
+        raise GeometryError(
+            "NN-DAT-022", "a CT that is not axial", header.name, "leave it out of the folder"
+        )
     return origin, spacing * direction, n
 
 

@@ -27,7 +27,8 @@ class Case:
         licence: Of the CT.
         lung_labels, lesion_labels: Labels of the mask that count; empty where all but 0 do.
         window_hu: Where the CT is stored as 0 to 1 of this window instead of HU.
-        mask_follows_array: The masks lie on the array of the CT, whatever place in the world their header says.
+        mask_follows_array: The masks lie on the array of the CT, whatever place in the world their
+            header says.
         left_out: Why the paper does not use it; empty where it does.
     """
 
@@ -61,9 +62,13 @@ def read_rows(path: Path) -> list[Case]:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError("NN-DAT-001", "cannot read the list of cases", str(path), "give a CSV file") from error
+        raise InputError(
+            "NN-DAT-001", "cannot read the list of cases", str(path), "give a CSV file"
+        ) from error
     if rows and not {"case_id", "file"} <= set(rows[0]):
-        raise InputError("NN-DAT-002", "no columns case_id and file", str(path), "see normnet.datasets.manifest")
+        raise InputError(
+            "NN-DAT-002", "no columns case_id and file", str(path), "see normnet.datasets.manifest"
+        )
     return [_case(row, path.parent) for row in rows]
 
 

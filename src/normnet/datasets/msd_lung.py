@@ -37,7 +37,9 @@ def find_cases(root: Path) -> list[Case]:
 
 
 def _lungs_of(task: Path) -> dict[str, Path]:
-    folders = sorted(path for path in task.iterdir() if path.is_dir() and "lung" in path.name.lower())
+    folders = sorted(
+        path for path in task.iterdir() if path.is_dir() and "lung" in path.name.lower()
+    )
     return next((found for folder in folders if (found := images_of(folder))), {})
 
 

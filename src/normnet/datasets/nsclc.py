@@ -21,7 +21,10 @@ NO_MASK = "none of the 402 with a lung mask"
 
 def find_cases(root: Path) -> list[Case]:
     """Every patient; one without a mask is left out."""
-    masks = {path.parent.name: path for path in root.glob("Thoracic_Cavities/LUNG1-*/*_thor_cav_primary_reviewer.nii*")}
+    masks = {
+        path.parent.name: path
+        for path in root.glob("Thoracic_Cavities/LUNG1-*/*_thor_cav_primary_reviewer.nii*")
+    }
     patients = {path.name: path for path in root.glob("NSCLC-Radiomics/LUNG1-*") if path.is_dir()}
     return [
         Case(

@@ -24,7 +24,11 @@ NEXT_TO_NO_LESION = "about 70 lesion voxels in 42 slices (the paper's footnote 7
 def find_cases(root: Path) -> list[Case]:
     """All nine, volume 6 among them as left out."""
     folder = root / "rp_im"
-    cts, lungs, lesions = images_of(folder), images_of(root / "rp_lung_msk"), images_of(root / "rp_msk")
+    cts, lungs, lesions = (
+        images_of(folder),
+        images_of(root / "rp_lung_msk"),
+        images_of(root / "rp_msk"),
+    )
     return [
         Case(
             f"radiopaedia_{name}",

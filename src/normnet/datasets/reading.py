@@ -20,7 +20,8 @@ _ROUNDING = 0.01  # of a window stored as 0..1
 def read_scan(case: Case) -> Scan:
     """The CT in HU.
 
-    Values of 0 to 1 are put back into the case's window; a copy that holds HU already is taken as it is.
+    Values of 0 to 1 are put back into the case's window; a copy that holds HU already is taken as
+    it is.
 
     Raises:
         NormNetError: As ``read_ct``.
@@ -44,7 +45,11 @@ def read_lungs(case: Case, scan: Scan) -> np.ndarray | None:
 
 def read_lesions(case: Case, scan: Scan) -> np.ndarray | None:
     """(z, y, x) bool on the grid of the scan, None without a mask; raises as ``read_labels``."""
-    return None if case.lesion_mask is None else _read(case.lesion_mask, case.lesion_labels, case, scan)
+    return (
+        None
+        if case.lesion_mask is None
+        else _read(case.lesion_mask, case.lesion_labels, case, scan)
+    )
 
 
 def _read(path: Path, wanted: frozenset[int], case: Case, scan: Scan) -> np.ndarray:

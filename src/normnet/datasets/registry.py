@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from normnet.datasets import coronacases, luna16, mosmed, msd_lung, nsclc, radiopaedia, structseg, uestc
+from normnet.datasets import (
+    coronacases,
+    luna16,
+    mosmed,
+    msd_lung,
+    nsclc,
+    radiopaedia,
+    structseg,
+    uestc,
+)
 from normnet.datasets.dataset import Dataset
 from normnet.datasets.manifest import Case, read_rows
 from normnet.errors import ConfigError, InputError
@@ -36,11 +45,14 @@ def recognise(path: Path, kind: str | None = None) -> list[tuple[Dataset, Path]]
         kind: Look for this one only.
 
     Raises:
-        InputError: NN-FILE-001 if there is no such path, NN-DAT-011 if none of the layouts is there.
+        InputError: NN-FILE-001 if there is no such path, NN-DAT-011 if none of the layouts is
+            there.
         ConfigError: NN-DAT-010 if ``kind`` is not known.
     """
     if kind is not None and kind not in DATASETS:
-        raise ConfigError("NN-DAT-010", f"no data set '{kind}'", "--kind", f"one of {', '.join(DATASETS)}")
+        raise ConfigError(
+            "NN-DAT-010", f"no data set '{kind}'", "--kind", f"one of {', '.join(DATASETS)}"
+        )
     if not path.exists():
         raise InputError("NN-FILE-001", "no such file or folder", path.name, "check the path")
     wanted = list(DATASETS.values()) if kind is None else [DATASETS[kind]]
@@ -51,9 +63,16 @@ def recognise(path: Path, kind: str | None = None) -> list[tuple[Dataset, Path]]
         roots = ((dataset, _root(dataset, places)) for dataset in wanted)
         found = [(dataset, root) for dataset, root in roots if root is not None]
     if not found:
-        layout = f"the layout of {kind}: {'; '.join(DATASETS[kind].layout)}" if kind else "a known layout"
+        layout = (
+            f"the layout of {kind}: {'; '.join(DATASETS[kind].layout)}"
+            if kind
+            else "a known layout"
+        )
         raise InputError(
-            "NN-DAT-011", f"not {layout}", path.name, "see 'normnet datasets list', or write a CSV list of cases"
+            "NN-DAT-011",
+            f"not {layout}",
+            path.name,
+            "see 'normnet datasets list', or write a CSV list of cases",
         )
     return found
 
@@ -75,4 +94,7 @@ def _places(folder: Path) -> list[Path]:
 
 
 def _root(dataset: Dataset, places: list[Path]) -> Path | None:
-    return next((place for place in places if any(any(place.glob(marker)) for marker in dataset.markers)), None)
+    return next(
+        (place for place in places if any(any(place.glob(marker)) for marker in dataset.markers)),
+        None,
+    )

@@ -47,7 +47,9 @@ def _cases_of(part: Path) -> list[Case]:
                 licence=LICENCE,
                 window_hu=WINDOW_HU,
                 mask_follows_array=True,
-                left_out=f"slices {step:g} mm apart (the paper's footnote 8)" if step >= THICK_MM else "",
+                left_out=f"slices {step:g} mm apart (the paper's footnote 8)"
+                if step >= THICK_MM
+                else "",
             )
         )
     return cases

@@ -23,7 +23,8 @@ class BrightCounts(NamedTuple):
     """Bright voxels of one case, or of many together; all scores of Table II follow from them.
 
     Attributes:
-        healthy: (256,) int64, healthy voxels at each step of the probability of normal, 1 - anomaly.
+        healthy: (256,) int64, healthy voxels at each step of the probability of normal, 1 -
+            anomaly.
         lesion: (256,) int64, the same of lesion voxels.
         n_normal: Healthy voxels and lesion voxels voted normal; None where the votes are not known.
     """
@@ -54,11 +55,15 @@ def count_bright(
         if array is not None:
             check_shapes(prob_normal_codes, array)
     codes, is_lesion = prob_normal_codes[bright_in_lung_mask], lesion_mask[bright_in_lung_mask]
-    healthy, lesion = (np.bincount(codes[chosen], minlength=N_LEVELS) for chosen in (~is_lesion, is_lesion))
+    healthy, lesion = (
+        np.bincount(codes[chosen], minlength=N_LEVELS) for chosen in (~is_lesion, is_lesion)
+    )
     if normal_mask is None:
         return BrightCounts(healthy, lesion)
     normal = normal_mask[bright_in_lung_mask]
-    n_right, n_wrong = (int(np.count_nonzero(normal & chosen)) for chosen in (~is_lesion, is_lesion))
+    n_right, n_wrong = (
+        int(np.count_nonzero(normal & chosen)) for chosen in (~is_lesion, is_lesion)
+    )
     return BrightCounts(healthy, lesion, (n_right, n_wrong))
 
 
@@ -69,7 +74,9 @@ def pool_bright(cases: Sequence[BrightCounts]) -> BrightCounts:
     return BrightCounts(
         sum((case.healthy for case in cases), zero),
         sum((case.lesion for case in cases), zero),
-        (sum(right for right, _ in votes), sum(wrong for _, wrong in votes)) if len(votes) == len(cases) else None,
+        (sum(right for right, _ in votes), sum(wrong for _, wrong in votes))
+        if len(votes) == len(cases)
+        else None,
     )
 
 

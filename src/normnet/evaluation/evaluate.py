@@ -11,7 +11,13 @@ import numpy as np
 
 from normnet.datasets.reading import read_lesions, read_scan
 from normnet.errors import InputError
-from normnet.evaluation.bright import BRIGHT_HU, BrightCounts, count_bright, pool_bright, score_bright
+from normnet.evaluation.bright import (
+    BRIGHT_HU,
+    BrightCounts,
+    count_bright,
+    pool_bright,
+    score_bright,
+)
 from normnet.evaluation.lesions import MIN_LESION_ML, Detection, compute_detection
 from normnet.evaluation.metrics import Overlap, compute_overlap
 from normnet.evaluation.pairing import Reference, find_predictions, find_references, pair_names
@@ -88,7 +94,11 @@ COLUMNS: dict[str, Callable[[Row], float]] = {
     "error_ml": lambda row: row.prediction_ml - row.reference_ml,
     "abs_error_ml": lambda row: abs(row.prediction_ml - row.reference_ml),
 }
-COMPARED = tuple(c for c in COLUMNS if c not in ("n_lesions", "n_found", "prediction_ml", "reference_ml", "error_ml"))
+COMPARED = tuple(
+    c
+    for c in COLUMNS
+    if c not in ("n_lesions", "n_found", "prediction_ml", "reference_ml", "error_ml")
+)
 
 
 @dataclass(frozen=True)
@@ -125,7 +135,9 @@ class Evaluation:
 
     def agreement(self) -> Agreement:
         """Of the lesion volumes in ml."""
-        return compute_agreement(self.values("prediction_ml").tolist(), self.values("reference_ml").tolist())
+        return compute_agreement(
+            self.values("prediction_ml").tolist(), self.values("reference_ml").tolist()
+        )
 
 
 def evaluate_folder(
@@ -139,9 +151,11 @@ def evaluate_folder(
     """Pair results with reference masks by name and score them.
 
     Args:
-        predictions: Holds ``<case>/lesions.nii.gz`` as ``normnet segment`` writes, or ``<case>….nii.gz`` masks.
-        references: Holds ``<case>…lesion….nii.gz``, or a public data set in its own layout, or a CSV list of cases (see
-            ``normnet.datasets.manifest``); with these two the CTs are known, and the bright voxels are scored too.
+        predictions: Holds ``<case>/lesions.nii.gz`` as ``normnet segment`` writes, or
+            ``<case>….nii.gz`` masks.
+        references: Holds ``<case>…lesion….nii.gz``, or a public data set in its own layout, or a
+            CSV list of cases (see ``normnet.datasets.manifest``); with these two the CTs are known,
+            and the bright voxels are scored too.
         leave_out: Cases that are scored but left out of the means.
         tolerance_mm: Of surface Dice.
         min_lesion_ml: Smaller lesions are not counted.
@@ -164,12 +178,16 @@ def evaluate_folder(
     partner = {case_id: name for name, case_id in pairs.items()}
     unknown = sorted(set(leave_out) - set(partner) - set(masks))
     if unknown:
-        raise InputError("NN-EVA-004", f"no case '{unknown[0]}' to leave out", predictions.name, "check the name")
+        raise InputError(
+            "NN-EVA-004", f"no case '{unknown[0]}' to leave out", predictions.name, "check the name"
+        )
     rows = []
     for case_id, reference in by_id.items():
         if case_id in partner:
             counted = not {case_id, partner[case_id]} & set(leave_out)
-            rows.append(_score(masks[partner[case_id]], reference, counted, tolerance_mm, min_lesion_ml))
+            rows.append(
+                _score(masks[partner[case_id]], reference, counted, tolerance_mm, min_lesion_ml)
+            )
     unmatched = [f"result {name}" for name in masks if name not in pairs]
     unmatched += [f"reference {case_id}" for case_id in by_id if case_id not in partner]
     return Evaluation(tuple(rows), tuple(unmatched))
@@ -189,24 +207,38 @@ def compare(evaluation: Evaluation, other: Evaluation) -> dict[str, Paired]:
         InputError: NN-EVA-005 if they share no case.
     """
     others = {row.case_id: row for row in other.rows}
-    pairs = [(row, others[row.case_id]) for row in evaluation.rows if row.counted and row.case_id in others]
+    pairs = [
+        (row, others[row.case_id])
+        for row in evaluation.rows
+        if row.counted and row.case_id in others
+    ]
     if not pairs:
-        raise InputError("NN-EVA-005", "the two folders share no case", "", "score the same cases in both")
+        raise InputError(
+            "NN-EVA-005", "the two folders share no case", "", "score the same cases in both"
+        )
     compared = {
-        column: compare_paired([row.value(column) for row, _ in pairs], [row.value(column) for _, row in pairs])
+        column: compare_paired(
+            [row.value(column) for row, _ in pairs], [row.value(column) for _, row in pairs]
+        )
         for column in COMPARED
     }
     return {column: paired for column, paired in compared.items() if paired.n}
 
 
-def _score(prediction: Path, reference: Reference, counted: bool, tolerance_mm: float, min_lesion_ml: float) -> Row:
+def _score(
+    prediction: Path, reference: Reference, counted: bool, tolerance_mm: float, min_lesion_ml: float
+) -> Row:
     stored = read_stored(prediction)
     like = Scan(labels_of(stored, prediction.name), stored.geometry, reference.case_id)
     found, wanted = like.volume_hu > 0, read_lesions(reference.case, like)
     if wanted is None:
-        raise InputError("NN-EVA-006", "no lesion mask", reference.case_id, "check the list of cases")
+        raise InputError(
+            "NN-EVA-006", "no lesion mask", reference.case_id, "check the list of cases"
+        )
     either = found | wanted
-    box = bounding_box(either, 0) if either.any() else (slice(0),) * 3  # nothing outside it changes a score
+    box = (
+        bounding_box(either, 0) if either.any() else (slice(0),) * 3
+    )  # nothing outside it changes a score
     cut, ml = (found[box], wanted[box]), stored.geometry.voxel_ml
     return Row(
         reference.case_id,
@@ -221,11 +253,17 @@ def _score(prediction: Path, reference: Reference, counted: bool, tolerance_mm: 
     )
 
 
-def _count_bright(prediction: Path, reference: Reference, lesion_mask: np.ndarray) -> BrightCounts | None:
+def _count_bright(
+    prediction: Path, reference: Reference, lesion_mask: np.ndarray
+) -> BrightCounts | None:
     """From the CT and the maps beside the lesion mask; the map's 256 steps are its resolution."""
     folder = prediction.parent
     maps = folder / "anomaly.nii.gz", folder / "lungs.nii.gz"
-    if not reference.with_ct or prediction.name != "lesions.nii.gz" or not all(path.is_file() for path in maps):
+    if (
+        not reference.with_ct
+        or prediction.name != "lesions.nii.gz"
+        or not all(path.is_file() for path in maps)
+    ):
         return None
     scan = read_scan(reference.case)
     if scan.shape != lesion_mask.shape:
@@ -240,4 +278,8 @@ def _normal_mask(folder: Path) -> np.ndarray | None:
     model = (read_result(folder) or {}).get("model")
     min_votes = model.get("min_votes") if isinstance(model, dict) else None
     votes = folder / "votes.nii.gz"
-    return read_stored(votes).voxels >= min_votes if isinstance(min_votes, int) and votes.is_file() else None
+    return (
+        read_stored(votes).voxels >= min_votes
+        if isinstance(min_votes, int) and votes.is_file()
+        else None
+    )

@@ -9,14 +9,18 @@ import numpy as np
 
 from normnet.evaluation.metrics import check_shapes
 
-MIN_LESION_ML = 0.1  # 100 mm³, below which a nodule needs no follow-up (doi:10.1148/radiol.2017161659)
+MIN_LESION_ML = (
+    0.1  # 100 mm³, below which a nodule needs no follow-up (doi:10.1148/radiol.2017161659)
+)
 
 
 class Detection(NamedTuple):
     """Lesions of one case.
 
-    Masks without a lesion of the minimum size have stated results: no reference lesion gives a sensitivity of NaN,
-    which is left out of means; no prediction finds 0 with 0 false ones; with both empty all counts are 0.
+    Masks without a lesion of the minimum size have stated results: no reference lesion gives a
+        sensitivity of NaN,
+    which is left out of means; no prediction finds 0 with 0 false ones; with both empty all counts
+    are 0.
 
     Attributes:
         n_reference: Lesions of the reference.
@@ -35,12 +39,16 @@ class Detection(NamedTuple):
 
 
 def compute_detection(
-    prediction: np.ndarray, reference: np.ndarray, voxel_ml: float, min_lesion_ml: float = MIN_LESION_ML
+    prediction: np.ndarray,
+    reference: np.ndarray,
+    voxel_ml: float,
+    min_lesion_ml: float = MIN_LESION_ML,
 ) -> Detection:
     """Count found, missed and invented lesions.
 
-    A lesion is a 26-connected component of at least the minimum size. What it has to touch may be of any size: a crumb
-    of the prediction finds a lesion, and a crumb of the reference excuses a predicted one.
+    A lesion is a 26-connected component of at least the minimum size. What it has to touch may be
+    of any size: a crumb of the prediction finds a lesion, and a crumb of the reference excuses a
+    predicted one.
 
     Args:
         prediction: (z, y, x) bool.

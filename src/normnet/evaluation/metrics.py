@@ -86,10 +86,13 @@ def compute_overlap(prediction: np.ndarray, reference: np.ndarray) -> Overlap:
     )
 
 
-def compute_bright_auc(prob_normal: np.ndarray, lesion_mask: np.ndarray, bright_in_lung_mask: np.ndarray) -> float:
+def compute_bright_auc(
+    prob_normal: np.ndarray, lesion_mask: np.ndarray, bright_in_lung_mask: np.ndarray
+) -> float:
     """Area under the ROC curve of Table II: bright voxels, healthy is positive, the probability of normal scores.
 
-    Exact: the share of (healthy, lesion) pairs of voxels in which the healthy one scores higher, ties counted half.
+    Exact: the share of (healthy, lesion) pairs of voxels in which the healthy one scores higher,
+        ties counted half.
 
     Args:
         prob_normal: Any shape, any real type.
@@ -148,7 +151,9 @@ def compute_bright_scores(
     return compute_bright_scores_of_counts(n_right, n_wrong, lesion.size - n_lesion, n_lesion)
 
 
-def compute_bright_scores_of_counts(n_right: int, n_wrong: int, n_healthy: int, n_lesion: int) -> BrightScores:
+def compute_bright_scores_of_counts(
+    n_right: int, n_wrong: int, n_healthy: int, n_lesion: int
+) -> BrightScores:
     """The same from counts alone, of one case or of many together.
 
     Args:
@@ -169,7 +174,9 @@ def compute_bright_scores_of_counts(n_right: int, n_wrong: int, n_healthy: int, 
 def check_shapes(first: np.ndarray, second: np.ndarray) -> None:
     """Raise ``GeometryError`` unless both have one shape."""
     if first.shape != second.shape:
-        raise GeometryError("NN-GEO-030", f"shapes {first.shape} and {second.shape} differ", "", "use one grid")
+        raise GeometryError(
+            "NN-GEO-030", f"shapes {first.shape} and {second.shape} differ", "", "use one grid"
+        )
 
 
 def _ratio(part: int, whole: int) -> float:

@@ -37,24 +37,34 @@ def find_predictions(folder: Path) -> dict[str, Path]:
 def find_references(source: Path) -> list[Reference]:
     """Reference masks of a folder of masks, of a public data set or of a CSV list of cases."""
     if source.is_file():
-        return [Reference(case, True) for case in read_manifest(source) if case.lesion_mask is not None]
+        return [
+            Reference(case, True) for case in read_manifest(source) if case.lesion_mask is not None
+        ]
     _check_folder(source)
     images = _images(source)
     if not images:
         return _named_as_results([case for case in load(source) if case.lesion_mask is not None])
-    named = [path for path in images if "lesion" in path.name.lower() and "lung" not in path.name.lower()]
-    return [Reference(Case(_before_lesion(path), path, lesion_mask=path), False) for path in named or images]
+    named = [
+        path for path in images if "lesion" in path.name.lower() and "lung" not in path.name.lower()
+    ]
+    return [
+        Reference(Case(_before_lesion(path), path, lesion_mask=path), False)
+        for path in named or images
+    ]
 
 
 def pair_names(predictions: list[str], references: list[str]) -> dict[str, str]:
     """For each prediction the reference of the same name, or the longest that it starts with (or that starts with it).
 
-    ``case_1_ct`` belongs to ``case_1`` but not to ``case``, if both are there, and ``case_10`` not to ``case_1``.
+    ``case_1_ct`` belongs to ``case_1`` but not to ``case``, if both are there, and ``case_10`` not
+    to ``case_1``.
     """
     pairs: dict[str, str] = {}
     for name in sorted(predictions, key=lambda name: (name not in references, name)):
         free = [reference for reference in references if reference not in pairs.values()]
-        close = [reference for reference in free if _starts(name, reference) or _starts(reference, name)]
+        close = [
+            reference for reference in free if _starts(name, reference) or _starts(reference, name)
+        ]
         if name in free:
             pairs[name] = name
         elif close:
@@ -71,7 +81,11 @@ def _named_as_results(cases: list[Case]) -> list[Reference]:
 
 
 def _images(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.iterdir()) if path.is_file() and path.name.lower().endswith(IMAGE_SUFFIXES)]
+    return [
+        path
+        for path in sorted(folder.iterdir())
+        if path.is_file() and path.name.lower().endswith(IMAGE_SUFFIXES)
+    ]
 
 
 def _before_lesion(path: Path) -> str:
@@ -85,4 +99,6 @@ def _starts(name: str, start: str) -> bool:
 
 def _check_folder(folder: Path) -> None:
     if not folder.is_dir():
-        raise InputError("NN-EVA-001", "no such folder", folder.name or str(folder), "check the path")
+        raise InputError(
+            "NN-EVA-001", "no such folder", folder.name or str(folder), "check the path"
+        )

@@ -26,8 +26,9 @@ class Paired(NamedTuple):
         first, second: Mean of each method over them.
         difference: First - second.
         interval: 95 % bootstrap interval of that difference; NaN with fewer than two cases.
-        p_wilcoxon: Two-sided signed-rank test; cases without a difference are left out, as Wilcoxon did. 1 if no case
-            differs, NaN without a case. With n cases it cannot fall below 2 / 2**n: 0.125 for four, 0.03 for six.
+        p_wilcoxon: Two-sided signed-rank test; cases without a difference are left out, as Wilcoxon
+            did. 1 if no case differs, NaN without a case. With n cases it cannot fall below 2 /
+            2**n: 0.125 for four, 0.03 for six.
     """
 
     n: int
@@ -38,7 +39,9 @@ class Paired(NamedTuple):
     p_wilcoxon: float
 
 
-def bootstrap_mean(values: Sequence[float], seed: int = 0, n_resamples: int = N_RESAMPLES) -> Interval:
+def bootstrap_mean(
+    values: Sequence[float], seed: int = 0, n_resamples: int = N_RESAMPLES
+) -> Interval:
     """95 % percentile bootstrap interval of the mean over cases.
 
     With few cases percentile intervals are too narrow; read them as the least uncertainty there is.
@@ -81,7 +84,14 @@ def compare_paired(
     means = pairs.mean(axis=0) if n else np.full(2, math.nan)
     differences = pairs[:, 0] - pairs[:, 1]
     interval = bootstrap_mean(differences.tolist(), seed, n_resamples)
-    return Paired(n, float(means[0]), float(means[1]), float(means[0] - means[1]), interval, _p_wilcoxon(differences))
+    return Paired(
+        n,
+        float(means[0]),
+        float(means[1]),
+        float(means[0] - means[1]),
+        interval,
+        _p_wilcoxon(differences),
+    )
 
 
 def _p_wilcoxon(differences: np.ndarray) -> float:

@@ -21,7 +21,8 @@ TOLERANCE_MM = 2.0
 class SurfaceScores(NamedTuple):
     """How close two surfaces are.
 
-    Masks without a voxel have stated results; NaN, where there is no distance, is left out of means:
+    Masks without a voxel have stated results; NaN, where there is no distance, is left out of
+    means:
 
     ==========  =========  ============  =======  =======
     prediction  reference  surface_dice  hd95_mm  mean_mm
@@ -32,7 +33,8 @@ class SurfaceScores(NamedTuple):
     ==========  =========  ============  =======  =======
 
     Attributes:
-        surface_dice: Share of both surfaces' voxels within the tolerance of the other one (doi:10.2196/26151).
+        surface_dice: Share of both surfaces' voxels within the tolerance of the other one
+            (doi:10.2196/26151).
         hd95_mm: The larger of the 95th percentiles of both directions.
         mean_mm: Mean over the voxels of both surfaces (average symmetric surface distance).
     """
@@ -43,7 +45,10 @@ class SurfaceScores(NamedTuple):
 
 
 def compute_surface_scores(
-    prediction: np.ndarray, reference: np.ndarray, spacing_mm: Triple, tolerance_mm: float = TOLERANCE_MM
+    prediction: np.ndarray,
+    reference: np.ndarray,
+    spacing_mm: Triple,
+    tolerance_mm: float = TOLERANCE_MM,
 ) -> SurfaceScores:
     """Surface Dice, HD95 and average distance of two masks on one grid.
 
@@ -68,10 +73,13 @@ def compute_surface_scores(
     return SurfaceScores(float(np.mean(both <= tolerance_mm + 1e-6)), hd95_mm, float(both.mean()))
 
 
-def surface_distances_mm(first: np.ndarray, second: np.ndarray, spacing_mm: Triple) -> tuple[np.ndarray, np.ndarray]:
+def surface_distances_mm(
+    first: np.ndarray, second: np.ndarray, spacing_mm: Triple
+) -> tuple[np.ndarray, np.ndarray]:
     """Distance of each surface voxel of the first mask to the second's surface, and the other way round.
 
-    A search tree of the surface voxels: exact, and several times faster than two distance transforms of the volume.
+    A search tree of the surface voxels: exact, and several times faster than two distance
+        transforms of the volume.
 
     Args:
         first: (z, y, x) bool, not empty.
@@ -83,7 +91,9 @@ def surface_distances_mm(first: np.ndarray, second: np.ndarray, spacing_mm: Trip
     """
     from scipy.spatial import KDTree
 
-    points = [np.argwhere(surface_of(mask)) * np.asarray(spacing_mm, float) for mask in (first, second)]
+    points = [
+        np.argwhere(surface_of(mask)) * np.asarray(spacing_mm, float) for mask in (first, second)
+    ]
     return KDTree(points[1]).query(points[0])[0], KDTree(points[0]).query(points[1])[0]
 
 

@@ -57,7 +57,9 @@ def to_slices_csv(evaluation: Evaluation) -> str:
     rows: list[list[object]] = [["case", "slice", "position_mm", "prediction_mm2", "reference_mm2"]]
     for row in evaluation.rows:
         for n, (position, *areas) in enumerate(zip(*row.areas, strict=True)):
-            rows.append([_harmless(row.case_id), n, f"{position:.2f}", *(f"{area:.2f}" for area in areas)])
+            rows.append(
+                [_harmless(row.case_id), n, f"{position:.2f}", *(f"{area:.2f}" for area in areas)]
+            )
     return _text(rows)
 
 

@@ -52,7 +52,9 @@ def compute_agreement(prediction: Sequence[float], reference: Sequence[float]) -
     return Agreement(n, bias, sd, bias - 1.96 * sd, bias + 1.96 * sd)
 
 
-def compute_slice_areas(prediction: np.ndarray, reference: np.ndarray, geometry: Geometry) -> SliceAreas:
+def compute_slice_areas(
+    prediction: np.ndarray, reference: np.ndarray, geometry: Geometry
+) -> SliceAreas:
     """Lesion area of each slice across the array axis that runs closest to the patient's long axis.
 
     Args:
@@ -72,4 +74,7 @@ def compute_slice_areas(prediction: np.ndarray, reference: np.ndarray, geometry:
     pixel_mm2 = math.prod(geometry.spacing_mm[axis] for axis in across)
     step_mm = geometry.direction[0][along] * geometry.spacing_mm[along]
     positions = geometry.origin_mm[0] + step_mm * np.arange(prediction.shape[along])
-    return SliceAreas(positions, *(np.count_nonzero(mask, axis=across) * pixel_mm2 for mask in (prediction, reference)))
+    return SliceAreas(
+        positions,
+        *(np.count_nonzero(mask, axis=across) * pixel_mm2 for mask in (prediction, reference)),
+    )

@@ -19,7 +19,13 @@ from torch import nn
 
 from normnet.baselines.methods import Method, Tuned, find_method
 from normnet.baselines.score import Scored, compute_anomaly, score_slices
-from normnet.baselines.train import BaselineSettings, count_iterations, load_network, train_baseline, tune
+from normnet.baselines.train import (
+    BaselineSettings,
+    count_iterations,
+    load_network,
+    train_baseline,
+    tune,
+)
 from normnet.config import Config
 from normnet.experiments.bench import Bench, Interrupted, Subject, digest, loss_line
 from normnet.experiments.catalogue import Scale
@@ -56,15 +62,17 @@ class Baseline:
 def baseline_settings(scale: Scale) -> BaselineSettings:
     """The paper's at scale ``paper``; at others 128 pixels, 400 iterations, a higher rate, 10 steps of restoration.
 
-    There a slice has no more pixels than the crop that the NormNet is trained on, rounded down to a power of two, and
-    there are no more iterations than the NormNet's.
+    There a slice has no more pixels than the crop that the NormNet is trained on, rounded down to a
+    power of two, and there are no more iterations than the NormNet's.
     """
     if scale.name == "paper":
         return BaselineSettings()
     training = scale.config().training
     size = 1 << (min(128, training.slab_vox[1]).bit_length() - 1)
     iterations = min(400, training.iterations)
-    return BaselineSettings(size=max(32, size), iterations=iterations, learning_rate=1e-3, restore_steps=10)
+    return BaselineSettings(
+        size=max(32, size), iterations=iterations, learning_rate=1e-3, restore_steps=10
+    )
 
 
 def train_or_load(method: Method, scale: Scale, bench: Bench, seed: int = 0) -> Baseline:
@@ -77,7 +85,16 @@ def train_or_load(method: Method, scale: Scale, bench: Bench, seed: int = 0) -> 
     config, settings = scale.config(), baseline_settings(scale)
     trained = find_method(method.trained_as or method.name)
     training = {name: value for name, value in asdict(settings).items() if name != "restore_steps"}
-    key = digest([VERSION, trained.name, training, config.window.model_dump(), bench.normals_key(config), seed])
+    key = digest(
+        [
+            VERSION,
+            trained.name,
+            training,
+            config.window.model_dump(),
+            bench.normals_key(config),
+            seed,
+        ]
+    )
     folder = bench.out / "baselines" / key
     state = load_newest(folder)
     if state is None:
@@ -105,7 +122,9 @@ def train_or_load(method: Method, scale: Scale, bench: Bench, seed: int = 0) -> 
 
     path = folder / f"tuned-{method.name}-{settings.restore_steps}.json"
     value = kept(path, choose) if method.tune else 0.0
-    return Baseline(method, settings, config, network, Tuned(value, settings.restore_steps), seed, folder)
+    return Baseline(
+        method, settings, config, network, Tuned(value, settings.restore_steps), seed, folder
+    )
 
 
 def anomaly_map(baseline: Baseline, subject: Subject, bench: Bench) -> np.ndarray:
@@ -116,7 +135,13 @@ def anomaly_map(baseline: Baseline, subject: Subject, bench: Bench) -> np.ndarra
         Interrupted: If asked to stop.
     """
     config, method = baseline.config, baseline.method
-    parts = [VERSION, method.name, baseline.tuned, bench.case_key(subject.case), bench.lungs_key(config)]
+    parts = [
+        VERSION,
+        method.name,
+        baseline.tuned,
+        bench.case_key(subject.case),
+        bench.lungs_key(config),
+    ]
     path = baseline.folder / "maps" / f"{digest(parts)}.npz"
     if path.exists():
         with np.load(path) as file:

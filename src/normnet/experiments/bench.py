@@ -106,11 +106,17 @@ def find_data(paths: list[Path], leave_out: list[str]) -> Data:
                     tests[dataset.name].append(case)
                 elif dataset.name == "csv" and with_lesions:
                     tests.setdefault(re.sub(r"[\W_]*\d*$", "", case.case_id), []).append(case)
-                elif dataset.name == "csv" and case.split in ("", "train") and case.image.suffix != ".npz":
+                elif (
+                    dataset.name == "csv"
+                    and case.split in ("", "train")
+                    and case.image.suffix != ".npz"
+                ):
                     normals.append(case)
     unknown = sorted(set(leave_out) - names)
     if unknown:
-        raise InputError("NN-TRN-010", f"no case '{unknown[0]}' to leave out", "--leave-out", "check its name")
+        raise InputError(
+            "NN-TRN-010", f"no case '{unknown[0]}' to leave out", "--leave-out", "check its name"
+        )
     return Data(normals, tests, found, frozenset(leave_out))
 
 
@@ -167,7 +173,9 @@ class Bench:
     def normals_key(self, config: Config) -> str:
         """Changes with the normal CTs and all that their preparation depends on; raises as ``normals``."""
         if not self.data.normals:
-            raise InputError("NN-TRN-011", "no normal CT to learn from", "--data", "give LUNA16 or a CSV list")
+            raise InputError(
+                "NN-TRN-011", "no normal CT to learn from", "--data", "give LUNA16 or a CSV list"
+            )
         preparer = self._preparer(config)
         folder = preparer.cache.name
         if folder not in self._normals_keys:
@@ -175,8 +183,12 @@ class Bench:
         return self._normals_keys[folder]
 
     def _preparer(self, config: Config) -> Preparer:
-        settings = digest([config.preparation.model_dump(), config.window.model_dump(), config.lungs.model_dump()])
-        return Preparer(self.out / "normals" / settings, config, self.lung_model, False, self.device)
+        settings = digest(
+            [config.preparation.model_dump(), config.window.model_dump(), config.lungs.model_dump()]
+        )
+        return Preparer(
+            self.out / "normals" / settings, config, self.lung_model, False, self.device
+        )
 
     def training_key(self, config: Config, seed: int) -> str:
         """Changes with all that the weights depend on, but for the number of iterations of a constant rate."""
@@ -184,12 +196,23 @@ class Bench:
         if config.training.schedule == "constant":
             training.pop("iterations")
         sections = (config.window, config.preparation, config.synthesis, config.network)
-        return digest([training, *(section.model_dump() for section in sections), self.normals_key(config), seed])
+        return digest(
+            [
+                training,
+                *(section.model_dump() for section in sections),
+                self.normals_key(config),
+                seed,
+            ]
+        )
 
     def vote_key(self, config: Config, seeds: Iterable[int]) -> str:
         """Changes with all that the vote of these networks depends on but the CT."""
         trained = [self.training_key(config, seed) for seed in seeds]
-        inference = [config.inference.model_dump(), config.window.model_dump(), self.lungs_key(config)]
+        inference = [
+            config.inference.model_dump(),
+            config.window.model_dump(),
+            self.lungs_key(config),
+        ]
         return digest([trained, config.training.iterations, inference])
 
     def shipped_model(self) -> Model:
@@ -215,7 +238,11 @@ class Bench:
         iterations, checkpoints = config.training.iterations, folder / "checkpoints"
         constant = config.training.schedule == "constant"
         if constant and not checkpoints.exists():  # go on from a shorter training of the same kind
-            shorter = [path for path in folder.parent.glob(f"{key}-*") if int(path.name.split("-")[1]) < iterations]
+            shorter = [
+                path
+                for path in folder.parent.glob(f"{key}-*")
+                if int(path.name.split("-")[1]) < iterations
+            ]
             finished = [path for path in shorter if (path / "manifest.json").exists()]
             if finished:
                 last = max(finished, key=lambda path: int(path.name.split("-")[1]))
@@ -223,7 +250,13 @@ class Bench:
         cases = self.normals(config)
         on_step = loss_line(self.say, f"seed {seed}", iterations)
         state = train_member(
-            cases, config, seed=seed, device=self.device, checkpoints=checkpoints, on_step=on_step, stop=self.stop
+            cases,
+            config,
+            seed=seed,
+            device=self.device,
+            checkpoints=checkpoints,
+            on_step=on_step,
+            stop=self.stop,
         )
         if state.step < iterations:
             raise Interrupted
@@ -238,7 +271,9 @@ class Bench:
         lung_labels = self._lung_labels(case, scan, config)
         reference = read_lesions(case, scan)
         if reference is None:
-            raise InputError("NN-EXP-004", "no lesion mask", case.case_id, "give one, or leave the case out")
+            raise InputError(
+                "NN-EXP-004", "no lesion mask", case.case_id, "give one, or leave the case out"
+            )
         prepared = prepare(scan, lung_labels, config.preparation, config.window)
         return Subject(case, scan, lung_labels, prepared, reference)
 
@@ -247,7 +282,13 @@ class Bench:
         for path in (case.image, case.lesion_mask):
             if path is not None and path not in self._fingerprints:
                 self._fingerprints[path] = fingerprint(path)
-        return digest([self._fingerprints.get(path) for path in (case.image, case.lesion_mask) if path is not None])
+        return digest(
+            [
+                self._fingerprints.get(path)
+                for path in (case.image, case.lesion_mask)
+                if path is not None
+            ]
+        )
 
     def lungs_key(self, config: Config) -> str:
         """Changes with the lung model and its settings."""
@@ -301,8 +342,12 @@ class Opposite(torch.nn.Module):
         return -self.network(image)
 
 
-def predict(subject: Subject, networks: list[torch.nn.Module], config: Config, device: str) -> Votes:
+def predict(
+    subject: Subject, networks: list[torch.nn.Module], config: Config, device: str
+) -> Votes:
     """The vote of networks trained to any of the paper's targets, as one for healthy."""
     if config.training.target == "lesions":
         networks = [Opposite(network) for network in networks]
-    return predict_normal(subject.prepared.thorax, networks, config.network.stride, config.inference, device)
+    return predict_normal(
+        subject.prepared.thorax, networks, config.network.stride, config.inference, device
+    )

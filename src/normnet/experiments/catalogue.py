@@ -32,7 +32,8 @@ class Row(Section):
         votes: Networks that vote, by their place in the ensemble; None: as many as the scale says.
         length: Iterations, times the scale's.
         reading: The mask that is scored: Eq. 10, the same without dilation, or Fig. 4(g).
-        shipped: The package as it ships (its weights, its settings) instead of a network trained here.
+        shipped: The package as it ships (its weights, its settings) instead of a network trained
+            here.
         paper: Data set to the paper's values.
     """
 
@@ -96,15 +97,22 @@ class Scale(Section):
     def config(self) -> Config:
         """All settings; a majority of those that vote decides."""
         config = override(load_config("paper"), self.settings, self.name)
-        return config.model_copy(update={"inference": config.inference.model_copy(update={"min_votes": None})})
+        return config.model_copy(
+            update={"inference": config.inference.model_copy(update={"min_votes": None})}
+        )
 
 
 def experiments() -> dict[str, Experiment]:
     """Every experiment by name, in the order of the paper."""
     folder = resources.files("normnet") / "configs" / "experiments"
-    names = [file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml")]
+    names = [
+        file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml")
+    ]
     found = [
-        Experiment(name=name, **tomllib.loads((folder / f"{name}.toml").read_text(encoding="utf-8"))) for name in names
+        Experiment(
+            name=name, **tomllib.loads((folder / f"{name}.toml").read_text(encoding="utf-8"))
+        )
+        for name in names
     ]
     return {experiment.name: experiment for experiment in sorted(found, key=_order)}
 
@@ -117,7 +125,9 @@ def find_experiment(name: str) -> Experiment:
     """
     known = experiments()
     if name not in known:
-        raise ConfigError("NN-EXP-001", f"no experiment '{name}'", "reproduce", "see 'normnet reproduce --list'")
+        raise ConfigError(
+            "NN-EXP-001", f"no experiment '{name}'", "reproduce", "see 'normnet reproduce --list'"
+        )
     return known[name]
 
 
@@ -128,18 +138,24 @@ def load_scale(source: str) -> Scale:
         ConfigError: If the file is missing, not TOML or holds wrong values.
     """
     if source in ("small", "paper"):
-        text = (resources.files("normnet") / "configs" / "scales" / f"{source}.toml").read_text(encoding="utf-8")
+        text = (resources.files("normnet") / "configs" / "scales" / f"{source}.toml").read_text(
+            encoding="utf-8"
+        )
     else:
         try:
             text = Path(source).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError("NN-EXP-002", "no such scale", source, "give small, paper or a TOML file") from error
+            raise ConfigError(
+                "NN-EXP-002", "no such scale", source, "give small, paper or a TOML file"
+            ) from error
     try:
         scale = Scale(**{"name": Path(source).stem, **tomllib.loads(text)})
         scale.config()
     except (tomllib.TOMLDecodeError, ValidationError) as error:
         what = str(error).splitlines()[0]
-        raise ConfigError("NN-EXP-003", f"not a scale ({what})", source, "see configs/scales/small.toml") from error
+        raise ConfigError(
+            "NN-EXP-003", f"not a scale ({what})", source, "see configs/scales/small.toml"
+        ) from error
     return scale
 
 
@@ -147,7 +163,9 @@ def row_config(row: Row, scale: Scale) -> Config:
     """The settings of a row at a scale."""
     config = override(scale.config(), row.settings, row.id)
     iterations = max(1, round(config.training.iterations * row.length))
-    return config.model_copy(update={"training": config.training.model_copy(update={"iterations": iterations})})
+    return config.model_copy(
+        update={"training": config.training.model_copy(update={"iterations": iterations})}
+    )
 
 
 def row_votes(row: Row, scale: Scale, seed: int) -> tuple[int, ...]:
@@ -168,9 +186,19 @@ def count_trainings(experiment: Experiment, scale: Scale) -> int:
     for row in experiment.rows:
         if not row.shipped:
             config = row_config(row, scale)
-            parts = (config.synthesis, config.training, config.window, config.preparation, config.network)
+            parts = (
+                config.synthesis,
+                config.training,
+                config.window,
+                config.preparation,
+                config.network,
+            )
             trained = tuple(part.model_dump_json() for part in parts)
-            wanted |= {(trained, k) for seed in range(n_seeds(row, scale)) for k in row_votes(row, scale, seed)}
+            wanted |= {
+                (trained, k)
+                for seed in range(n_seeds(row, scale))
+                for k in row_votes(row, scale, seed)
+            }
     return len(wanted)
 
 

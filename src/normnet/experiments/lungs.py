@@ -77,7 +77,9 @@ def run_lungs(folder: Path, experiment: Experiment, scale: Scale, bench: Bench) 
     cases = find_lung_cases(bench)
     folds = _make_folds(cases, config, iterations, bench)
     _train_missing(folds, cases, config, iterations, bench)
-    scored = [(f"fold {n}", item, [fold]) for n, fold in enumerate(folds, 1) for item in fold.held_out]
+    scored = [
+        (f"fold {n}", item, [fold]) for n, fold in enumerate(folds, 1) for item in fold.held_out
+    ]
     scored += [(ALL_FOLDS, item, folds) for item in _test_cases(bench)]
     records = [
         {
@@ -95,7 +97,9 @@ def run_lungs(folder: Path, experiment: Experiment, scale: Scale, bench: Bench) 
         experiment.note,
         f"Config {digest([fold.key for fold in folds])[:8]}.",
     ]
-    return write_plain(folder, experiment, " ".join(filter(None, about)), _summary(records), records)
+    return write_plain(
+        folder, experiment, " ".join(filter(None, about)), _summary(records), records
+    )
 
 
 def find_lung_cases(bench: Bench) -> list[LungCase]:
@@ -103,8 +107,16 @@ def find_lung_cases(bench: Bench) -> list[LungCase]:
     found = []
     for name, root in bench.data.found:
         for case in DATASETS[name].find(root) if name in (*LUNG_SETS, "csv") else ():
-            listed = case.lesion_mask is None and case.split in ("", "train") and case.image.suffix != ".npz"
-            wanted = (name in LUNG_SETS or listed) and not case.left_out and case.case_id not in bench.data.left_out
+            listed = (
+                case.lesion_mask is None
+                and case.split in ("", "train")
+                and case.image.suffix != ".npz"
+            )
+            wanted = (
+                (name in LUNG_SETS or listed)
+                and not case.left_out
+                and case.case_id not in bench.data.left_out
+            )
             if wanted and _has_lungs(case):
                 found.append(_lung_case(name, case, bench))
     return found
@@ -112,7 +124,9 @@ def find_lung_cases(bench: Bench) -> list[LungCase]:
 
 def _test_cases(bench: Bench) -> list[LungCase]:
     tests = bench.data.tests
-    return [_lung_case(name, case, bench) for name in tests for case in tests[name] if _has_lungs(case)]
+    return [
+        _lung_case(name, case, bench) for name in tests for case in tests[name] if _has_lungs(case)
+    ]
 
 
 def _has_lungs(case: Case) -> bool:
@@ -121,19 +135,39 @@ def _has_lungs(case: Case) -> bool:
 
 def _lung_case(name: str, case: Case, bench: Bench) -> LungCase:
     assert case.lung_mask is not None
-    read = [sorted(case.excluded_slices), sorted(case.lung_labels), case.window_hu, case.mask_follows_array]
+    read = [
+        sorted(case.excluded_slices),
+        sorted(case.lung_labels),
+        case.window_hu,
+        case.mask_follows_array,
+    ]
     return LungCase(name, case, digest([bench.case_key(case), fingerprint(case.lung_mask), read]))
 
 
-def _make_folds(cases: list[LungCase], config: LungsConfig, iterations: int, bench: Bench) -> list[Fold]:
+def _make_folds(
+    cases: list[LungCase], config: LungsConfig, iterations: int, bench: Bench
+) -> list[Fold]:
     """Every set in every fold where there are enough; fewer folds where there are fewer CTs."""
     n = min(N_FOLDS, len(cases))
     if n < 2:
-        raise InputError("NN-EXP-021", f"{n} CTs with lung masks to learn from, two are needed", "--data", "give more")
-    settings = [config.model_dump(), train.lung_network(config).model_dump(), iterations, MOST_SLICES, __version__]
+        raise InputError(
+            "NN-EXP-021",
+            f"{n} CTs with lung masks to learn from, two are needed",
+            "--data",
+            "give more",
+        )
+    settings = [
+        config.model_dump(),
+        train.lung_network(config).model_dump(),
+        iterations,
+        MOST_SLICES,
+        __version__,
+    ]
     folds = []
     for k in range(n):
-        key = digest([settings, k, [item.key for place, item in enumerate(cases) if place % n != k]])
+        key = digest(
+            [settings, k, [item.key for place, item in enumerate(cases) if place % n != k]]
+        )
         folds.append(Fold(cases[k::n], bench.out / "lung-networks" / key, key))
     return folds
 
@@ -141,24 +175,35 @@ def _make_folds(cases: list[LungCase], config: LungsConfig, iterations: int, ben
 def _train_missing(
     folds: list[Fold], cases: list[LungCase], config: LungsConfig, iterations: int, bench: Bench
 ) -> None:
-    missing = [(n, fold) for n, fold in enumerate(folds) if not (fold.folder / "manifest.json").exists()]
+    missing = [
+        (n, fold) for n, fold in enumerate(folds) if not (fold.folder / "manifest.json").exists()
+    ]
     slices = _read_slices(cases, config, bench) if missing else {}
     for n, fold in missing:
         learned = [part for item in cases if item not in fold.held_out for part in slices[item]]
 
         def on_step(step: int, loss: float, n: int = n) -> None:
             if step % 100 == 0 or step == iterations:
-                bench.say(f"lungs, fold {n + 1} of {len(folds)}: iteration {step} of {iterations}, loss {loss:.4f}")
+                bench.say(
+                    f"lungs, fold {n + 1} of {len(folds)}: iteration {step} of {iterations}, loss {loss:.4f}"
+                )
             if bench.stop():
                 raise Interrupted
 
-        state = train.train_lungs(learned, config, iterations=iterations, seed=n, device=bench.device, on_step=on_step)
+        state = train.train_lungs(
+            learned, config, iterations=iterations, seed=n, device=bench.device, on_step=on_step
+        )
         settings = {"lungs": config.model_dump()}
-        card = {"inference": settings, "training": {"n_slices": len(learned), "iterations": iterations}}
+        card = {
+            "inference": settings,
+            "training": {"n_slices": len(learned), "iterations": iterations},
+        }
         save_model(fold.folder, {"member-1": state}, "lungs", train.lung_network(config), card)
 
 
-def _read_slices(cases: list[LungCase], config: LungsConfig, bench: Bench) -> dict[LungCase, list[train.LungSlice]]:
+def _read_slices(
+    cases: list[LungCase], config: LungsConfig, bench: Bench
+) -> dict[LungCase, list[train.LungSlice]]:
     slices = {}
     for item in cases:
         if bench.stop():
@@ -200,10 +245,19 @@ def _summary(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     lines = []
     groups: dict[tuple[str, bool], list[float]] = {}
     for record in records:
-        groups.setdefault((record["set"], record["networks"] == ALL_FOLDS), []).append(record["dice"])
+        groups.setdefault((record["set"], record["networks"] == ALL_FOLDS), []).append(
+            record["dice"]
+        )
     for (name, tested), dice in groups.items():
         sd = statistics.stdev(dice) if len(dice) > 1 else None
         label = SETS.get(name, name) if tested else f"{name}, held out"
         figures = {"Dice": with_sd(statistics.fmean(dice), sd), "lowest": f"{min(dice):.1f}"}
-        lines.append({"set": label, "CTs": len(dice), **figures, "paper": PAPER.get(name, "-") if tested else "-"})
+        lines.append(
+            {
+                "set": label,
+                "CTs": len(dice),
+                **figures,
+                "paper": PAPER.get(name, "-") if tested else "-",
+            }
+        )
     return lines

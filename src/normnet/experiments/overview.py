@@ -19,7 +19,9 @@ class Line(NamedTuple):
     title: str
     modality: str
     task: str
-    name: str = ""  # in the registry, which knows the quantity; empty where normnet does not read it
+    name: str = (
+        ""  # in the registry, which knows the quantity; empty where normnet does not read it
+    )
     quantity: str = ""
 
 
@@ -50,12 +52,22 @@ def write_overview(folder: Path, experiment: Experiment, scale: Scale, bench: Be
     n_cts, n_masks = count_at_hand(bench)
     records: list[dict[str, str | int]] = []
     for line in TABLE1:
-        counts = {"n_cts": n_cts[line.name], "n_lesion_masks": n_masks[line.name]} if line.name else {}
+        counts = (
+            {"n_cts": n_cts[line.name], "n_lesion_masks": n_masks[line.name]} if line.name else {}
+        )
         quantity = line.quantity or DATASETS[line.name].table1
-        head = {"dataset": line.title, "modality": line.modality, "quantity": quantity, "task": line.task}
+        head = {
+            "dataset": line.title,
+            "modality": line.modality,
+            "quantity": quantity,
+            "task": line.task,
+        }
         records.append({**head, **counts})
     shown = [
-        {**{name: record[name] for name in ("dataset", "modality", "quantity", "task")}, "at hand": _at_hand(record)}
+        {
+            **{name: record[name] for name in ("dataset", "modality", "quantity", "task")},
+            "at hand": _at_hand(record),
+        }
         for record in records
     ]
     known = {line.name for line in TABLE1}
@@ -86,4 +98,8 @@ def _set_of(case: Case) -> str:
 def _at_hand(record: dict[str, str | int]) -> str:
     if "n_cts" not in record:
         return "not read by normnet"
-    return f"{record['n_cts']} CTs, {record['n_lesion_masks']} lesion masks" if record["n_cts"] else "-"
+    return (
+        f"{record['n_cts']} CTs, {record['n_lesion_masks']} lesion masks"
+        if record["n_cts"]
+        else "-"
+    )

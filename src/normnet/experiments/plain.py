@@ -11,7 +11,9 @@ from typing import Any
 from normnet.experiments.catalogue import Experiment
 from normnet.experiments.tables import escape, write_texts
 
-Line = Mapping[str, Any]  # heading to what stands below it; strings as they are, numbers with two decimals
+Line = Mapping[
+    str, Any
+]  # heading to what stands below it; strings as they are, numbers with two decimals
 
 
 def write_plain(
@@ -69,7 +71,9 @@ def _to_latex(experiment: Experiment, about: str, shown: Sequence[Line]) -> str:
         " & ".join(map(_latex, shown[0])) + r" \\",
         r"\midrule",
     ]
-    lines += [" & ".join(_latex(_text(value)) for value in line.values()) + r" \\" for line in shown]
+    lines += [
+        " & ".join(_latex(_text(value)) for value in line.values()) + r" \\" for line in shown
+    ]
     lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
     return "\n".join(lines) + "\n"
 

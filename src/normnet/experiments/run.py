@@ -10,7 +10,9 @@ from normnet.experiments.bench import Bench
 from normnet.experiments.catalogue import Experiment, Row, Scale
 
 
-def run_experiment(experiment: Experiment, scale: Scale, bench: Bench, rows: list[str]) -> Iterator[Path]:
+def run_experiment(
+    experiment: Experiment, scale: Scale, bench: Bench, rows: list[str]
+) -> Iterator[Path]:
     """Run an experiment; the files it wrote, in the folder of the scale.
 
     Args:
@@ -26,7 +28,9 @@ def run_experiment(experiment: Experiment, scale: Scale, bench: Bench, rows: lis
     """
     wanted, folder = _chosen(experiment, rows), bench.out / scale.name
     if experiment.needs_lesions and not any(bench.data.tests.values()):
-        raise InputError("NN-EXP-006", "no CT with a lesion mask", "--data", "see 'normnet datasets list'")
+        raise InputError(
+            "NN-EXP-006", "no CT with a lesion mask", "--data", "see 'normnet datasets list'"
+        )
     if experiment.kind == "scores":
         from normnet.experiments.scores import finished_rows, run_rows
         from normnet.experiments.tables import write_tables
@@ -49,9 +53,17 @@ def run_experiment(experiment: Experiment, scale: Scale, bench: Bench, rows: lis
 
         yield from run_lungs(folder, experiment, scale, bench)
     else:
-        from normnet.experiments.searches import search_postprocessing, search_threshold, write_search
+        from normnet.experiments.searches import (
+            search_postprocessing,
+            search_threshold,
+            write_search,
+        )
 
-        search = search_postprocessing if experiment.kind == "search-postprocessing" else search_threshold
+        search = (
+            search_postprocessing
+            if experiment.kind == "search-postprocessing"
+            else search_threshold
+        )
         yield from write_search(folder, experiment, scale, search(scale, bench))
 
 
@@ -60,5 +72,7 @@ def _chosen(experiment: Experiment, rows: list[str]) -> list[Row]:
     for name in rows:
         if name not in known:
             listed = ", ".join(known) or "it has none"
-            raise ConfigError("NN-EXP-005", f"no row '{name}' in {experiment.name}", "--row", f"rows: {listed}")
+            raise ConfigError(
+                "NN-EXP-005", f"no row '{name}' in {experiment.name}", "--row", f"rows: {listed}"
+            )
     return [row for row in experiment.rows if not rows or row.id in rows]

@@ -20,7 +20,8 @@ from normnet.io.atomic import write_bytes
 from normnet.models import Model
 from normnet.pipeline import anomaly_map, find_lesions
 
-# Names of the columns; those of lesions are of a row's reading, those of bright voxels are Table II's.
+# Names of the columns; those of lesions are of a row's reading, those of bright voxels are Table
+# II's.
 SCORES = {
     "dsc": "DSC",
     "precision": "PSC",
@@ -73,7 +74,9 @@ def run_rows(rows: list[Row], scale: Scale, bench: Bench) -> Iterator[None]:
         Interrupted: If asked to stop; what is finished is kept.
     """
     jobs = _jobs(rows, scale, bench)
-    jobs.sort(key=lambda job: (job.seed, job.config.training.iterations))  # every row once, then every row again
+    jobs.sort(
+        key=lambda job: (job.seed, job.config.training.iterations)
+    )  # every row once, then every row again
     groups: dict[str, list[_Job]] = {}
     for job in jobs:
         groups.setdefault(job.vote_key, []).append(job)
@@ -88,11 +91,15 @@ def finished_rows(experiment: Experiment, scale: Scale, bench: Bench) -> list[Re
     for job in _jobs(list(experiment.rows), scale, bench):
         kept = _kept(bench, job.key)
         sets = {
-            name: {case.case_id: kept[key] for case in cases if (key := bench.case_key(case)) in kept}
+            name: {
+                case.case_id: kept[key] for case in cases if (key := bench.case_key(case)) in kept
+            }
             for name, cases in bench.data.tests.items()
         }
         columns = {
-            name: {case_id: _columns(scores, job.row, experiment) for case_id, scores in cases.items()}
+            name: {
+                case_id: _columns(scores, job.row, experiment) for case_id, scores in cases.items()
+            }
             for name, cases in sets.items()
             if cases
         }
@@ -101,7 +108,9 @@ def finished_rows(experiment: Experiment, scale: Scale, bench: Bench) -> list[Re
     return results
 
 
-def score_subject(subject: Subject, networks: list[torch.nn.Module], configs: list[Config], device: str) -> list[Any]:
+def score_subject(
+    subject: Subject, networks: list[torch.nn.Module], configs: list[Config], device: str
+) -> list[Any]:
     """Scores of one CT under settings that differ after the vote only.
 
     Args:
@@ -114,9 +123,14 @@ def score_subject(subject: Subject, networks: list[torch.nn.Module], configs: li
         ``CaseScores`` for each of ``configs``.
     """
     votes = predict(subject, networks, configs[0], device)
-    bright = _score_bright(subject, votes.prob_normal, votes.normal_mask(configs[0].inference), configs[0], None)
+    bright = _score_bright(
+        subject, votes.prob_normal, votes.normal_mask(configs[0].inference), configs[0], None
+    )
     return [
-        {**_score_masks(subject, votes.normal_mask(config.inference), config, None), "bright": bright}
+        {
+            **_score_masks(subject, votes.normal_mask(config.inference), config, None),
+            "bright": bright,
+        }
         for config in configs
     ]
 
@@ -128,7 +142,9 @@ def score_shipped(subject: Subject, model: Model, device: str) -> CaseScores:
     normal_mask = votes.normal_mask(config.inference)
     prob_lesion = None
     if config.postprocessing.lesion_networks:
-        prob_lesion = predict_lesions(subject.prepared, model.lesion_networks, model.lesion_config, device)
+        prob_lesion = predict_lesions(
+            subject.prepared, model.lesion_networks, model.lesion_config, device
+        )
     bright = _score_bright(subject, votes.prob_normal, normal_mask, config, prob_lesion)
     return {**_score_masks(subject, normal_mask, config, prob_lesion), "bright": bright}
 
@@ -141,11 +157,15 @@ def _job(row: Row, seed: int, scale: Scale, bench: Bench) -> _Job:
     if row.shipped:
         model = bench.shipped_model()
         manifests = [model.manifest, model.lesion_manifest]
-        key = digest(["shipped", manifests, model.config.model_dump(), bench.lungs_key(model.config)])
+        key = digest(
+            ["shipped", manifests, model.config.model_dump(), bench.lungs_key(model.config)]
+        )
         return _Job(row, seed, model.config, (), key, key)
     config, votes = row_config(row, scale), row_votes(row, scale, seed)
     vote_key = bench.vote_key(config, votes)
-    return _Job(row, seed, config, votes, vote_key, digest([vote_key, config.postprocessing.model_dump()]))
+    return _Job(
+        row, seed, config, votes, vote_key, digest([vote_key, config.postprocessing.model_dump()])
+    )
 
 
 def _score_group(group: list[_Job], bench: Bench) -> bool:
@@ -153,7 +173,9 @@ def _score_group(group: list[_Job], bench: Bench) -> bool:
     cases = [case for cases in bench.data.tests.values() for case in cases]
     jobs = list({job.key: job for job in group}.values())
     kept = {job.key: _kept(bench, job.key) for job in jobs}
-    missing = [case for case in cases if any(bench.case_key(case) not in kept[job.key] for job in jobs)]
+    missing = [
+        case for case in cases if any(bench.case_key(case) not in kept[job.key] for job in jobs)
+    ]
     if not missing:
         return False
     first = jobs[0]
@@ -169,7 +191,11 @@ def _score_group(group: list[_Job], bench: Bench) -> bool:
             found = score_subject(subject, networks, [job.config for job in jobs], bench.device)
         for job, scores in zip(jobs, found, strict=True):
             kept[job.key][bench.case_key(case)] = scores
-            content = {"config": job.config.model_dump(mode="json"), "seeds": job.votes, "cases": kept[job.key]}
+            content = {
+                "config": job.config.model_dump(mode="json"),
+                "seeds": job.votes,
+                "cases": kept[job.key],
+            }
             write_bytes(_path(bench, job.key), (json.dumps(content, indent=1) + "\n").encode())
         bench.say(f"{first.row.label}, seeds {list(first.votes)}: {case.case_id}: {_brief(found)}")
     return True
@@ -183,7 +209,9 @@ def _score_masks(
     masks = dict(zip(READINGS, (steps.lesions, steps.seeds & steps.cap, steps.cap), strict=True))
     scores = {}
     for reading, mask in masks.items():
-        overlap = compute_overlap(prepared.restore_mask(mask) & (subject.lung_labels > 0), subject.reference)
+        overlap = compute_overlap(
+            prepared.restore_mask(mask) & (subject.lung_labels > 0), subject.reference
+        )
         scores[reading] = {
             "dsc": overlap.dsc,
             "precision": overlap.precision,
@@ -193,14 +221,20 @@ def _score_masks(
 
 
 def _score_bright(
-    subject: Subject, prob_normal: np.ndarray, normal_mask: np.ndarray, config: Config, prob_lesion: np.ndarray | None
+    subject: Subject,
+    prob_normal: np.ndarray,
+    normal_mask: np.ndarray,
+    config: Config,
+    prob_lesion: np.ndarray | None,
 ) -> dict[str, float]:
     """Table II on the scan's own grid, in the lungs' box."""
     prepared = subject.prepared
     searched = prepared.cut(subject.lung_labels) > 0
     bright = searched & (prepared.cut(subject.scan.volume_hu) >= config.window.bright_hu)
     reference = prepared.cut(subject.reference)
-    scores = compute_bright_scores(prepared.regrid(normal_mask.astype(np.uint8), nearest=True) > 0, reference, bright)
+    scores = compute_bright_scores(
+        prepared.regrid(normal_mask.astype(np.uint8), nearest=True) > 0, reference, bright
+    )
     return {
         "bright_precision": scores.precision,
         "bright_sensitivity": scores.sensitivity,
@@ -213,7 +247,10 @@ def _score_bright(
 
 def _columns(scores: CaseScores, row: Row, experiment: Experiment) -> dict[str, float]:
     everything = {**scores[row.reading], **scores["bright"]}
-    return {name: math.nan if everything[name] is None else everything[name] for name in experiment.scores}
+    return {
+        name: math.nan if everything[name] is None else everything[name]
+        for name in experiment.scores
+    }
 
 
 def _path(bench: Bench, key: str):

@@ -35,7 +35,9 @@ PAPER = (9, 7, 0.2, 0.15)  # k_d, k_f, t_d, t_f (Sec. IV-B3)
 N_SHOWN = 10
 
 HUNDREDTHS = np.arange(101) / 100
-Counts = tuple[np.ndarray, np.ndarray]  # voxels of the lesions and of the rest, (102,) by how many hundredths they pass
+Counts = tuple[
+    np.ndarray, np.ndarray
+]  # voxels of the lesions and of the rest, (102,) by how many hundredths they pass
 MAPS = ("1 - probability of normal", "windowed HU")
 Found = dict[str, Any]
 
@@ -48,7 +50,8 @@ def search_postprocessing(scale: Scale, bench: Bench) -> list[Found]:
         bench: CTs and what is kept.
 
     Returns:
-        One for each point of the grid, the best first: ``config``, ``note`` ("best", "paper"), ``k_d``, ``k_f``,
+        One for each point of the grid, the best first: ``config``, ``note`` ("best", "paper"),
+            ``k_d``, ``k_f``,
         ``t_d``, ``t_f``, ``mean`` and, by name, every CT's DSC in per cent.
 
     Raises:
@@ -71,13 +74,23 @@ def search_postprocessing(scale: Scale, bench: Bench) -> list[Found]:
         scores = {name: float(values[place]) for name, values in dice.items()}
         values = dict(zip(("k_d", "k_f", "t_d", "t_f"), point, strict=True))
         note = "paper" if point == PAPER else ""
-        found.append({"config": key, "note": note, **values, "mean": statistics.fmean(scores.values()), **scores})
+        found.append(
+            {
+                "config": key,
+                "note": note,
+                **values,
+                "mean": statistics.fmean(scores.values()),
+                **scores,
+            }
+        )
     found.sort(key=lambda line: -line["mean"])
     found[0]["note"] = ", ".join(filter(None, ("best", found[0]["note"])))
     return found
 
 
-def dice_on_grid(subject: Subject, normal_mask: np.ndarray, tau: float, config: PostprocessingConfig) -> np.ndarray:
+def dice_on_grid(
+    subject: Subject, normal_mask: np.ndarray, tau: float, config: PostprocessingConfig
+) -> np.ndarray:
     """Eq. 10 at every point of the grid, each filter and each dilation done once.
 
     Args:
@@ -91,12 +104,15 @@ def dice_on_grid(subject: Subject, normal_mask: np.ndarray, tau: float, config: 
     """
     prepared = subject.prepared
     reference = reference_on_grid(subject)
-    box = bounding_box(prepared.lung_mask, max(*K_D, *K_F) // 2)  # seeds lie no farther from the lungs
+    box = bounding_box(
+        prepared.lung_mask, max(*K_D, *K_F) // 2
+    )  # seeds lie no farther from the lungs
     lungs, thorax, normal = prepared.lung_mask[box], prepared.thorax[box], normal_mask[box]
     anomaly = (lungs & (thorax >= tau) & ~normal).astype(np.float32)
     remainder = np.where(normal, np.float32(0), thorax)
     is_lesion = reference[box][lungs]
-    levels = []  # of every voxel of the lungs: twice the t_f that its mean exceeds, one more in the lesions
+    # of every voxel of the lungs: twice the t_f that its mean exceeds, one more in the lesions
+    levels = []
     for k_f in K_F:
         mean = mean_filter(remainder, k_f, lungs, config)[lungs]
         levels.append(2 * sum((mean > t_f).astype(np.uint8) for t_f in T_F) + is_lesion)
@@ -106,7 +122,9 @@ def dice_on_grid(subject: Subject, normal_mask: np.ndarray, tau: float, config: 
         for j, t_d in enumerate(T_D):
             grown = dilate(mean > t_d, config.dilation_vox)[lungs]
             for k, level in enumerate(levels):
-                rest, lesion = np.bincount(level[grown], minlength=2 * len(T_F) + 2).reshape(-1, 2).T
+                rest, lesion = (
+                    np.bincount(level[grown], minlength=2 * len(T_F) + 2).reshape(-1, 2).T
+                )
                 dice[i, k, j] = _dice_above(lesion, rest, int(np.count_nonzero(reference)))
     return dice
 
@@ -119,7 +137,8 @@ def search_threshold(scale: Scale, bench: Bench) -> list[Found]:
         bench: CTs and what is kept.
 
     Returns:
-        One for each set and map: ``config``, ``set``, ``map``, ``threshold``, ``dsc`` (mean, per cent), ``n_cases``.
+        One for each set and map: ``config``, ``set``, ``map``, ``threshold``, ``dsc`` (mean, per
+            cent), ``n_cases``.
 
     Raises:
         InputError: NN-EXP-020 if there is no CT with a lesion mask.
@@ -132,7 +151,10 @@ def search_threshold(scale: Scale, bench: Bench) -> list[Found]:
         thorax = subject.prepared.thorax
         bright = subject.prepared.lung_mask & (thorax >= scale.config().window.tau)
         anomaly = np.where(bright, 1 - votes.prob_normal.astype(np.float32), np.float32(0))
-        return [[part.tolist() for part in count_hundredths(image, reference)] for image in (anomaly, thorax)]
+        return [
+            [part.tolist() for part in count_hundredths(image, reference)]
+            for image in (anomaly, thorax)
+        ]
 
     key, per_case = _each_case(cases, ["threshold", MAPS], score, scale, bench)
     counts = {case.image: values for case, values in per_case}
@@ -147,7 +169,9 @@ def search_threshold(scale: Scale, bench: Bench) -> list[Found]:
     return found
 
 
-def find_threshold(score_maps: Iterable[np.ndarray], references: Iterable[np.ndarray]) -> tuple[float, float]:
+def find_threshold(
+    score_maps: Iterable[np.ndarray], references: Iterable[np.ndarray]
+) -> tuple[float, float]:
     """The greedy search of the paper's baselines (Sec. IV-C): the best first decimal, then hundredths around it.
 
     Args:
@@ -155,12 +179,15 @@ def find_threshold(score_maps: Iterable[np.ndarray], references: Iterable[np.nda
         references: bool, the same shapes.
 
     Returns:
-        The threshold of ``score_map > threshold`` with the best mean DSC, the lowest of equals; that mean, 0 to 1.
+        The threshold of ``score_map > threshold`` with the best mean DSC, the lowest of equals;
+        that mean, 0 to 1.
 
     Raises:
         ValueError: If there is no map, or not as many of both.
     """
-    return find_threshold_of_counts(count_hundredths(*pair) for pair in zip(score_maps, references, strict=True))
+    return find_threshold_of_counts(
+        count_hundredths(*pair) for pair in zip(score_maps, references, strict=True)
+    )
 
 
 def count_hundredths(score_map: np.ndarray, reference: np.ndarray) -> Counts:
@@ -171,14 +198,18 @@ def count_hundredths(score_map: np.ndarray, reference: np.ndarray) -> Counts:
         reference: The same shape, bool.
 
     Returns:
-        Voxels of the reference and voxels of the rest, each (102,) int64 by how many of 0.00, 0.01 … 1.00 they exceed.
+        Voxels of the reference and voxels of the rest, each (102,) int64 by how many of 0.00, 0.01
+        … 1.00 they exceed.
     """
     positive = score_map > 0  # most voxels are outside the lungs
     level = np.searchsorted(HUNDREDTHS.astype(score_map.dtype), score_map[positive], side="left")
     is_lesion = reference[positive]
     n_lesion = int(np.count_nonzero(reference))
     counts = []
-    for part, total in ((level[is_lesion], n_lesion), (level[~is_lesion], reference.size - n_lesion)):
+    for part, total in (
+        (level[is_lesion], n_lesion),
+        (level[~is_lesion], reference.size - n_lesion),
+    ):
         counts.append(np.bincount(part, minlength=len(HUNDREDTHS) + 1))
         counts[-1][0] = total - part.size
     return counts[0], counts[1]
@@ -202,10 +233,15 @@ def find_threshold_of_counts(counts: Iterable[Counts]) -> tuple[float, float]:
 def reference_on_grid(subject: Subject) -> np.ndarray:
     """(z, y, x) bool: the reference on the prepared grid, within the lungs' box."""
     prepared = subject.prepared
-    return resample(prepared.cut(subject.reference).astype(np.uint8) * np.uint8(200), prepared.grid) >= 100
+    return (
+        resample(prepared.cut(subject.reference).astype(np.uint8) * np.uint8(200), prepared.grid)
+        >= 100
+    )
 
 
-def write_search(folder: Path, experiment: Experiment, scale: Scale, rows: list[Found]) -> list[Path]:
+def write_search(
+    folder: Path, experiment: Experiment, scale: Scale, rows: list[Found]
+) -> list[Path]:
     """Write ``<name>.csv`` with all that was found, ``.md`` and ``.tex`` with the best and what the paper has.
 
     Args:
@@ -222,12 +258,20 @@ def write_search(folder: Path, experiment: Experiment, scale: Scale, rows: list[
         sizes = {row["set"]: row["n_cases"] for row in rows}
         parts.append("; ".join(f"{name}: {n} cases" for name, n in sizes.items()) + ".")
     else:
-        cases = [name for name in rows[0] if name not in ("config", "note", "k_d", "k_f", "t_d", "t_f", "mean")]
+        cases = [
+            name
+            for name in rows[0]
+            if name not in ("config", "note", "k_d", "k_f", "t_d", "t_f", "mean")
+        ]
         parts.append(f"{len(cases)} cases: {', '.join(cases)}.")
         best, paper = rows[0], next(row for row in rows if "paper" in row["note"])
         parts.append(f"Best: {_point(best)}; the paper's: {_point(paper)}.")
     parts.append(f"Config {rows[0]['config'][:8]}.")
-    shown = [row for n, row in enumerate(rows) if n < N_SHOWN or row.get("note") or experiment.kind[7:] == "threshold"]
+    shown = [
+        row
+        for n, row in enumerate(rows)
+        if n < N_SHOWN or row.get("note") or experiment.kind[7:] == "threshold"
+    ]
     shown = [{name: value for name, value in row.items() if name != "config"} for row in shown]
     return write_plain(folder, experiment, " ".join(part for part in parts if part), shown, rows)
 
@@ -245,11 +289,17 @@ def _dice_above(lesion: np.ndarray, rest: np.ndarray, n_reference: int) -> np.nd
 
 
 def _each_case(
-    cases: list[Case], what: list[Any], score: Callable[[Subject, Votes], Any], scale: Scale, bench: Bench
+    cases: list[Case],
+    what: list[Any],
+    score: Callable[[Subject, Votes], Any],
+    scale: Scale,
+    bench: Bench,
 ) -> tuple[str, list[tuple[Case, Any]]]:
     """A key of all but the CTs, and what ``score`` says of every CT, kept; nothing is trained if nothing is missing."""
     if not cases:
-        raise InputError("NN-EXP-020", "no CT with a lesion mask", "--data", "see 'normnet datasets list'")
+        raise InputError(
+            "NN-EXP-020", "no CT with a lesion mask", "--data", "see 'normnet datasets list'"
+        )
     config = scale.config()
     key = digest([what, bench.vote_key(config, range(scale.members))])
     networks: list[torch.nn.Module] = []

@@ -14,9 +14,7 @@ from normnet.experiments.catalogue import SETS, Experiment, Row, Scale
 from normnet.experiments.scores import SCORES, Result
 from normnet.io.atomic import write_bytes
 
-READ = (
-    "Per cent, ± the deviation over the cases; against the baseline of the same seed, ± the deviation over the seeds."
-)
+READ = "Per cent, ± the deviation over the cases; against the baseline of the same seed, ± the deviation over the seeds."
 CSV_COLUMNS = (
     "experiment",
     "scale",
@@ -50,12 +48,19 @@ class Cell:
     paper: float
 
 
-def cells(experiment: Experiment, row: Row, results: Iterable[Result], name: str) -> dict[str, Cell]:
+def cells(
+    experiment: Experiment, row: Row, results: Iterable[Result], name: str
+) -> dict[str, Cell]:
     """What is known of a row on one data set, by score."""
-    own = [result.sets[name] for result in results if result.row.id == row.id and name in result.sets]
+    own = [
+        result.sets[name] for result in results if result.row.id == row.id and name in result.sets
+    ]
     found = {}
     for place, score in enumerate(experiment.scores):
-        per_seed = [[100 * case[score] for case in cases.values() if not math.isnan(case[score])] for cases in own]
+        per_seed = [
+            [100 * case[score] for case in cases.values() if not math.isnan(case[score])]
+            for cases in own
+        ]
         per_seed = [values for values in per_seed if values]
         means = [statistics.fmean(values) for values in per_seed]
         sds = [statistics.stdev(values) for values in per_seed if len(values) > 1]
@@ -69,7 +74,9 @@ def cells(experiment: Experiment, row: Row, results: Iterable[Result], name: str
     return found
 
 
-def write_tables(folder: Path, experiment: Experiment, scale: Scale, results: Sequence[Result]) -> list[Path]:
+def write_tables(
+    folder: Path, experiment: Experiment, scale: Scale, results: Sequence[Result]
+) -> list[Path]:
     """Write ``<name>.csv``, ``.md`` and ``.tex`` of what is known so far.
 
     Raises:
@@ -110,7 +117,13 @@ def to_csv(experiment: Experiment, scale: Scale, results: Sequence[Result]) -> s
 def to_markdown(experiment: Experiment, scale: Scale, results: Sequence[Result]) -> str:
     """The table as the paper has it; in every cell ours, then the paper's."""
     names = _sets(experiment, results)
-    lines = [f"# {experiment.where}: {experiment.title}", "", _about(experiment, scale, results, names), READ, ""]
+    lines = [
+        f"# {experiment.where}: {experiment.title}",
+        "",
+        _about(experiment, scale, results, names),
+        READ,
+        "",
+    ]
     head = ["row"]
     for name in names:
         known = "" if any(name in result.sets for result in results) else " (no data)"
@@ -134,13 +147,17 @@ def to_markdown(experiment: Experiment, scale: Scale, results: Sequence[Result])
     return "\n".join(lines) + "\n"
 
 
-def differences(experiment: Experiment, row: Row, results: Iterable[Result], name: str) -> list[float]:
+def differences(
+    experiment: Experiment, row: Row, results: Iterable[Result], name: str
+) -> list[float]:
     """First score less the baseline's at the same seed, per cent; one a seed that both have."""
     score = experiment.scores[0]
     means: dict[str, dict[int, float]] = {row.id: {}, experiment.baseline: {}}
     for result in results:
         if result.row.id in means and name in result.sets:
-            values = [case[score] for case in result.sets[name].values() if not math.isnan(case[score])]
+            values = [
+                case[score] for case in result.sets[name].values() if not math.isnan(case[score])
+            ]
             if values:
                 means[result.row.id][result.seed] = 100 * statistics.fmean(values)
     base = means[experiment.baseline]
@@ -158,7 +175,9 @@ def to_latex(experiment: Experiment, scale: Scale, results: Sequence[Result]) ->
         r"\begin{tabular}{l" + "c" * (len(names) * n_scores) + "}",
         r"\toprule",
         "& "
-        + " & ".join(rf"\multicolumn{{{n_scores}}}{{c}}{{{escape(SETS.get(name, name))}}}" for name in names)
+        + " & ".join(
+            rf"\multicolumn{{{n_scores}}}{{c}}{{{escape(SETS.get(name, name))}}}" for name in names
+        )
         + r" \\",
         "& " + " & ".join(SCORES[score] for _ in names for score in experiment.scores) + r" \\",
         r"\midrule",
@@ -181,17 +200,23 @@ def _sets(experiment: Experiment, results: Sequence[Result]) -> list[str]:
     return list(dict.fromkeys([*(name for name in SETS if name in named or name in given), *given]))
 
 
-def _about(experiment: Experiment, scale: Scale, results: Sequence[Result], names: list[str]) -> str:
+def _about(
+    experiment: Experiment, scale: Scale, results: Sequence[Result], names: list[str]
+) -> str:
     sizes = {}
     for name in names:
         counts = [len(result.sets.get(name, {})) for result in results]
         n = max(counts, default=0)
-        sizes[name] = f"{SETS.get(name, name)}: {n} cases" if n else f"{SETS.get(name, name)}: no data"
+        sizes[name] = (
+            f"{SETS.get(name, name)}: {n} cases" if n else f"{SETS.get(name, name)}: no data"
+        )
     parts = [f"Scale {scale.name}.", scale.note, experiment.note, "; ".join(sizes.values()) + "."]
     return " ".join(part for part in parts if part)
 
 
-def _against_baseline(experiment: Experiment, row: Row, results: Sequence[Result], name: str) -> list[str]:
+def _against_baseline(
+    experiment: Experiment, row: Row, results: Sequence[Result], name: str
+) -> list[str]:
     """Mean difference and its deviation over the seeds, and the paper's; of the baseline its own deviation."""
     base = next(other for other in experiment.rows if other.id == experiment.baseline)
     if row.id == base.id:

@@ -19,7 +19,8 @@ def predict_lesions(
     """Mean probability of lesion, the lungs in one pass.
 
     Args:
-        prepared: The thorax on any grid; its voxels are pooled to about those of the lesion networks' training.
+        prepared: The thorax on any grid; its voxels are pooled to about those of the lesion
+            networks' training.
         networks: Members in evaluation mode.
         config: The lesion networks' own settings (window, grid, stride).
         device: Torch device.
@@ -43,7 +44,11 @@ def predict_lesions(
         hu, inside = pool_lungs(torch.from_numpy(prepared.volume_hu).to(device), lung_mask, factors)
         thorax = scale_hu(hu, config.window) * inside
         pads = [pad for n in reversed(thorax.shape) for pad in (0, -n % stride)]
-        image = torch.nn.functional.pad(thorax, pads)[None, None].contiguous(memory_format=torch.channels_last_3d)
-        prob = torch.stack([torch.sigmoid(network.to(device)(image).float()) for network in networks]).mean(0)
+        image = torch.nn.functional.pad(thorax, pads)[None, None].contiguous(
+            memory_format=torch.channels_last_3d
+        )
+        prob = torch.stack(
+            [torch.sigmoid(network.to(device)(image).float()) for network in networks]
+        ).mean(0)
         prob = prob[0, 0][tuple(slice(n) for n in thorax.shape)]  # (d, h, w)
         return (spread(prob, factors, prepared.lung_mask.shape) * lung_mask).cpu().numpy()

@@ -20,8 +20,8 @@ class _Interleave(nn.Module):
 def quicken(network: nn.Module) -> nn.Module:
     """For inference: replace a last transposed convolution by the same sums as one small convolution.
 
-    On CPUs a transposed convolution to one channel at full resolution is a third of the time of the whole network.
-    Networks that end otherwise are returned as they are.
+    On CPUs a transposed convolution to one channel at full resolution is a third of the time of the
+    whole network. Networks that end otherwise are returned as they are.
     """
     layers = cast(nn.Sequential, network.model)
     last = getattr(layers[-1], "conv", None)
@@ -42,7 +42,9 @@ def quicken(network: nn.Module) -> nn.Module:
             for (px, tx), kx in taps.items():
                 weight[pz, py, px, :, tz, ty, tx] = last.weight.detach()[:, 0, kz, ky, kx]
     phases = nn.Conv3d(n_in, 8, 2)
-    phases.weight = nn.Parameter(weight.flatten(0, 2).contiguous(memory_format=torch.channels_last_3d))
+    phases.weight = nn.Parameter(
+        weight.flatten(0, 2).contiguous(memory_format=torch.channels_last_3d)
+    )
     phases.bias = nn.Parameter(last.bias.detach().expand(8).clone())
     layers[-1] = nn.Sequential(nn.ConstantPad3d((0, 1, 0, 1, 0, 1), 0.0), phases, _Interleave())
     return network.eval()

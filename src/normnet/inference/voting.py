@@ -38,13 +38,17 @@ def slab_windows(depth: int, slab: int) -> list[tuple[slice, slice]]:
     """Windows of ``slab`` slices, half a slab apart, along z.
 
     Returns:
-        For each window the slices it sees (the last may reach beyond the volume) and the slices whose result is taken
-        from it: its middle half, at the ends of the volume more. They cover the volume once.
+        For each window the slices it sees (the last may reach beyond the volume) and the slices
+        whose result is taken from it: its middle half, at the ends of the volume more. They cover
+        the volume once.
     """
     step, edge = max(1, slab // 2), slab // 4
     firsts = [0, *range(step, max(step, depth - slab + edge + step), step)]
     cuts = [0, *(first + edge for first in firsts[1:]), depth]
-    return [(slice(first, first + slab), slice(a, b)) for first, a, b in zip(firsts, cuts[:-1], cuts[1:], strict=True)]
+    return [
+        (slice(first, first + slab), slice(a, b))
+        for first, a, b in zip(firsts, cuts[:-1], cuts[1:], strict=True)
+    ]
 
 
 def predict_normal(

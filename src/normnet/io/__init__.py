@@ -28,4 +28,12 @@ from normnet.io.images import write_image
 from normnet.io.masks import read_labels, read_mask, write_mask
 from normnet.io.read import case_id_of, find_scans, read_ct
 
-__all__ = ["case_id_of", "find_scans", "read_ct", "read_labels", "read_mask", "write_image", "write_mask"]
+__all__ = [
+    "case_id_of",
+    "find_scans",
+    "read_ct",
+    "read_labels",
+    "read_mask",
+    "write_image",
+    "write_mask",
+]

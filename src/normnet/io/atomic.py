@@ -22,7 +22,8 @@ def replacing(path: Path, check: Callable[[Path], None] | None = None) -> Iterat
 
     Args:
         path: Final name; what was there before stays until the new file is whole.
-        check: Called with the temporary path after it was synced; raises if it does not read back as written.
+        check: Called with the temporary path after it was synced; raises if it does not read back
+            as written.
 
     Raises:
         OutputError: NN-OUT-001 no space, 002 not allowed, 003 any other failure of the file system.
@@ -69,8 +70,17 @@ def _sync_folder(folder: Path) -> None:
 
 def _output_error(error: OSError, path: Path) -> OutputError:
     if error.errno in _NO_SPACE:
-        return OutputError("NN-OUT-001", "no space left for the output", path.name, "free space or choose another disk")
+        return OutputError(
+            "NN-OUT-001",
+            "no space left for the output",
+            path.name,
+            "free space or choose another disk",
+        )
     if error.errno in _NOT_ALLOWED:
-        return OutputError("NN-OUT-002", "the output folder cannot be written", path.name, "choose another folder")
+        return OutputError(
+            "NN-OUT-002", "the output folder cannot be written", path.name, "choose another folder"
+        )
     reason = error.strerror or type(error).__name__
-    return OutputError("NN-OUT-003", f"the output cannot be written ({reason})", path.name, "check the folder")
+    return OutputError(
+        "NN-OUT-003", f"the output cannot be written ({reason})", path.name, "check the folder"
+    )

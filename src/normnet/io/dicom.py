@@ -61,37 +61,73 @@ def _dicom_files(folder: Path, warnings: list[str]) -> list[Path]:
             elif name.startswith(".") or not name.lower().endswith(_DICOM_SUFFIXES):
                 n_other += 1
             elif file.stat().st_size == 0:
-                raise InputError("NN-FILE-002", "the file is empty (0 bytes)", name, "copy or download it again")
+                raise InputError(
+                    "NN-FILE-002", "the file is empty (0 bytes)", name, "copy or download it again"
+                )
             else:
-                raise InputError("NN-FILE-003", "not a DICOM file, despite its name", name, "remove or replace it")
+                raise InputError(
+                    "NN-FILE-003",
+                    "not a DICOM file, despite its name",
+                    name,
+                    "remove or replace it",
+                )
         if len(files) + n_other > MAX_FILES:
-            raise ResourceError("NN-RES-002", f"more than {MAX_FILES} files", folder.name, "give a smaller folder")
+            raise ResourceError(
+                "NN-RES-002", f"more than {MAX_FILES} files", folder.name, "give a smaller folder"
+            )
     if not files:
-        raise InputError("NN-FILE-008", "no DICOM file in the folder", folder.name, "give the folder of a CT series")
+        raise InputError(
+            "NN-FILE-008",
+            "no DICOM file in the folder",
+            folder.name,
+            "give the folder of a CT series",
+        )
     if n_other:
         warnings.append(f"{folder.name}: {n_other} files that are not DICOM were ignored")
     return files
 
 
-def _choose_series(files: list[Path], where: str, series_uid: str | None, warnings: list[str]) -> list[Slice]:
+def _choose_series(
+    files: list[Path], where: str, series_uid: str | None, warnings: list[str]
+) -> list[Slice]:
     """The slices of one patient's one series."""
     headers = [(file, read_header(file)) for file in files]
     images = [(file, header) for file, header in headers if header is not None]
     if len(images) < len(files):
-        warnings.append(f"{where}: {len(files) - len(images)} localizers and objects without images were ignored")
+        warnings.append(
+            f"{where}: {len(files) - len(images)} localizers and objects without images were ignored"
+        )
     if series_uid is not None:
-        images = [(file, header) for file, header in images if str(header.get("SeriesInstanceUID")) == series_uid]
+        images = [
+            (file, header)
+            for file, header in images
+            if str(header.get("SeriesInstanceUID")) == series_uid
+        ]
     if not images:
         found = "no CT image" if series_uid is None else "no image of the chosen series"
         raise InputError("NN-FILE-008", found, where, "give the folder of a CT series")
     if len(images) > MAX_SLICES:
-        raise ResourceError("NN-RES-002", f"{len(images)} slices; at most {MAX_SLICES}", where, "give one series")
+        raise ResourceError(
+            "NN-RES-002", f"{len(images)} slices; at most {MAX_SLICES}", where, "give one series"
+        )
     series = sorted({str(header.get("SeriesInstanceUID")) for _, header in images})
-    if len({str(header.get("PatientID") or header.get("PatientName") or "") for _, header in images}) > 1:
-        raise ValueRangeError("NN-VAL-004", "slices of several patients", where, "give one patient at a time")
+    if (
+        len(
+            {
+                str(header.get("PatientID") or header.get("PatientName") or "")
+                for _, header in images
+            }
+        )
+        > 1
+    ):
+        raise ValueRangeError(
+            "NN-VAL-004", "slices of several patients", where, "give one patient at a time"
+        )
     if len(series) > 1:
         uids = ", ".join(shown_uid(uid) for uid in series[:8]) + (" ..." if len(series) > 8 else "")
-        raise GeometryError("NN-GEO-001", f"{len(series)} series: {uids}", where, "choose one with --series UID")
+        raise GeometryError(
+            "NN-GEO-001", f"{len(series)} series: {uids}", where, "choose one with --series UID"
+        )
     return [slice_of(header, file) for file, header in images]
 
 
@@ -105,17 +141,27 @@ def _note_missing_end(slices: Sequence[Slice], where: str, warnings: list[str]) 
     """A missing first or last slice leaves no gap; only the numbering can hint at it."""
     numbers = {item.instance for item in slices if item.instance is not None}
     if numbers and min(numbers) > 1 and max(numbers) - min(numbers) == len(slices) - 1:
-        warnings.append(f"{where}: InstanceNumber starts at {min(numbers)}; slices may be missing at one end")
+        warnings.append(
+            f"{where}: InstanceNumber starts at {min(numbers)}; slices may be missing at one end"
+        )
 
 
-def _read_volume(slices: Sequence[Slice], decoder: SliceDecoder, where: str, warnings: list[str]) -> np.ndarray:
+def _read_volume(
+    slices: Sequence[Slice], decoder: SliceDecoder, where: str, warnings: list[str]
+) -> np.ndarray:
     """(z, y, x) HU, int16 if every slope and intercept is a whole number, else float32."""
     scales = {(item.slope, item.intercept) for item in slices}
     if len(scales) > 1:
-        warnings.append(f"{where}: {len(scales)} different rescale pairs; each was applied to its slices")
+        warnings.append(
+            f"{where}: {len(scales)} different rescale pairs; each was applied to its slices"
+        )
     whole = all(value == int(value) for scale in scales for value in scale)
-    volume_hu = np.empty((len(slices), slices[0].rows, slices[0].columns), np.int16 if whole else np.float32)
+    volume_hu = np.empty(
+        (len(slices), slices[0].rows, slices[0].columns), np.int16 if whole else np.float32
+    )
     for target, item in zip(volume_hu, slices, strict=True):
         values = decoder.decode(item) * np.float64(item.slope) + item.intercept
-        target[...] = np.clip(values, _INT16.min, _INT16.max)  # far beyond any HU; check_hu sees the rest
+        target[...] = np.clip(
+            values, _INT16.min, _INT16.max
+        )  # far beyond any HU; check_hu sees the rest
     return volume_hu

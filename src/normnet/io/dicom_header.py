@@ -23,7 +23,22 @@ DEFLATED_SYNTAX = "1.2.840.10008.1.2.1.99"
 _DIRECTORY_CLASS = "1.2.840.10008.1.3.10"
 # Objects that describe images of a series, and may lie in its folder.
 _NOT_IMAGES = frozenset(
-    ("SEG", "SR", "RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD", "PR", "KO", "REG", "DOC", "FID", "RWV", "ANN", "PLAN")
+    (
+        "SEG",
+        "SR",
+        "RTSTRUCT",
+        "RTPLAN",
+        "RTDOSE",
+        "RTRECORD",
+        "PR",
+        "KO",
+        "REG",
+        "DOC",
+        "FID",
+        "RWV",
+        "ANN",
+        "PLAN",
+    )
 )
 _EXPORT_AGAIN = "export the series again"
 _KEYWORDS = (
@@ -80,7 +95,9 @@ def quiet_pydicom(path: Path) -> Iterator[None]:
         except (NormNetError, MemoryError):
             raise
         except Exception as error:  # a foreign parser on hostile bytes: anything may come
-            raise InputError("NN-FILE-014", "the DICOM header is corrupt", path.name, _EXPORT_AGAIN) from error
+            raise InputError(
+                "NN-FILE-014", "the DICOM header is corrupt", path.name, _EXPORT_AGAIN
+            ) from error
         finally:
             logger.setLevel(level)
 
@@ -106,7 +123,9 @@ def read_header(path: Path) -> Any | None:
             return None
         syntax = meta.get("TransferSyntaxUID")
         if not syntax:
-            raise InputError("NN-FILE-010", "no transfer syntax in the DICOM header", path.name, _EXPORT_AGAIN)
+            raise InputError(
+                "NN-FILE-010", "no transfer syntax in the DICOM header", path.name, _EXPORT_AGAIN
+            )
         if syntax == DEFLATED_SYNTAX:
             _check_deflated(path)
         header = dcmread(path, stop_before_pixels=True, specific_tags=list(_KEYWORDS))
@@ -137,19 +156,34 @@ def slice_of(header: Any, path: Path) -> Slice:
         check_size((max(n_frames, 1), rows, columns), name)
         if n_frames != 1:
             raise InputError(
-                "NN-FILE-015", f"a multi-frame DICOM ({n_frames} frames)", name, "convert it to single slices or NIfTI"
+                "NN-FILE-015",
+                f"a multi-frame DICOM ({n_frames} frames)",
+                name,
+                "convert it to single slices or NIfTI",
             )
         if rows < 2 or columns < 2:
-            raise InputError("NN-FILE-014", f"an image of {rows} x {columns} pixels", name, _EXPORT_AGAIN)
-        if header.get("PhotometricInterpretation") != "MONOCHROME2" or header.get("SamplesPerPixel", 1) != 1:
-            raise ValueRangeError("NN-VAL-002", "not a MONOCHROME2 image", name, "give the original CT")
+            raise InputError(
+                "NN-FILE-014", f"an image of {rows} x {columns} pixels", name, _EXPORT_AGAIN
+            )
+        if (
+            header.get("PhotometricInterpretation") != "MONOCHROME2"
+            or header.get("SamplesPerPixel", 1) != 1
+        ):
+            raise ValueRangeError(
+                "NN-VAL-002", "not a MONOCHROME2 image", name, "give the original CT"
+            )
         slope, intercept = _rescale(header, name)
         position, orientation, pixel_spacing = _geometry(header, name)
         allocated = int(header.BitsAllocated)
         stored = int(header.get("BitsStored") or allocated)
         high_bit = int(header.get("HighBit", stored - 1))
         if allocated not in (8, 16, 32) or not 1 <= stored <= allocated or high_bit != stored - 1:
-            raise InputError("NN-FILE-014", f"{stored} of {allocated} bits are not supported", name, _EXPORT_AGAIN)
+            raise InputError(
+                "NN-FILE-014",
+                f"{stored} of {allocated} bits are not supported",
+                name,
+                _EXPORT_AGAIN,
+            )
         thickness = _numbers(header, "SliceThickness", 1)
         instance = header.get("InstanceNumber")
         return Slice(
@@ -191,7 +225,9 @@ def _required(header: Any, keyword: str, n_wanted: int, name: str) -> np.ndarray
 def _rescale(header: Any, name: str) -> tuple[float, float]:
     slope, intercept = _numbers(header, "RescaleSlope", 1), _numbers(header, "RescaleIntercept", 1)
     if slope is None or intercept is None:
-        raise ValueRangeError("NN-VAL-001", "RescaleSlope or RescaleIntercept is missing", name, _EXPORT_AGAIN)
+        raise ValueRangeError(
+            "NN-VAL-001", "RescaleSlope or RescaleIntercept is missing", name, _EXPORT_AGAIN
+        )
     if slope[0] == 0 or not np.isfinite([slope[0], intercept[0]]).all():
         raise ValueRangeError("NN-VAL-001", f"RescaleSlope is {slope[0]:g}", name, _EXPORT_AGAIN)
     return float(slope[0]), float(intercept[0])
@@ -202,9 +238,13 @@ def _geometry(header: Any, name: str) -> tuple[np.ndarray, np.ndarray, tuple[flo
     orientation = _required(header, "ImageOrientationPatient", 6, name).reshape(2, 3)
     spacing = _required(header, "PixelSpacing", 2, name)
     if not np.isfinite(position).all() or not np.isfinite(orientation).all():
-        raise GeometryError("NN-GEO-010", "NaN or infinity in position or orientation", name, _EXPORT_AGAIN)
+        raise GeometryError(
+            "NN-GEO-010", "NaN or infinity in position or orientation", name, _EXPORT_AGAIN
+        )
     if np.abs(orientation @ orientation.T - np.eye(2)).max() > ORTHONORMAL_TOLERANCE:
-        raise GeometryError("NN-GEO-010", "ImageOrientationPatient is not orthonormal", name, _EXPORT_AGAIN)
+        raise GeometryError(
+            "NN-GEO-010", "ImageOrientationPatient is not orthonormal", name, _EXPORT_AGAIN
+        )
     check_spacing(spacing, name)
     return position, orientation, (float(spacing[0]), float(spacing[1]))
 
@@ -220,7 +260,9 @@ def _check_deflated(path: Path) -> None:
             inflated = decoder.decompress(data, 2**20)
             n_bytes += len(inflated)
             if n_bytes > MAX_INFLATED_DICOM_BYTES:
-                raise ResourceError("NN-RES-003", "deflated DICOM swells beyond the limit", path.name, _EXPORT_AGAIN)
+                raise ResourceError(
+                    "NN-RES-003", "deflated DICOM swells beyond the limit", path.name, _EXPORT_AGAIN
+                )
             if not data and not inflated:
                 return  # truncated; the parser will say so
 

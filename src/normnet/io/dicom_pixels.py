@@ -17,7 +17,12 @@ from normnet.io.dicom_worker import READY
 
 MAX_SECONDS = 20.0  # for one slice
 MAX_START_SECONDS = 60.0  # for the child to import its libraries
-_NATIVE = {"1.2.840.10008.1.2": "<", "1.2.840.10008.1.2.1": "<", DEFLATED_SYNTAX: "<", "1.2.840.10008.1.2.2": ">"}
+_NATIVE = {
+    "1.2.840.10008.1.2": "<",
+    "1.2.840.10008.1.2.1": "<",
+    DEFLATED_SYNTAX: "<",
+    "1.2.840.10008.1.2.2": ">",
+}
 _AGAIN = "copy or export the series again"
 _WORKER = "import sys; sys.path[:] = {path!r}; from normnet.io.dicom_worker import serve; serve()"
 
@@ -32,7 +37,10 @@ class SliceDecoder:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         if self._process is not None:
             self._process.kill()
@@ -62,7 +70,11 @@ class SliceDecoder:
             raise InputError("NN-FILE-013", "no complete pixels in the file", name, _AGAIN)
         shape = (item.rows, item.columns)
         dtype = np.dtype(reply.get("dtype", "V1"))
-        if dtype.kind not in "iu" or tuple(reply["shape"]) != shape or len(data) != dtype.itemsize * np.prod(shape):
+        if (
+            dtype.kind not in "iu"
+            or tuple(reply["shape"]) != shape
+            or len(data) != dtype.itemsize * np.prod(shape)
+        ):
             raise InputError("NN-FILE-012", "the compressed pixels are corrupt", name, _AGAIN)
         return np.frombuffer(data, dtype).reshape(shape)
 
@@ -79,7 +91,11 @@ class SliceDecoder:
             process.stdin.flush()
             line = process.stdout.readline()
             reply = json.loads(line) if line else {}
-            n_bytes = np.dtype(reply["dtype"]).itemsize * int(np.prod(reply["shape"])) if "dtype" in reply else 0
+            n_bytes = (
+                np.dtype(reply["dtype"]).itemsize * int(np.prod(reply["shape"]))
+                if "dtype" in reply
+                else 0
+            )
             return reply, process.stdout.read(n_bytes)
         except BrokenPipeError:
             return {}, b""
@@ -106,7 +122,12 @@ def _start(item: Slice) -> subprocess.Popen[bytes]:
     if not started:
         process.kill()
         process.communicate()
-        raise InputError("NN-FILE-011", "the decoder process does not start", item.path.name, "decompress it first")
+        raise InputError(
+            "NN-FILE-011",
+            "the decoder process does not start",
+            item.path.name,
+            "decompress it first",
+        )
     return process
 
 
@@ -130,7 +151,9 @@ def _native(item: Slice) -> np.ndarray:
         if "PixelData" not in dataset:
             raise InputError("NN-FILE-013", "no pixels in the file", item.path.name, _AGAIN)
         data = dataset.PixelData
-    dtype = np.dtype(f"{_NATIVE[item.syntax]}{'i' if item.signed else 'u'}{item.bits_allocated // 8}")
+    dtype = np.dtype(
+        f"{_NATIVE[item.syntax]}{'i' if item.signed else 'u'}{item.bits_allocated // 8}"
+    )
     n_bytes = item.rows * item.columns * dtype.itemsize
     if len(data) < n_bytes:
         found = f"pixels need {n_bytes} bytes, the file has {len(data)}"

@@ -13,7 +13,9 @@ from normnet.io.geometry import check_spacing, geometry_from_axes
 from normnet.scan import Geometry
 
 SAME_PLACE_MM = 0.005
-SILENT_JITTER = 0.0101  # of the spacing, off an even grid; above 1 % for the rounding of decimal strings
+SILENT_JITTER = (
+    0.0101  # of the spacing, off an even grid; above 1 % for the rounding of decimal strings
+)
 REFUSED_JITTER = 0.05  # of the spacing, from one slice to the next
 REFUSED_DRIFT = 0.5  # of the spacing, off an even grid
 MAX_TILT_DEGREES = 0.5
@@ -24,7 +26,10 @@ _RESAMPLE = "resample it onto a regular grid, or export another series"
 
 
 def order_slices(
-    slices: Sequence[Slice], same_pixels: Callable[[Slice, Slice], bool], where: str, warnings: list[str]
+    slices: Sequence[Slice],
+    same_pixels: Callable[[Slice, Slice], bool],
+    where: str,
+    warnings: list[str],
 ) -> list[Slice]:
     """Slices of one series, ascending along their patient axis, identical duplicates dropped.
 
@@ -74,10 +79,14 @@ def stack_geometry(slices: Sequence[Slice], where: str, warnings: list[str]) -> 
     check_spacing(np.array([spacing]), where)
     thickness = slices[0].thickness_mm
     if 0 < thickness < spacing / 2:
-        warnings.append(f"{where}: slices of {thickness:g} mm lie {spacing:g} mm apart; lung between them is unseen")
+        warnings.append(
+            f"{where}: slices of {thickness:g} mm lie {spacing:g} mm apart; lung between them is unseen"
+        )
     between_rows, between_columns = slices[0].pixel_spacing_mm
     along_row, along_column = slices[0].orientation
-    axes = np.column_stack([along_row * between_columns, along_column * between_rows, normal * spacing])
+    axes = np.column_stack(
+        [along_row * between_columns, along_column * between_rows, normal * spacing]
+    )
     return geometry_from_axes(axes, positions[0], where)
 
 
@@ -95,7 +104,9 @@ def _check_alike(first: Slice, item: Slice) -> None:
         raise GeometryError("NN-GEO-014", "slices of different frames of reference", where, keep)
 
 
-def _check_straight(positions: np.ndarray, normal: np.ndarray, offsets: np.ndarray, where: str) -> None:
+def _check_straight(
+    positions: np.ndarray, normal: np.ndarray, offsets: np.ndarray, where: str
+) -> None:
     """Every slice must lie straight above the first."""
     sideways = positions - positions[0] - np.outer(offsets - offsets[0], normal)  # (n, 3)
     height = offsets[-1] - offsets[0]
@@ -106,7 +117,12 @@ def _check_straight(positions: np.ndarray, normal: np.ndarray, offsets: np.ndarr
     shift = np.linalg.norm(bent, axis=1)
     if shift.max() > MAX_SHIFT_MM:
         z = offsets[np.argmax(shift)]
-        raise GeometryError("NN-GEO-005", f"slice at z = {z:.2f} mm shifted by {shift.max():.1f} mm", where, _RESAMPLE)
+        raise GeometryError(
+            "NN-GEO-005",
+            f"slice at z = {z:.2f} mm shifted by {shift.max():.1f} mm",
+            where,
+            _RESAMPLE,
+        )
 
 
 def _check_even(offsets: np.ndarray, where: str, warnings: list[str]) -> float:
@@ -119,8 +135,12 @@ def _check_even(offsets: np.ndarray, where: str, warnings: list[str]) -> float:
     few = len(gaps) <= max(3, len(steps) // 10) and n_missing <= len(steps)
     if n_missing and few and np.abs(steps / usual - n_steps).max() <= 2 * REFUSED_JITTER:
         missing = (offsets[g] + usual * k for g in gaps for k in range(1, int(n_steps[g])))
-        shown = ", ".join(f"{z:.2f}" for z in islice(missing, 5)) + (" ..." if n_missing > 5 else "")
-        raise GeometryError("NN-GEO-002", f"missing slices ({n_missing:.0f}) at z = {shown} mm", where, _EXPORT)
+        shown = ", ".join(f"{z:.2f}" for z in islice(missing, 5)) + (
+            " ..." if n_missing > 5 else ""
+        )
+        raise GeometryError(
+            "NN-GEO-002", f"missing slices ({n_missing:.0f}) at z = {shown} mm", where, _EXPORT
+        )
     spacing = float(offsets[-1] - offsets[0]) / len(steps)
     drift = np.abs(offsets - offsets[0] - spacing * np.arange(len(offsets))).max() / spacing
     if np.abs(steps / spacing - 1).max() > REFUSED_JITTER or drift > REFUSED_DRIFT:

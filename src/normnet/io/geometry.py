@@ -37,7 +37,8 @@ def geometry_from_axes(axes_xyz: np.ndarray, origin_xyz: np.ndarray, where: str)
     """Geometry of an array whose fastest axis comes first in the file.
 
     Args:
-        axes_xyz: (3, 3); column n is the step in mm, LPS+ (x, y, z), along the file's n-th axis (fastest first).
+        axes_xyz: (3, 3); column n is the step in mm, LPS+ (x, y, z), along the file's n-th axis
+            (fastest first).
         origin_xyz: LPS+ position of the first voxel.
         where: File name for messages.
 
@@ -47,13 +48,18 @@ def geometry_from_axes(axes_xyz: np.ndarray, origin_xyz: np.ndarray, where: str)
     axes = np.asarray(axes_xyz, dtype=float)
     origin = np.asarray(origin_xyz, dtype=float)
     if not (np.isfinite(axes).all() and np.isfinite(origin).all()):
-        raise GeometryError("NN-GEO-010", "NaN or infinity in the orientation", where, "correct the header")
+        raise GeometryError(
+            "NN-GEO-010", "NaN or infinity in the orientation", where, "correct the header"
+        )
     spacing = np.linalg.norm(axes, axis=0)
     check_spacing(spacing, where)
     direction = axes / spacing + 0.0  # no negative zeros
     if np.abs(direction.T @ direction - np.eye(3)).max() > ORTHONORMAL_TOLERANCE:
         raise GeometryError(
-            "NN-GEO-010", "axes that are not at right angles (shear)", where, "resample it onto a regular grid"
+            "NN-GEO-010",
+            "axes that are not at right angles (shear)",
+            where,
+            "resample it onto a regular grid",
         )
     rows = direction[::-1, ::-1]
     return Geometry(

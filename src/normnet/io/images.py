@@ -36,7 +36,12 @@ def read_stored(path: Path) -> Stored:
     """
     kind = kind_of(path)
     if kind == "dicom":
-        raise InputError("NN-FILE-009", "a DICOM file where an image file is needed", path.name, "give NIfTI or NRRD")
+        raise InputError(
+            "NN-FILE-009",
+            "a DICOM file where an image file is needed",
+            path.name,
+            "give NIfTI or NRRD",
+        )
     return _READERS[kind](path)
 
 
@@ -52,7 +57,9 @@ def read_image(path: Path, case_id: str) -> Scan:
     return Scan(volume_hu, stored.geometry, case_id, stored.warnings)
 
 
-def write_image(path: Path, array: np.ndarray, geometry: Geometry, slope: float = 1.0, intercept: float = 0.0) -> None:
+def write_image(
+    path: Path, array: np.ndarray, geometry: Geometry, slope: float = 1.0, intercept: float = 0.0
+) -> None:
     """Write a gzip-compressed NIfTI-1 file; the same input gives the same bytes.
 
     The file is complete or absent: it gets its name only after it was synced and read back.
@@ -77,9 +84,14 @@ def write_image(path: Path, array: np.ndarray, geometry: Geometry, slope: float 
         with suppress(InputError):
             if _inflated_crc(temporary) == (crc, len(header) + voxels.nbytes):
                 return
-        raise OutputError("NN-OUT-004", "the output does not read back as written", path.name, "check the disk")
+        raise OutputError(
+            "NN-OUT-004", "the output does not read back as written", path.name, "check the disk"
+        )
 
-    with replacing(path, check) as handle, gzip.GzipFile("", "wb", _GZIP_LEVEL, handle, mtime=0) as stream:
+    with (
+        replacing(path, check) as handle,
+        gzip.GzipFile("", "wb", _GZIP_LEVEL, handle, mtime=0) as stream,
+    ):
         stream.write(header)
         data = voxels.reshape(-1).view(np.uint8).data
         for start in range(0, len(data), _CHUNK_BYTES):

@@ -45,8 +45,12 @@ def write_mask(path: Path | str, mask: np.ndarray, geometry: Geometry) -> None:
 
 def _reordered(labels: np.ndarray, geometry: Geometry, like: Scan, where: str) -> np.ndarray:
     """Flip and permute the axes so that both grids are one; the affines decide, never the shapes."""
-    step = np.linalg.solve(like.geometry.affine, geometry.affine)  # index of the mask to index of the scan
-    axes = np.argmax(np.abs(step[:3, :3]), axis=0)  # axis of the scan along which each axis of the mask runs
+    step = np.linalg.solve(
+        like.geometry.affine, geometry.affine
+    )  # index of the mask to index of the scan
+    axes = np.argmax(
+        np.abs(step[:3, :3]), axis=0
+    )  # axis of the scan along which each axis of the mask runs
     if sorted(axes) == [0, 1, 2]:
         flips = tuple(axis for axis in range(3) if step[axes[axis], axis] < 0)
         order = np.argsort(axes)

@@ -42,7 +42,12 @@ def read_metaimage(path: Path) -> Stored:
             data = _read_data(handle, fields, n_bytes, path, warnings)
         else:
             if path.suffix.lower() != ".mhd" or name.upper().startswith("LIST"):
-                raise InputError("NN-FILE-007", "header points at other files", where, "store it as one .mha file")
+                raise InputError(
+                    "NN-FILE-007",
+                    "header points at other files",
+                    where,
+                    "store it as one .mha file",
+                )
             detached = local_data_file(path, name)
             with detached.open("rb") as data_handle:
                 data = _read_data(data_handle, fields, n_bytes, detached, warnings)
@@ -63,10 +68,14 @@ def _read_header(handle: Any, where: str) -> dict[str, str]:
             fields[name.strip()] = value.strip()
         if name.strip() == "ElementDataFile":
             return fields
-    raise InputError("NN-FILE-004", "not a MetaImage header", where, "copy or download the file again")
+    raise InputError(
+        "NN-FILE-004", "not a MetaImage header", where, "copy or download the file again"
+    )
 
 
-def _numbers(fields: dict[str, str], names: tuple[str, ...], n_wanted: int, where: str) -> np.ndarray | None:
+def _numbers(
+    fields: dict[str, str], names: tuple[str, ...], n_wanted: int, where: str
+) -> np.ndarray | None:
     """The first of ``names`` that is there, as numbers; None if none is."""
     name = next((name for name in names if name in fields), None)
     if name is None:
@@ -76,7 +85,9 @@ def _numbers(fields: dict[str, str], names: tuple[str, ...], n_wanted: int, wher
     except ValueError:
         values = np.empty(0)
     if len(values) != n_wanted:
-        raise InputError("NN-FILE-004", f"{name} is not {n_wanted} numbers", where, "correct the header")
+        raise InputError(
+            "NN-FILE-004", f"{name} is not {n_wanted} numbers", where, "correct the header"
+        )
     return values
 
 
@@ -87,9 +98,16 @@ def _flag(fields: dict[str, str], *names: str) -> bool:
 def _shape(fields: dict[str, str], where: str) -> tuple[int, int, int]:
     n_dims = fields.get("NDims", "")
     if not (n_dims.isascii() and n_dims.isdigit()) or fields.get("ObjectType", "Image") != "Image":
-        raise InputError("NN-FILE-004", "NDims or ObjectType is not that of an image", where, "correct the header")
+        raise InputError(
+            "NN-FILE-004",
+            "NDims or ObjectType is not that of an image",
+            where,
+            "correct the header",
+        )
     if n_dims != "3":
-        raise GeometryError("NN-GEO-013", f"{n_dims[:9]} dimensions", where, "give one three-dimensional volume")
+        raise GeometryError(
+            "NN-GEO-013", f"{n_dims[:9]} dimensions", where, "give one three-dimensional volume"
+        )
     sizes = _numbers(fields, ("DimSize",), 3, where)
     if sizes is None or any(not n >= 1 or not math.isfinite(n) or n != int(n) for n in sizes):
         raise InputError("NN-FILE-004", "impossible DimSize", where, "correct the header")
@@ -103,11 +121,18 @@ def _shape(fields: dict[str, str], where: str) -> tuple[int, int, int]:
 def _dtype(fields: dict[str, str], where: str) -> np.dtype:
     name = fields.get("ElementType", "")
     if name not in _DTYPES or fields.get("ElementNumberOfChannels", "1") != "1":
-        raise ValueRangeError("NN-VAL-008", "several channels or an unknown voxel type", where, "store it as int16")
-    for key, neutral in (("ElementToIntensityFunctionSlope", 1.0), ("ElementToIntensityFunctionOffset", 0.0)):
+        raise ValueRangeError(
+            "NN-VAL-008", "several channels or an unknown voxel type", where, "store it as int16"
+        )
+    for key, neutral in (
+        ("ElementToIntensityFunctionSlope", 1.0),
+        ("ElementToIntensityFunctionOffset", 0.0),
+    ):
         factor = _numbers(fields, (key,), 1, where)
         if factor is not None and factor[0] != neutral:
-            raise ValueRangeError("NN-VAL-001", f"{key} other than {neutral:g}", where, "store the CT in HU")
+            raise ValueRangeError(
+                "NN-VAL-001", f"{key} other than {neutral:g}", where, "store the CT in HU"
+            )
     big = _flag(fields, "BinaryDataByteOrderMSB", "ElementByteOrderMSB")
     return np.dtype(_DTYPES[name]).newbyteorder(">" if big else "<")
 
@@ -115,7 +140,9 @@ def _dtype(fields: dict[str, str], where: str) -> np.dtype:
 def _geometry(fields: dict[str, str], where: str, warnings: list[str]):
     spacing = _numbers(fields, ("ElementSpacing", "ElementSize"), 3, where)
     if spacing is None:
-        raise GeometryError("NN-GEO-009", "ElementSpacing is missing", where, "store the scan with its spacing")
+        raise GeometryError(
+            "NN-GEO-009", "ElementSpacing is missing", where, "store the scan with its spacing"
+        )
     check_spacing(spacing, where)
     matrix = _numbers(fields, ("TransformMatrix", "Rotation", "Orientation"), 9, where)
     origin = _numbers(fields, ("Offset", "Position", "Origin"), 3, where)
@@ -123,21 +150,33 @@ def _geometry(fields: dict[str, str], where: str, warnings: list[str]):
         warnings.append(f"{where}: no TransformMatrix; the format's default (LPS axes) was used")
         matrix = np.eye(3).ravel()
     if not np.isfinite(matrix).all():
-        raise GeometryError("NN-GEO-010", "NaN or infinity in the orientation", where, "correct the header")
+        raise GeometryError(
+            "NN-GEO-010", "NaN or infinity in the orientation", where, "correct the header"
+        )
     directions = matrix.reshape(3, 3).T  # the header lists one axis after the other
     if np.abs(np.linalg.norm(directions, axis=0) - 1).max() > 1e-3:
-        raise GeometryError("NN-GEO-010", "TransformMatrix is not a rotation", where, "correct the header")
-    return geometry_from_axes(directions * spacing, np.zeros(3) if origin is None else origin, where)
+        raise GeometryError(
+            "NN-GEO-010", "TransformMatrix is not a rotation", where, "correct the header"
+        )
+    return geometry_from_axes(
+        directions * spacing, np.zeros(3) if origin is None else origin, where
+    )
 
 
-def _read_data(handle: Any, fields: dict[str, str], n_bytes: int, path: Path, warnings: list[str]) -> np.ndarray:
+def _read_data(
+    handle: Any, fields: dict[str, str], n_bytes: int, path: Path, warnings: list[str]
+) -> np.ndarray:
     header_size = fields.get("HeaderSize", "0")
     if fields.get("BinaryData", "True").lower() == "false" or header_size not in ("0", "-1"):
-        raise InputError("NN-FILE-009", "text data or a HeaderSize", path.name, "store it as one .mha file")
+        raise InputError(
+            "NN-FILE-009", "text data or a HeaderSize", path.name, "store it as one .mha file"
+        )
     compressed = _flag(fields, "CompressedData")
     if header_size == "-1" and not compressed:
         if path.stat().st_size < n_bytes:
-            raise InputError("NN-FILE-005", f"voxels need {n_bytes} bytes, the file has fewer", path.name)
+            raise InputError(
+                "NN-FILE-005", f"voxels need {n_bytes} bytes, the file has fewer", path.name
+            )
         handle.seek(-n_bytes, 2)
     stream = Inflated(handle, path.name) if compressed else handle
     return read_payload(stream, n_bytes, path, warnings)

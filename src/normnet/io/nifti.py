@@ -55,7 +55,9 @@ def read_nifti(path: Path) -> Stored:
         geometry = _geometry(header, shape, where, warnings)
         n_skip = _data_offset(header, path, compressed) - n_read
         if len(read_up_to(stream, n_skip)) < n_skip:
-            raise InputError("NN-FILE-005", "the file ends before its voxels", where, "copy or download it again")
+            raise InputError(
+                "NN-FILE-005", "the file ends before its voxels", where, "copy or download it again"
+            )
         data = read_payload(stream, math.prod(shape) * dtype.itemsize, path, warnings)
     voxels = data.view(dtype).reshape(shape[::-1])  # the file's first axis is the fastest
     return Stored(voxels, geometry, slope, intercept, tuple(warnings))
@@ -68,26 +70,39 @@ def _read_header(stream: Any, where: str) -> tuple[dict[str, Any], int]:
         if size in _FIELDS:
             break
     else:
-        raise InputError("NN-FILE-004", "not a NIfTI header", where, "copy or download the file again")
+        raise InputError(
+            "NN-FILE-004", "not a NIfTI header", where, "copy or download the file again"
+        )
     raw = size_bytes + read_up_to(stream, size - 4).tobytes()
     if len(raw) < size:
-        raise InputError("NN-FILE-005", "the file ends within its header", where, "copy or download it again")
+        raise InputError(
+            "NN-FILE-005", "the file ends within its header", where, "copy or download it again"
+        )
     header: dict[str, Any] = {"order": order, "size": size}
     for name, (offset, code) in _FIELDS[size].items():
         values = struct.unpack_from(order + code, raw, offset)
         header[name] = values if len(values) > 1 else values[0]
     if header["magic"][:3] not in (b"n+1", b"n+2"):
-        raise InputError("NN-FILE-009", "Analyze or a .hdr/.img pair", where, "store the scan as one .nii.gz file")
+        raise InputError(
+            "NN-FILE-009",
+            "Analyze or a .hdr/.img pair",
+            where,
+            "store the scan as one .nii.gz file",
+        )
     return header, size
 
 
 def _check_shape(dim: tuple[int, ...], where: str) -> tuple[int, int, int]:
     n_axes = dim[0]
     if not 1 <= n_axes <= 7 or min(dim[1 : n_axes + 1]) < 1:
-        raise InputError("NN-FILE-004", f"impossible dimensions {dim[: min(max(n_axes, 3), 7) + 1]}", where)
+        raise InputError(
+            "NN-FILE-004", f"impossible dimensions {dim[: min(max(n_axes, 3), 7) + 1]}", where
+        )
     sizes = (*dim[1 : n_axes + 1], 1, 1)
     if max(sizes[3:], default=1) > 1:
-        raise GeometryError("NN-GEO-013", f"{n_axes} dimensions", where, "give one three-dimensional volume")
+        raise GeometryError(
+            "NN-GEO-013", f"{n_axes} dimensions", where, "give one three-dimensional volume"
+        )
     shape = (sizes[0], sizes[1], sizes[2])
     if min(shape) < 2:
         raise GeometryError("NN-GEO-012", "a single slice", where, "give the whole volume")
@@ -100,8 +115,12 @@ def _check_dtype(header: dict[str, Any], where: str) -> np.dtype:
     if code in _DTYPES:
         return np.dtype(header["order"] + _DTYPES[code])
     if code in (32, 128, 1792, 2048, 2304):
-        raise ValueRangeError("NN-VAL-008", f"colour or complex voxels (type {code})", where, "give CT values in HU")
-    raise InputError("NN-FILE-009", f"voxel type {code} is not supported", where, "store it as int16")
+        raise ValueRangeError(
+            "NN-VAL-008", f"colour or complex voxels (type {code})", where, "give CT values in HU"
+        )
+    raise InputError(
+        "NN-FILE-009", f"voxel type {code} is not supported", where, "store it as int16"
+    )
 
 
 def _check_scale(header: dict[str, Any], where: str) -> tuple[float, float]:
@@ -109,7 +128,9 @@ def _check_scale(header: dict[str, Any], where: str) -> tuple[float, float]:
     if slope == 0:  # the standard's sign for "not scaled"
         return 1.0, 0.0
     if not (math.isfinite(slope) and math.isfinite(intercept)):
-        raise ValueRangeError("NN-VAL-001", "scl_slope or scl_inter is not finite", where, "correct the header")
+        raise ValueRangeError(
+            "NN-VAL-001", "scl_slope or scl_inter is not finite", where, "correct the header"
+        )
     return float(slope), float(intercept)
 
 
@@ -117,16 +138,25 @@ def _data_offset(header: dict[str, Any], path: Path, compressed: bool) -> int:
     offset = header["vox_offset"]
     limit = 2**24 if compressed else path.stat().st_size
     if not (math.isfinite(offset) and header["size"] <= offset <= limit and offset == int(offset)):
-        raise InputError("NN-FILE-004", f"voxels at byte {offset:g} (vox_offset)", path.name, "correct the header")
+        raise InputError(
+            "NN-FILE-004",
+            f"voxels at byte {offset:g} (vox_offset)",
+            path.name,
+            "correct the header",
+        )
     return int(offset)
 
 
 def _geometry(header: dict[str, Any], shape: tuple[int, int, int], where: str, warnings: list[str]):
     mm_per_unit = _MM_PER_UNIT.get(header["units"] & 7)
     if mm_per_unit is None:
-        raise GeometryError("NN-GEO-011", f"unknown length unit {header['units'] & 7}", where, "store it in mm")
+        raise GeometryError(
+            "NN-GEO-011", f"unknown length unit {header['units'] & 7}", where, "store it in mm"
+        )
     if mm_per_unit != 1.0:
-        warnings.append(f"{where}: lengths are stored in {'metres' if mm_per_unit > 1 else 'microns'}; converted to mm")
+        warnings.append(
+            f"{where}: lengths are stored in {'metres' if mm_per_unit > 1 else 'microns'}; converted to mm"
+        )
     pixdim = np.array(header["pixdim"][1:4]) * mm_per_unit
     check_spacing(pixdim, where)
     forms = {}
@@ -135,7 +165,9 @@ def _geometry(header: dict[str, Any], shape: tuple[int, int, int], where: str, w
     if header["qform_code"] > 0:
         forms["qform"] = _quaternion_affine(header, pixdim, mm_per_unit)
     if not forms:
-        raise GeometryError("NN-GEO-015", "neither qform nor sform is set", where, "store the scan with orientation")
+        raise GeometryError(
+            "NN-GEO-015", "neither qform nor sform is set", where, "store the scan with orientation"
+        )
     affine = next(iter(forms.values()))
     lps = RAS_TO_LPS.diagonal()[:, None] * affine
     geometry = geometry_from_axes(lps[:, :3], lps[:, 3], where)
@@ -147,7 +179,9 @@ def _geometry(header: dict[str, Any], shape: tuple[int, int, int], where: str, w
     return geometry
 
 
-def _quaternion_affine(header: dict[str, Any], pixdim: np.ndarray, mm_per_unit: float) -> np.ndarray:
+def _quaternion_affine(
+    header: dict[str, Any], pixdim: np.ndarray, mm_per_unit: float
+) -> np.ndarray:
     """(3, 4) of the qform ("method 2" of the NIfTI-1 standard)."""
     b, c, d, *offset = header["quaternion"]
     a = math.sqrt(max(0.0, 1.0 - (b * b + c * c + d * d)))

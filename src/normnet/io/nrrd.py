@@ -55,7 +55,9 @@ def read_nrrd(path: Path) -> Stored:
             data = _read_data(handle, fields, n_bytes, path, warnings)
         else:
             if path.suffix.lower() != ".nhdr" or name.upper().startswith("LIST"):
-                raise InputError("NN-FILE-007", "header points at other files", path.name, "store it as one file")
+                raise InputError(
+                    "NN-FILE-007", "header points at other files", path.name, "store it as one file"
+                )
             detached = local_data_file(path, name)
             with detached.open("rb") as data_handle:
                 data = _read_data(data_handle, fields, n_bytes, detached, warnings)
@@ -86,7 +88,9 @@ def _numbers(text: str, where: str) -> list[float]:
     try:
         return [float(part) for part in re.split(r"[,\s]+", text.strip())]
     except ValueError as error:
-        raise InputError("NN-FILE-004", "a number in the header is not one", where, "correct the header") from error
+        raise InputError(
+            "NN-FILE-004", "a number in the header is not one", where, "correct the header"
+        ) from error
 
 
 def _shape(fields: dict[str, str], where: str) -> tuple[int, int, int]:
@@ -96,7 +100,9 @@ def _shape(fields: dict[str, str], where: str) -> tuple[int, int, int]:
     ):
         raise InputError("NN-FILE-004", "impossible sizes", where, "correct the header")
     if len(sizes) != 3:
-        raise GeometryError("NN-GEO-013", f"{len(sizes)} dimensions", where, "give one three-dimensional volume")
+        raise GeometryError(
+            "NN-GEO-013", f"{len(sizes)} dimensions", where, "give one three-dimensional volume"
+        )
     shape = (int(sizes[0]), int(sizes[1]), int(sizes[2]))
     check_size(shape, where)
     if min(shape) < 2:
@@ -113,7 +119,9 @@ def _dtype(fields: dict[str, str], where: str) -> np.dtype:
         return dtype
     endian = fields.get("endian", "").lower()
     if endian not in ("little", "big"):
-        raise InputError("NN-FILE-004", "byte order (endian) is missing", where, "correct the header")
+        raise InputError(
+            "NN-FILE-004", "byte order (endian) is missing", where, "correct the header"
+        )
     return dtype.newbyteorder("<" if endian == "little" else ">")
 
 
@@ -121,30 +129,51 @@ def _geometry(fields: dict[str, str], where: str):
     signs = _TO_LPS.get(fields.get("space", "").lower())
     vectors = [match[0] for match in _VECTOR.findall(fields.get("space directions", ""))]
     if signs is None or len(vectors) != 3 or not all(vectors):
-        raise GeometryError("NN-GEO-015", "no patient orientation (space)", where, "store the scan with orientation")
-    units = set(re.findall(r'"([^"]*)"', fields.get("space units", ""))) - {"mm", "millimeter", "millimeters", ""}
+        raise GeometryError(
+            "NN-GEO-015", "no patient orientation (space)", where, "store the scan with orientation"
+        )
+    units = set(re.findall(r'"([^"]*)"', fields.get("space units", ""))) - {
+        "mm",
+        "millimeter",
+        "millimeters",
+        "",
+    }
     if units:
         raise GeometryError("NN-GEO-011", "lengths that are not in mm", where, "store them in mm")
     axes = [_numbers(vector, where) for vector in vectors]
     origin = _numbers(fields.get("space origin", "(0,0,0)").strip("()"), where)
     if any(len(vector) != 3 for vector in (*axes, origin)):
-        raise InputError("NN-FILE-004", "space directions or origin are not three numbers", where, "correct it")
+        raise InputError(
+            "NN-FILE-004", "space directions or origin are not three numbers", where, "correct it"
+        )
     to_lps = np.diag(signs).astype(float)
     return geometry_from_axes(to_lps @ np.array(axes).T, to_lps @ np.array(origin), where)
 
 
-def _read_data(handle: Any, fields: dict[str, str], n_bytes: int, path: Path, warnings: list[str]) -> np.ndarray:
+def _read_data(
+    handle: Any, fields: dict[str, str], n_bytes: int, path: Path, warnings: list[str]
+) -> np.ndarray:
     encoding = fields.get("encoding", "").lower()
     byte_skip = fields.get("byte skip", fields.get("byteskip", "0"))
     line_skip = fields.get("line skip", fields.get("lineskip", "0"))
-    if encoding not in ("raw", "gzip", "gz") or line_skip != "0" or not re.fullmatch(r"-1|\d{1,9}", byte_skip):
+    if (
+        encoding not in ("raw", "gzip", "gz")
+        or line_skip != "0"
+        or not re.fullmatch(r"-1|\d{1,9}", byte_skip)
+    ):
         found = f"encoding {encoding[:20]!r}" if line_skip == "0" else "line skip"
-        raise InputError("NN-FILE-009", f"{found} is not supported", path.name, "store it as raw or gzip")
+        raise InputError(
+            "NN-FILE-009", f"{found} is not supported", path.name, "store it as raw or gzip"
+        )
     stream = handle if encoding == "raw" else Inflated(handle, path.name)
     if byte_skip == "-1":
         if encoding != "raw" or path.stat().st_size - handle.tell() < n_bytes:
-            raise InputError("NN-FILE-005", f"voxels need {n_bytes} bytes, the file has fewer", path.name)
+            raise InputError(
+                "NN-FILE-005", f"voxels need {n_bytes} bytes, the file has fewer", path.name
+            )
         handle.seek(-n_bytes, 2)
     elif len(read_up_to(stream, min(int(byte_skip), MAX_HEADER_BYTES))) < int(byte_skip):
-        raise InputError("NN-FILE-005", "the file ends before its voxels", path.name, "copy or download it again")
+        raise InputError(
+            "NN-FILE-005", "the file ends before its voxels", path.name, "copy or download it again"
+        )
     return read_payload(stream, n_bytes, path, warnings)

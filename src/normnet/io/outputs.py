@@ -106,11 +106,19 @@ def write_results(
     try:
         with ThreadPoolExecutor(len(images)) as pool:  # zlib works outside the interpreter lock
             written = [
-                pool.submit(write_image, folder / name, array.astype(np.uint8, copy=False), scan.geometry, slope)
+                pool.submit(
+                    write_image,
+                    folder / name,
+                    array.astype(np.uint8, copy=False),
+                    scan.geometry,
+                    slope,
+                )
                 for name, (array, slope) in images.items()
             ]
             picture = io.BytesIO()
-            draw_preview(scan, segmentation, model_label(model, config)).save(picture, "PNG", optimize=False)
+            draw_preview(scan, segmentation, model_label(model, config)).save(
+                picture, "PNG", optimize=False
+            )
             for image in written:
                 image.result()
         with replacing(folder / "preview.png") as handle:
@@ -172,7 +180,10 @@ def clear_results(folder: Path) -> None:
                 left_over.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(
-            "NN-OUT-010", f"an old result cannot be removed ({error.strerror})", folder.name, "choose another folder"
+            "NN-OUT-010",
+            f"an old result cannot be removed ({error.strerror})",
+            folder.name,
+            "choose another folder",
         ) from error
 
 
@@ -193,7 +204,9 @@ def is_done(folder: Path, key: dict[str, str]) -> bool:
     result = read_result(folder)
     if result is None or result.get("status") != "ok" or result.get("normnet") != __version__:
         return False
-    if {**result.get("key", {}), "place": ""} != {**key, "place": ""} or set(result.get("files", {})) != set(FILES):
+    if {**result.get("key", {}), "place": ""} != {**key, "place": ""} or set(
+        result.get("files", {})
+    ) != set(FILES):
         return False
     try:
         return all(_sha256(folder / name) == result["files"][name] for name in FILES)
@@ -221,7 +234,9 @@ def result_key(
         "input": fingerprint(path) if series_uid is None else _of([fingerprint(path), series_uid]),
         "model": _of(manifests),
         "config": _of(config.model_dump(mode="json")),
-        "place": _of(str(path.resolve()))[:16],  # tells inputs of one name apart without naming their folders
+        "place": _of(str(path.resolve()))[
+            :16
+        ],  # tells inputs of one name apart without naming their folders
     }
     return key if lungs is None else {**key, "lungs": fingerprint(lungs)}
 
@@ -234,7 +249,9 @@ def fingerprint(path: Path) -> str:
         files = sorted(file for file in path.rglob("*") if file.is_file())
     elif path.suffix.lower() in (".mhd", ".nhdr"):
         files = sorted(
-            file for file in path.parent.glob("*") if file.is_file() and file.stem.split(".")[0] == path.stem
+            file
+            for file in path.parent.glob("*")
+            if file.is_file() and file.stem.split(".")[0] == path.stem
         )
     with suppress(OSError):  # a file that cannot be read fails when the scan is read
         for file in files:
@@ -247,8 +264,8 @@ def fingerprint(path: Path) -> str:
 def output_folder(out: Path, path: Path, taken: set[Path], key: dict[str, str]) -> Path:
     """The folder for a scan's results: its name, or ``name_2``, ``name_3`` … for other inputs of that name.
 
-    A folder that belongs to the same input (same place or same content) is used again; one that holds the whole
-    result of another input is left alone.
+    A folder that belongs to the same input (same place or same content) is used again; one that
+    holds the whole result of another input is left alone.
 
     Args:
         out: Where the folders lie.
@@ -278,7 +295,12 @@ def output_folder(out: Path, path: Path, taken: set[Path], key: dict[str, str]) 
             break
     assert free is not None  # the last one does not exist and is not taken
     if free.resolve() == path.resolve():
-        raise OutputError("NN-OUT-011", "the result would be written into the input", free.name, "choose another --out")
+        raise OutputError(
+            "NN-OUT-011",
+            "the result would be written into the input",
+            free.name,
+            "choose another --out",
+        )
     taken.add(free)
     return free
 
@@ -292,9 +314,14 @@ def check_output(out: Path, inputs: list[Path]) -> None:
     place = out.resolve()
     for path in inputs:
         source = path.resolve()
-        if place == source or (source.is_dir() and place.is_relative_to(source) and _is_one_scan(source)):
+        if place == source or (
+            source.is_dir() and place.is_relative_to(source) and _is_one_scan(source)
+        ):
             raise OutputError(
-                "NN-OUT-011", "the output is inside an input", out.name or str(out), "choose another --out"
+                "NN-OUT-011",
+                "the output is inside an input",
+                out.name or str(out),
+                "choose another --out",
             )
     _make(out)
     try:
@@ -302,7 +329,9 @@ def check_output(out: Path, inputs: list[Path]) -> None:
             pass
         (out / ".writable").unlink()
     except OSError as error:
-        raise OutputError("NN-OUT-010", f"cannot write ({error.strerror})", out.name, "choose another --out") from error
+        raise OutputError(
+            "NN-OUT-010", f"cannot write ({error.strerror})", out.name, "choose another --out"
+        ) from error
 
 
 def is_result_file(path: Path) -> bool:
@@ -321,7 +350,9 @@ def locked(out: Path) -> Iterator[None]:
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise OutputError("NN-OUT-010", f"cannot write ({error.strerror})", out.name, "choose another --out") from error
+        raise OutputError(
+            "NN-OUT-010", f"cannot write ({error.strerror})", out.name, "choose another --out"
+        ) from error
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -337,13 +368,17 @@ def locked(out: Path) -> Iterator[None]:
         os.write(handle, f"{os.getpid()}\n".encode())
         yield
     finally:
-        os.close(handle)  # lets go of the lock; the file stays, or a third process could lock another one
+        os.close(
+            handle
+        )  # lets go of the lock; the file stays, or a third process could lock another one
 
 
 def model_label(model: Model, config: Config) -> str:
     """One line that names a model: name, version, members asked, first digits of its sha256."""
     manifest = model.manifest
-    name = " ".join(filter(None, (str(manifest.get("name", "normnet")), str(manifest.get("version", "")))))
+    name = " ".join(
+        filter(None, (str(manifest.get("name", "normnet")), str(manifest.get("version", ""))))
+    )
     n_members = len(model.asked(config.inference))
     return f"{name}, {n_members} member{'s' if n_members > 1 else ''}, {_of(manifest)[:8]}"
 
@@ -364,7 +399,13 @@ def _describe(model: Model, config: Config) -> dict[str, Any]:
 
 
 def _head(status: str, case_id: str, key: dict[str, str] | None) -> dict[str, Any]:
-    return {"normnet": __version__, "notice": NOTICE, "status": status, "case_id": case_id, "key": key or {}}
+    return {
+        "normnet": __version__,
+        "notice": NOTICE,
+        "status": status,
+        "case_id": case_id,
+        "key": key or {},
+    }
 
 
 def _write_json(folder: Path, result: dict[str, Any]) -> dict[str, Any]:
@@ -378,7 +419,10 @@ def _make(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(
-            "NN-OUT-010", f"no folder can be made ({error.strerror})", folder.name, "choose another --out"
+            "NN-OUT-010",
+            f"no folder can be made ({error.strerror})",
+            folder.name,
+            "choose another --out",
         ) from error
 
 

@@ -43,9 +43,13 @@ class Inflated:
             try:
                 data = self._decoder.decompress(self._pending, wanted)
             except zlib.error as error:
-                raise InputError("NN-FILE-006", "compressed data is corrupt", self._where, _REPEAT) from error
+                raise InputError(
+                    "NN-FILE-006", "compressed data is corrupt", self._where, _REPEAT
+                ) from error
             if not data and not self._pending and not self._decoder.eof:
-                raise InputError("NN-FILE-005", "compressed data ends too early", self._where, _REPEAT)
+                raise InputError(
+                    "NN-FILE-005", "compressed data ends too early", self._where, _REPEAT
+                )
             self._pending = self._decoder.unconsumed_tail
             if data:
                 view[: len(data)] = data
@@ -66,7 +70,9 @@ def read_up_to(stream: BufferedReader | Inflated, n_bytes: int) -> np.ndarray:
     return buffer[:done]
 
 
-def read_payload(stream: BufferedReader | Inflated, n_bytes: int, path: Path, warnings: list[str]) -> np.ndarray:
+def read_payload(
+    stream: BufferedReader | Inflated, n_bytes: int, path: Path, warnings: list[str]
+) -> np.ndarray:
     """All voxel bytes from the stream's position to its end.
 
     Args:
@@ -79,17 +85,22 @@ def read_payload(stream: BufferedReader | Inflated, n_bytes: int, path: Path, wa
         (n_bytes,) uint8.
 
     Raises:
-        InputError: NN-FILE-005 if there are fewer or many more bytes, NN-FILE-006 if a checksum is wrong.
+        InputError: NN-FILE-005 if there are fewer or many more bytes, NN-FILE-006 if a checksum is
+            wrong.
     """
     ratio = _MAX_DEFLATE_RATIO if isinstance(stream, Inflated) else 1
     short = path.stat().st_size * ratio < n_bytes  # before anything is allocated
     data = np.empty(0, np.uint8) if short else read_up_to(stream, n_bytes)
     if len(data) < n_bytes:
         found = "too few for them" if short else f"{len(data)} bytes"
-        raise InputError("NN-FILE-005", f"voxels need {n_bytes} bytes, the file has {found}", path.name, _REPEAT)
+        raise InputError(
+            "NN-FILE-005", f"voxels need {n_bytes} bytes, the file has {found}", path.name, _REPEAT
+        )
     n_extra = len(read_up_to(stream, _MAX_PADDING_BYTES + 1))
     if n_extra > _MAX_PADDING_BYTES:
-        raise InputError("NN-FILE-005", f"more data than the {n_bytes} bytes of its header", path.name, _REPEAT)
+        raise InputError(
+            "NN-FILE-005", f"more data than the {n_bytes} bytes of its header", path.name, _REPEAT
+        )
     if n_extra:
         warnings.append(f"{path.name}: {n_extra} bytes after the voxels were ignored")
     return data
@@ -102,7 +113,12 @@ def local_data_file(header: Path, name: str) -> Path:
         InputError: NN-FILE-007 for any other place, NN-FILE-001 if it is missing.
     """
     data = header.parent / name
-    plain = Path(name).name == name and "\\" not in name and "%" not in name and name not in ("", ".", "..")
+    plain = (
+        Path(name).name == name
+        and "\\" not in name
+        and "%" not in name
+        and name not in ("", ".", "..")
+    )
     if not plain or data.resolve().parent != header.parent.resolve():
         raise InputError(
             "NN-FILE-007",
@@ -111,5 +127,10 @@ def local_data_file(header: Path, name: str) -> Path:
             "keep header and data in one folder, or store the scan as one file",
         )
     if not data.is_file():
-        raise InputError("NN-FILE-001", "the data file named in the header is missing", header.name, "copy it as well")
+        raise InputError(
+            "NN-FILE-001",
+            "the data file named in the header is missing",
+            header.name,
+            "copy it as well",
+        )
     return data

@@ -41,9 +41,13 @@ def read_ct(path: Path | str, series_uid: str | None = None) -> Scan:
 
         return read_image(path, case_id)
     except MemoryError as error:
-        raise ResourceError("NN-RES-004", "not enough memory to read it", path.name, "give more memory") from error
+        raise ResourceError(
+            "NN-RES-004", "not enough memory to read it", path.name, "give more memory"
+        ) from error
     except OSError as error:
-        raise InputError("NN-FILE-001", "the file cannot be read", path.name, "check disk and permissions") from error
+        raise InputError(
+            "NN-FILE-001", "the file cannot be read", path.name, "check disk and permissions"
+        ) from error
 
 
 def case_id_of(path: Path | str) -> str:
@@ -59,7 +63,8 @@ def case_id_of(path: Path | str) -> str:
 def find_scans(paths: Iterable[Path | str]) -> list[Path]:
     """The scans below some paths, each readable with ``read_ct``, in the order of their names.
 
-    A file is a scan. A folder that holds DICOM files is one scan. Any other folder is a batch: every image
+    A file is a scan. A folder that holds DICOM files is one scan. Any other folder is a batch:
+        every image
     file in it is a scan, and so are the scans of its sub-folders.
 
     Raises:
@@ -72,7 +77,12 @@ def find_scans(paths: Iterable[Path | str]) -> list[Path]:
             raise InputError("NN-FILE-001", "no such file or folder", path.name, "check the path")
         found = [path] if path.is_file() else _scans_in(path)
         if not found:
-            raise InputError("NN-FILE-008", "no CT in the folder", path.name, "give DICOM, NIfTI, NRRD or MetaImage")
+            raise InputError(
+                "NN-FILE-008",
+                "no CT in the folder",
+                path.name,
+                "give DICOM, NIfTI, NRRD or MetaImage",
+            )
         scans += found
     return list(dict.fromkeys(scans))
 
@@ -85,7 +95,9 @@ def _scans_in(folder: Path) -> list[Path]:
         files = [Path(root, name) for name in sorted(names) if not name.startswith(".")]
         n_files += len(files)
         if n_files > MAX_FILES:
-            raise ResourceError("NN-RES-002", f"more than {MAX_FILES} files", folder.name, "give smaller folders")
+            raise ResourceError(
+                "NN-RES-002", f"more than {MAX_FILES} files", folder.name, "give smaller folders"
+            )
         images = [file for file in files if file.name.lower().endswith(IMAGE_SUFFIXES)]
         if any(is_dicom(file) for file in files if file not in images):
             folders.clear()  # what lies below belongs to the same scan

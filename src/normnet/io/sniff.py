@@ -23,18 +23,28 @@ def kind_of(path: Path) -> Kind:
     """
     try:
         if path.exists() and not path.is_file():
-            raise InputError("NN-FILE-001", "not a regular file", path.name, "give a file or folder")
+            raise InputError(
+                "NN-FILE-001", "not a regular file", path.name, "give a file or folder"
+            )
         with path.open("rb") as handle:
             head = handle.read(512)
             if head.startswith(b"\x1f\x8b"):
                 handle.seek(0)
                 kind = _kind_of_bytes(read_up_to(Inflated(handle, path.name), 132).tobytes())
-                return "nifti" if kind == "nifti" else _unknown(path, "gzip, but not of a NIfTI file")
+                return (
+                    "nifti" if kind == "nifti" else _unknown(path, "gzip, but not of a NIfTI file")
+                )
     except OSError as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else "the file cannot be opened"
-        raise InputError("NN-FILE-001", reason, path.name, "check the path and its permissions") from error
+        reason = (
+            "no such file" if isinstance(error, FileNotFoundError) else "the file cannot be opened"
+        )
+        raise InputError(
+            "NN-FILE-001", reason, path.name, "check the path and its permissions"
+        ) from error
     if not head:
-        raise InputError("NN-FILE-002", "the file is empty (0 bytes)", path.name, "copy or download it again")
+        raise InputError(
+            "NN-FILE-002", "the file is empty (0 bytes)", path.name, "copy or download it again"
+        )
     if head.startswith(b"PK\x03\x04"):
         return _unknown(path, "a zip archive, not unpacked")
     return _kind_of_bytes(head) or _unknown(path, "not DICOM, NIfTI, NRRD or MetaImage")
@@ -56,10 +66,17 @@ def _kind_of_bytes(head: bytes) -> Kind | None:
         return "dicom"
     if head.startswith(b"NRRD000"):
         return "nrrd"
-    if any(head[:4] in (size.to_bytes(4, "little"), size.to_bytes(4, "big")) for size in _NIFTI_SIZES):
+    if any(
+        head[:4] in (size.to_bytes(4, "little"), size.to_bytes(4, "big")) for size in _NIFTI_SIZES
+    ):
         return "nifti"
     return "metaimage" if _META_IMAGE.match(head) else None
 
 
 def _unknown(path: Path, found: str) -> Kind:
-    raise InputError("NN-FILE-003", found, path.name, "give a DICOM folder, .nii, .nii.gz, .nrrd, .nhdr, .mha or .mhd")
+    raise InputError(
+        "NN-FILE-003",
+        found,
+        path.name,
+        "give a DICOM folder, .nii, .nii.gz, .nrrd, .nhdr, .mha or .mhd",
+    )

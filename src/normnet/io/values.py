@@ -47,7 +47,12 @@ def rescale(stored: Stored, where: str) -> np.ndarray:
         for part in voxels:  # slice by slice, so that no second float volume is needed
             values = (part * np.float64(slope) + intercept).astype(np.float32)
             check_finite(values, where)
-            fits = fits and values.min() >= _INT16.min and values.max() <= _INT16.max and not np.any(values % 1)
+            fits = (
+                fits
+                and values.min() >= _INT16.min
+                and values.max() <= _INT16.max
+                and not np.any(values % 1)
+            )
     volume = np.empty(voxels.shape, np.int16 if fits else np.float32)
     for target, part in zip(volume, voxels, strict=True):
         target[...] = (part * np.float64(slope) + intercept).astype(np.float32)
@@ -74,21 +79,25 @@ def labels_of(stored: Stored, where: str) -> np.ndarray:
 def check_finite(values: np.ndarray, where: str) -> None:
     """Raise NN-VAL-005 if anything is NaN or infinite."""
     if not np.isfinite(values).all():
-        raise ValueRangeError("NN-VAL-005", "NaN or infinite voxels", where, "replace them or export the scan again")
+        raise ValueRangeError(
+            "NN-VAL-005", "NaN or infinite voxels", where, "replace them or export the scan again"
+        )
 
 
 def check_hu(volume_hu: np.ndarray, where: str) -> None:
     """Refuse a volume that cannot be a chest CT in Hounsfield units.
 
-    Air (lung) and soft tissue must both be there, and bright metal must be rare. Padding around the field of
-    view (-2000, -3024 ...) counts as neither.
+    Air (lung) and soft tissue must both be there, and bright metal must be rare. Padding around the
+    field of view (-2000, -3024 ...) counts as neither.
 
     Raises:
         ValueRangeError: NN-VAL-006 constant, NN-VAL-007 not HU.
     """
     low, high = float(volume_hu.min()), float(volume_hu.max())
     if low == high:
-        raise ValueRangeError("NN-VAL-006", f"every voxel is {low:g}", where, "export the scan again")
+        raise ValueRangeError(
+            "NN-VAL-006", f"every voxel is {low:g}", where, "export the scan again"
+        )
     flat = volume_hu.reshape(-1)
     sample = flat[:: max(1, flat.size // _MAX_SAMPLES)]
 
@@ -106,5 +115,8 @@ def check_hu(volume_hu: np.ndarray, where: str) -> None:
     else:
         return
     raise ValueRangeError(
-        "NN-VAL-007", f"values {low:g} to {high:g}: {fault}", where, "give the CT in HU, not windowed or normalised"
+        "NN-VAL-007",
+        f"values {low:g} to {high:g}: {fault}",
+        where,
+        "give the CT in HU, not windowed or normalised",
     )

@@ -6,7 +6,9 @@ import numpy as np
 
 SMALL_ML = 30.0  # smaller components are airways, bowel gas or noise
 SMALL_SHARE = 0.04  # of the largest component
-AIR_HU = -960.0  # mean of a component that is air beside the body, between back and table for instance
+AIR_HU = (
+    -960.0
+)  # mean of a component that is air beside the body, between back and table for instance
 BAY_MM, DENSE_HU, BAY_SHARE = 12.0, -500.0, 0.02
 SMALL_SIDE = 0.5  # of the other lung
 JUMPS_SHARE = 0.01  # of the lungs, where one slice says otherwise than both beside it
@@ -14,7 +16,9 @@ FAT_HU, FAT_SPREAD_HU, EVEN_MM, FAT_ML = (-140.0, -50.0), 12.0, 6.0, 1.0
 FAT_EDGE_HU = 30.0  # beyond FAT_HU, of what belongs to fat that was found
 
 
-def keep_lungs(mask: np.ndarray, volume_hu: np.ndarray, spacing_mm: tuple[float, ...]) -> np.ndarray:
+def keep_lungs(
+    mask: np.ndarray, volume_hu: np.ndarray, spacing_mm: tuple[float, ...]
+) -> np.ndarray:
     """The components that are lung, with the holes filled that lung encloses on all sides.
 
     A lung cut in two by a consolidation keeps both parts if the smaller is not tiny.
@@ -43,7 +47,8 @@ def keep_lungs(mask: np.ndarray, volume_hu: np.ndarray, spacing_mm: tuple[float,
 def find_fat(volume_hu: np.ndarray, lungs: np.ndarray, spacing_mm: tuple[float, ...]) -> np.ndarray:
     """Fat that a lung mask took in for consolidated lung, under a high diaphragm for instance.
 
-    Nothing in a lung is as even at these HU: ground glass is lighter, consolidation denser, and where one ends the
+    Nothing in a lung is as even at these HU: ground glass is lighter, consolidation denser, and
+        where one ends the
     HU runs through this range steeply.
 
     Args:
@@ -70,8 +75,8 @@ def find_fat(volume_hu: np.ndarray, lungs: np.ndarray, spacing_mm: tuple[float, 
 def split_left_right(lungs: np.ndarray) -> np.ndarray:
     """Tell the lungs apart, also where they touch.
 
-    Eroded until two large components remain on both sides of the middle; every voxel then gets the side of the
-    nearest of them.
+    Eroded until two large components remain on both sides of the middle; every voxel then gets the
+    side of the nearest of them.
 
     Args:
         lungs: (z, y, x) bool, x to the patient's left.
@@ -102,7 +107,9 @@ def split_left_right(lungs: np.ndarray) -> np.ndarray:
             seeds = sides[labels]
             if np.array_equal(seeds > 0, lungs):
                 return seeds
-            nearest = distance_transform_edt(seeds == 0, return_distances=False, return_indices=True)
+            nearest = distance_transform_edt(
+                seeds == 0, return_distances=False, return_indices=True
+            )
             return np.where(lungs, seeds[tuple(nearest)], 0).astype(np.uint8)
         core = binary_erosion(core)
         if not core.any():
@@ -110,11 +117,14 @@ def split_left_right(lungs: np.ndarray) -> np.ndarray:
     return np.where(lungs, np.where(np.arange(lungs.shape[2]) < middle, 1, 2), 0).astype(np.uint8)
 
 
-def left_out_share(volume_hu: np.ndarray, lung_labels: np.ndarray, spacing_mm: tuple[float, ...]) -> float:
+def left_out_share(
+    volume_hu: np.ndarray, lung_labels: np.ndarray, spacing_mm: tuple[float, ...]
+) -> float:
     """Dense tissue in the bays and holes of each lung's outline, as a share of the lungs.
 
-    They are what a closing with a 12 mm disc and filling the holes of each slice add to one lung. Healthy and well
-    segmented sick lungs have 0.5 to 1.9 %, the hilum; sick lungs found by a threshold 3.5 % and more.
+    They are what a closing with a 12 mm disc and filling the holes of each slice add to one lung.
+    Healthy and well segmented sick lungs have 0.5 to 1.9 %, the hilum; sick lungs found by a
+    threshold 3.5 % and more.
 
     Args:
         volume_hu: (z, y, x), z to head.
@@ -148,7 +158,9 @@ def jumping_share(lung_labels: np.ndarray) -> float:
     return int(((below == above) & (here != below)).sum()) / int(lungs.sum())
 
 
-def doubts(volume_hu: np.ndarray, lung_labels: np.ndarray, spacing_mm: tuple[float, ...]) -> tuple[str, ...]:
+def doubts(
+    volume_hu: np.ndarray, lung_labels: np.ndarray, spacing_mm: tuple[float, ...]
+) -> tuple[str, ...]:
     """Why the lung mask may be wrong, one line each; empty if nothing is odd.
 
     Args:

@@ -20,7 +20,9 @@ DEEPEST_PX = 6  # of a layer, counted from the lungs' border: a thicker one is a
 def smooth_noise(shape: tuple[int, ...], cell: int, rng: torch.Generator) -> torch.Tensor:
     """(B, S, H, W) noise of zero mean and about unit range, smooth over ``cell`` pixels, independent between slices."""
     n, slices, height, width = shape
-    coarse = torch.randn((n, slices, height // cell + 2, width // cell + 2), generator=rng, device=rng.device)
+    coarse = torch.randn(
+        (n, slices, height // cell + 2, width // cell + 2), generator=rng, device=rng.device
+    )
     return interpolate(coarse, size=(height, width), mode="bilinear", align_corners=True)
 
 
@@ -29,12 +31,17 @@ def _uniform(shape: tuple[int, ...], low: float, high: float, rng: torch.Generat
 
 
 def add_disease(
-    image_hu: torch.Tensor, lung_mask: torch.Tensor, height_px: torch.Tensor, share: float, rng: torch.Generator
+    image_hu: torch.Tensor,
+    lung_mask: torch.Tensor,
+    height_px: torch.Tensor,
+    share: float,
+    rng: torch.Generator,
 ) -> torch.Tensor:
     """Ellipsoids of ground glass or consolidation, now and then half a lung or all of it, or a thin layer.
 
     Args:
-        image_hu: (B, S, H, W) float32, axial slices at about 1.5 mm with their neighbours, rows from front to back.
+        image_hu: (B, S, H, W) float32, axial slices at about 1.5 mm with their neighbours, rows
+            from front to back.
         lung_mask: Same shape, bool.
         height_px: (B, S), how far above the middle slice each slice lies, in pixels.
         share: Part of the stacks that get disease.
@@ -60,30 +67,44 @@ def add_disease(
     n_here = torch.randint(1, N_ELLIPSES + 1, (n,), generator=rng, device=rng.device).view(each)
     result = image_hu.clone()
     for k in range(N_ELLIPSES):
-        axes = torch.exp(_uniform((3, *each), 1.1, 4.0, rng))  # 3 to 55 pixels, small ones more often
+        axes = torch.exp(
+            _uniform((3, *each), 1.1, 4.0, rng)
+        )  # 3 to 55 pixels, small ones more often
         angle = _uniform(each, 0, torch.pi, rng)
         dy = rows - torch.div(centres[:, k], width, rounding_mode="floor").view(each)
         dx = columns - (centres[:, k] % width).view(each)
         dz = height_px[:, :, None, None] + axes[2] * _uniform(each, -0.7, 0.7, rng)
         along = (dx * torch.cos(angle) + dy * torch.sin(angle)) / axes[0]
         across = (dy * torch.cos(angle) - dx * torch.sin(angle)) / axes[1]
-        radius = torch.sqrt(along**2 + across**2 + (dz / axes[2]) ** 2) * (1 + 0.25 * smooth_noise(plane, 12, rng))
+        radius = torch.sqrt(along**2 + across**2 + (dz / axes[2]) ** 2) * (
+            1 + 0.25 * smooth_noise(plane, 12, rng)
+        )
         softness = _uniform(each, 0.03, 0.25, rng)
         alpha = torch.sigmoid((1 - radius) / softness)
         result = _blend(result, alpha * (sick & (k < n_here)).float() * inside, rng)
 
     large = sick & (_uniform(each, 0, 1, rng) < PROB_LARGE)
-    turn = torch.where(_uniform(each, 0, 1, rng) < 0.5, 0.0, _uniform(each, 0, 2 * torch.pi, rng))  # 0: dependent
+    turn = torch.where(
+        _uniform(each, 0, 1, rng) < 0.5, 0.0, _uniform(each, 0, 2 * torch.pi, rng)
+    )  # 0: dependent
     beyond = (rows / height - 0.5) * torch.cos(turn) + (columns / width - 0.5) * torch.sin(turn)
-    tilt = torch.where(_uniform(each, 0, 1, rng) < PROB_TILTED, _uniform(each, -0.5, 1, rng) * torch.pi / 2, 0.0)
-    beyond = beyond * torch.cos(tilt) - height_px[:, :, None, None] / height * torch.sin(tilt)  # above 0: solid bases
-    half = torch.sigmoid((beyond - _uniform(each, -0.15, 0.25, rng)) * 30 + 2 * smooth_noise(plane, 24, rng))
+    tilt = torch.where(
+        _uniform(each, 0, 1, rng) < PROB_TILTED, _uniform(each, -0.5, 1, rng) * torch.pi / 2, 0.0
+    )
+    beyond = beyond * torch.cos(tilt) - height_px[:, :, None, None] / height * torch.sin(
+        tilt
+    )  # above 0: solid bases
+    half = torch.sigmoid(
+        (beyond - _uniform(each, -0.15, 0.25, rng)) * 30 + 2 * smooth_noise(plane, 24, rng)
+    )
     everywhere = torch.sigmoid(2 * smooth_noise(plane, 32, rng) + 1)
     alpha = torch.where(_uniform(each, 0, 1, rng) < 0.75, half, everywhere)
     result = _blend(result, alpha * large.float() * inside, rng)
 
     layered = sick & (_uniform(each, 0, 1, rng) < PROB_LAYER)
-    reach = _uniform(each, 1, DEEPEST_PX, rng) * (0.3 + smooth_noise(plane, 32, rng))  # below 0: no layer there
+    reach = _uniform(each, 1, DEEPEST_PX, rng) * (
+        0.3 + smooth_noise(plane, 32, rng)
+    )  # below 0: no layer there
     alpha = torch.sigmoid((reach - _depth(inside)) / 0.4)
     return _blend(result, alpha * layered.float() * inside, rng)
 

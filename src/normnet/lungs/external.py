@@ -50,7 +50,8 @@ def find_external(path: Path) -> ExternalLungs | None:
         None for any folder without ``dataset.json`` and ``plans.json``, and where nothing lies.
 
     Raises:
-        ModelError: NN-EXT-001 a file that is no lungmask weights, 002 an nnU-Net model that cannot be used.
+        ModelError: NN-EXT-001 a file that is no lungmask weights, 002 an nnU-Net model that cannot
+            be used.
     """
     if path.is_file():
         return _read_lungmask(path)
@@ -65,38 +66,59 @@ def _read_lungmask(path: Path) -> ExternalLungs:
     import torch
 
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)  # unpickles nothing but tensors
+        state = torch.load(
+            path, map_location="cpu", weights_only=True
+        )  # unpickles nothing but tensors
         n_classes = len(state["last.bias"])  # lungmask counts them in the same place
     except Exception as error:  # torch raises many kinds; all mean the same to a user
         todo = "give lungmask's .pth, or the folder of a lung model"
-        raise ModelError("NN-EXT-001", "not a file of lungmask's weights", path.name, todo) from error
+        raise ModelError(
+            "NN-EXT-001", "not a file of lungmask's weights", path.name, todo
+        ) from error
     sides = LUNGMASK_SIDES.get(n_classes, dict.fromkeys(range(1, n_classes), EITHER))
-    manifest = {"kind": "lungmask", "name": f"lungmask {path.name}", "files": {path.name: _sha256(path)}}
+    manifest = {
+        "kind": "lungmask",
+        "name": f"lungmask {path.name}",
+        "files": {path.name: _sha256(path)},
+    }
     return ExternalLungs("lungmask", path, sides, manifest)
 
 
 def _read_nnunet(folder: Path) -> ExternalLungs:
     try:
-        dataset, plans = (json.loads((folder / f"{name}.json").read_text()) for name in ("dataset", "plans"))
+        dataset, plans = (
+            json.loads((folder / f"{name}.json").read_text()) for name in ("dataset", "plans")
+        )
         n_channels = len(dataset["modality"] if "modality" in dataset else dataset["channel_names"])
         ending, sides = dataset["file_ending"], sides_named(dataset["labels"])
         name = " ".join(("nnU-Net", plans.get("dataset_name", ""), folder.resolve().name))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _unusable(folder, "an nnU-Net model without a readable dataset.json and plans.json") from error
+        raise _unusable(
+            folder, "an nnU-Net model without a readable dataset.json and plans.json"
+        ) from error
     if n_channels != 1 or ending != ".nii.gz":
-        raise _unusable(folder, f"an nnU-Net model for {n_channels} channels in {ending} files, not for one in .nii.gz")
+        raise _unusable(
+            folder,
+            f"an nnU-Net model for {n_channels} channels in {ending} files, not for one in .nii.gz",
+        )
     if not sides:
         raise _unusable(folder, "an nnU-Net model without a label of lung")
     checkpoint, folds = _find_folds(folder)
     files = ["dataset.json", "plans.json", *(f"fold_{fold}/{checkpoint}" for fold in folds)]
-    manifest = {"kind": "nnunet", "name": name, "files": {file: _sha256(folder / file) for file in files}}
+    manifest = {
+        "kind": "nnunet",
+        "name": name,
+        "files": {file: _sha256(folder / file) for file in files},
+    }
     return ExternalLungs("nnunet", folder, sides, manifest, ("-f", *folds, "-chk", checkpoint))
 
 
 def _find_folds(folder: Path) -> tuple[str, list[str]]:
     """The checkpoint's name and the folds that have it; ``all`` only where there is no other."""
     for checkpoint in CHECKPOINTS:
-        found = sorted(path.parent.name.removeprefix("fold_") for path in folder.glob(f"fold_*/{checkpoint}"))
+        found = sorted(
+            path.parent.name.removeprefix("fold_") for path in folder.glob(f"fold_*/{checkpoint}")
+        )
         numbered = [fold for fold in found if fold.isdecimal()]
         if numbered or "all" in found:
             return checkpoint, numbered or ["all"]
@@ -115,13 +137,19 @@ def sides_named(labels: dict[str, int | list[int]]) -> dict[int, int]:
     Raises:
         ValueError: If a label is not from 1 to 255.
     """
-    named = {name.lower(): value for name, value in labels.items() if name.lower() not in ("background", "ignore")}
+    named = {
+        name.lower(): value
+        for name, value in labels.items()
+        if name.lower() not in ("background", "ignore")
+    }
     any_lung = any(_LUNG.search(name) for name in named)
     sides: dict[int, int] = {}
     for name, value in named.items():
         if any_lung and not (_LUNG.search(name) or _DISEASE.search(name)):
             continue
-        side = {(True, False): RIGHT, (False, True): LEFT}.get(("right" in name, "left" in name), EITHER)
+        side = {(True, False): RIGHT, (False, True): LEFT}.get(
+            ("right" in name, "left" in name), EITHER
+        )
         for number in map(int, value if isinstance(value, list) else [value]):
             if not 0 < number < 256:
                 raise ValueError(f"label {number}")
@@ -130,7 +158,9 @@ def sides_named(labels: dict[str, int | list[int]]) -> dict[int, int]:
 
 
 def _unusable(folder: Path, found: str) -> ModelError:
-    return ModelError("NN-EXT-002", found, folder.name, "give a trained nnU-Net v2 model that finds lungs in CT")
+    return ModelError(
+        "NN-EXT-002", found, folder.name, "give a trained nnU-Net v2 model that finds lungs in CT"
+    )
 
 
 def _sha256(path: Path) -> str:
@@ -138,7 +168,9 @@ def _sha256(path: Path) -> str:
         status = path.stat()
         return _sha256_of(path.absolute(), status.st_size, status.st_mtime_ns)
     except OSError as error:
-        raise ModelError("NN-EXT-002", "a file of the lung model cannot be read", path.name, "copy it again") from error
+        raise ModelError(
+            "NN-EXT-002", "a file of the lung model cannot be read", path.name, "copy it again"
+        ) from error
 
 
 @lru_cache

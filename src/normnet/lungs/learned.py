@@ -28,7 +28,9 @@ class Lungs(NamedTuple):
     """Labels of the scan's shape, uint8: 1 right lung, 2 left lung, 0 elsewhere."""
 
     labels: np.ndarray
-    possible: np.ndarray | None  # at a lower threshold; None where that was not asked or is not known
+    possible: (
+        np.ndarray | None
+    )  # at a lower threshold; None where that was not asked or is not known
 
 
 def seen_slices(slice_mm: float, config: LungsConfig) -> np.ndarray:
@@ -38,12 +40,17 @@ def seen_slices(slice_mm: float, config: LungsConfig) -> np.ndarray:
 
 
 def predict_lungs(
-    volume_hu: np.ndarray, slice_mm: float, networks: list[torch.nn.Module], config: LungsConfig, device: str = "cpu"
+    volume_hu: np.ndarray,
+    slice_mm: float,
+    networks: list[torch.nn.Module],
+    config: LungsConfig,
+    device: str = "cpu",
 ) -> np.ndarray:
     """Mean probability of lung of every voxel, over the networks and over the slices as they are and mirrored.
 
     Args:
-        volume_hu: (z, y, x) float32 on a grid of about ``slice_mm`` and ``pixel_mm``, turned to head, back, left.
+        volume_hu: (z, y, x) float32 on a grid of about ``slice_mm`` and ``pixel_mm``, turned to
+            head, back, left.
         slice_mm: Distance of its slices.
         networks: One or more 2D U-Nets that see a slice and its neighbours.
         config: Grey scale.
@@ -62,9 +69,13 @@ def predict_lungs(
     with torch.inference_mode(), torch.autocast(torch.device(device).type, torch.bfloat16):
         for start in range(0, depth, SLICES_AT_ONCE):
             middle = np.arange(start, min(start + SLICES_AT_ONCE, depth))
-            chunk = torch.from_numpy(volume_hu[(middle[:, None] + apart).clip(0, depth - 1)])  # (B, S, H, W)
+            chunk = torch.from_numpy(
+                volume_hu[(middle[:, None] + apart).clip(0, depth - 1)]
+            )  # (B, S, H, W)
             chunk = scale_hu(chunk, config)
-            chunk = torch.nn.functional.pad(chunk, pads).to(device, memory_format=torch.channels_last)
+            chunk = torch.nn.functional.pad(chunk, pads).to(
+                device, memory_format=torch.channels_last
+            )
             probs = []
             for network in networks:
                 probs.append(torch.sigmoid(network(chunk).float()))
@@ -74,7 +85,9 @@ def predict_lungs(
     return prob
 
 
-def agree(prob: np.ndarray, volume_hu: np.ndarray, slice_mm: float, config: LungsConfig) -> np.ndarray:
+def agree(
+    prob: np.ndarray, volume_hu: np.ndarray, slice_mm: float, config: LungsConfig
+) -> np.ndarray:
     """Probabilities of dense tissue smoothed along z: what is lung in one slice hardly ends in the next.
 
     Args:
@@ -87,17 +100,23 @@ def agree(prob: np.ndarray, volume_hu: np.ndarray, slice_mm: float, config: Lung
 
     if config.smooth_mm <= 0:
         return prob
-    return np.where(volume_hu > DENSE_HU, gaussian_filter1d(prob, config.smooth_mm / slice_mm, axis=0), prob)
+    return np.where(
+        volume_hu > DENSE_HU, gaussian_filter1d(prob, config.smooth_mm / slice_mm, axis=0), prob
+    )
 
 
 def segment_lungs(
-    scan: Scan, networks: list[torch.nn.Module] | ExternalLungs, config: LungsConfig, device: str = "cpu"
+    scan: Scan,
+    networks: list[torch.nn.Module] | ExternalLungs,
+    config: LungsConfig,
+    device: str = "cpu",
 ) -> np.ndarray:
     """Find both lungs, diseased parts included, without trachea and main bronchi.
 
     Args:
         scan: As read, any orientation.
-        networks: The lung model's members; or the model of another program, whose lungs are taken as they are.
+        networks: The lung model's members; or the model of another program, whose lungs are taken
+            as they are.
         config: Grid, grey scale and threshold.
         device: Torch device.
 
@@ -138,17 +157,27 @@ def find_lungs(
     targets = [max(config.slice_mm, spacing[0]), config.pixel_mm, config.pixel_mm]
     step = tuple(target / own for target, own in zip(targets, spacing, strict=True))
     shape = tuple(max(1, round((n - 1) / d) + 1) for n, d in zip(turned.shape, step, strict=True))
-    start = tuple(((n - 1) - (m - 1) * d) / 2 for n, m, d in zip(turned.shape, shape, step, strict=True))
+    start = tuple(
+        ((n - 1) - (m - 1) * d) / 2 for n, m, d in zip(turned.shape, shape, step, strict=True)
+    )
     grid = Grid(start, step, shape)
     coarse_hu = resample(turned, grid, outside=-1024).astype(np.float32)
-    prob = agree(predict_lungs(coarse_hu, targets[0], networks, config, device), coarse_hu, targets[0], config)
+    prob = agree(
+        predict_lungs(coarse_hu, targets[0], networks, config, device),
+        coarse_hu,
+        targets[0],
+        config,
+    )
     prob[find_fat(coarse_hu, prob > config.threshold, tuple(targets))] = 0
 
     def outlined(threshold: float) -> np.ndarray:
         coarse = keep_lungs(prob > threshold, coarse_hu, tuple(targets))
         if not coarse.any():
             raise ValueRangeError(
-                "NN-VAL-020", "no lung found", scan.case_id, "is this a chest CT in HU? or give --lungs MASK"
+                "NN-VAL-020",
+                "no lung found",
+                scan.case_id,
+                "is this a chest CT in HU? or give --lungs MASK",
             )
         labels = np.zeros(scan.shape, np.uint8)
         box, inside = _outline(prob, threshold, coarse, grid, turned.shape)
@@ -164,7 +193,8 @@ def _outline(
 ) -> tuple[tuple[slice, ...], np.ndarray]:
     """The lungs of the coarse grid on the scan's own, turned: their box and the labels in it."""
     side = split_left_right(coarse)
-    # the mask's outline follows the probability, near the chosen components alone; filled holes stay filled
+    # the mask's outline follows the probability, near the chosen components alone; filled holes
+    # stay filled
     outline = np.where(coarse & (prob <= threshold), 1, np.where(_grow(coarse), prob, 0))
     box = tuple(
         slice(max(0, int(s + d * part.start)), min(n, math.ceil(s + d * part.stop)))

@@ -59,12 +59,15 @@ def segment_externally(scan: Scan, external: ExternalLungs, device: str = "cpu")
         The scan's shape, uint8: 1 right lung, 2 left lung, 0 elsewhere.
 
     Raises:
-        ModelError: NN-EXT-003 not installed, 004 failed, 006 no result or one that does not fit the scan.
+        ModelError: NN-EXT-003 not installed, 004 failed, 006 no result or one that does not fit the
+            scan.
         ResourceError: NN-EXT-005 if it takes too long.
         ValueRangeError: NN-VAL-020 if it finds no lung.
     """
     program, command = find_program(external), COMMANDS[external.tool]
-    with tempfile.TemporaryDirectory(prefix="normnet-", ignore_cleanup_errors=True) as name:  # readable by no one else
+    with tempfile.TemporaryDirectory(
+        prefix="normnet-", ignore_cleanup_errors=True
+    ) as name:  # readable by no one else
         folder = Path(name)
         image, result = folder / "in" / "ct_0000.nii.gz", folder / "out" / "ct.nii.gz"
         for file in (image, result):
@@ -82,7 +85,9 @@ def segment_externally(scan: Scan, external: ExternalLungs, device: str = "cpu")
     table[list(external.sides)] = list(external.sides.values())
     labels = table[values]
     if not labels.any():
-        raise ValueRangeError("NN-VAL-020", f"no lung found by {command}", scan.case_id, "or give --lungs MASK")
+        raise ValueRangeError(
+            "NN-VAL-020", f"no lung found by {command}", scan.case_id, "or give --lungs MASK"
+        )
     return _told_apart(labels, Orientation.of(scan.geometry))
 
 
@@ -92,7 +97,17 @@ def _arguments(external: ExternalLungs, image: Path, result: Path, device: str) 
         cpu = ["--cpu"] if kind == "cpu" else []
         return [str(image), str(result), "--modelpath", model, "--noprogress", *cpu]
     places = ["-i", str(image.parent), "-o", str(result.parent), "-m", model]
-    return [*places, *external.options, "-device", kind, "-npp", "1", "-nps", "1", "--disable_progress_bar"]
+    return [
+        *places,
+        *external.options,
+        "-device",
+        kind,
+        "-npp",
+        "1",
+        "-nps",
+        "1",
+        "--disable_progress_bar",
+    ]
 
 
 def _run(call: list[str], folder: Path, command: str, device: str) -> None:
@@ -110,7 +125,9 @@ def _run(call: list[str], folder: Path, command: str, device: str) -> None:
                 start_new_session=True,
             )
     except OSError as error:
-        raise ModelError("NN-EXT-004", f"{command} does not start ({error.strerror})", "", _BY_HAND) from error
+        raise ModelError(
+            "NN-EXT-004", f"{command} does not start ({error.strerror})", "", _BY_HAND
+        ) from error
     try:
         code = process.wait(MAX_SECONDS)
     except subprocess.TimeoutExpired as error:
@@ -126,11 +143,17 @@ def _run(call: list[str], folder: Path, command: str, device: str) -> None:
 
 
 def _environment(folder: Path, device: str) -> dict[str, str]:
-    environment = {**os.environ, "TMPDIR": str(folder), "HF_HUB_OFFLINE": "1"}  # libraries of nnU-Net's know that hub
+    environment = {
+        **os.environ,
+        "TMPDIR": str(folder),
+        "HF_HUB_OFFLINE": "1",
+    }  # libraries of nnU-Net's know that hub
     kind, _, number = device.partition(":")
     if kind == "cuda" and number:  # neither program takes a GPU by its number
         visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-        environment["CUDA_VISIBLE_DEVICES"] = visible[int(number)] if int(number) < len(visible) else number
+        environment["CUDA_VISIBLE_DEVICES"] = (
+            visible[int(number)] if int(number) < len(visible) else number
+        )
     return environment
 
 
@@ -153,4 +176,8 @@ def _swapped(turned: np.ndarray) -> bool:
     """Whether what is called right lies further left: the program took a mirrored image for a plain one."""
     right, left = ((turned == side).sum(axis=(0, 1)) for side in (RIGHT, LEFT))
     columns = np.arange(turned.shape[2])
-    return bool(right.any() and left.any() and np.average(columns, weights=right) > np.average(columns, weights=left))
+    return bool(
+        right.any()
+        and left.any()
+        and np.average(columns, weights=right) > np.average(columns, weights=left)
+    )

@@ -57,7 +57,11 @@ def volume_slices(
         for z in range(0, last + 1, every):
             if keep[z : z + together].all():
                 rows = (z + apart).clip(0, last)
-                slices.append(LungSlice(images, masks, tuple(rows), config.pixel_mm, tuple(apart * spacing[0])))
+                slices.append(
+                    LungSlice(
+                        images, masks, tuple(rows), config.pixel_mm, tuple(apart * spacing[0])
+                    )
+                )
     return slices
 
 
@@ -70,11 +74,13 @@ def _running_means(volume: np.ndarray, together: int) -> np.ndarray:
     return total / together
 
 
-def archive_slices(path: Path, config: LungsConfig, to_hu: tuple[float, float] | None = None) -> list[LungSlice]:
+def archive_slices(
+    path: Path, config: LungsConfig, to_hu: tuple[float, float] | None = None
+) -> list[LungSlice]:
     """Single slices from an ``.npz``; their neighbours are copies.
 
-    ``images`` (N, H, W) uint8 with ``slope`` and ``inter`` to HU, ``masks`` (N, H, ⌈W / 8⌉) bits or (N, H, W), and,
-    optional, ``pixel_mm`` (1.4 without it).
+    ``images`` (N, H, W) uint8 with ``slope`` and ``inter`` to HU, ``masks`` (N, H, ⌈W / 8⌉) bits or
+    (N, H, W), and, optional, ``pixel_mm`` (1.4 without it).
 
     Args:
         path: The archive.
@@ -87,7 +93,11 @@ def archive_slices(path: Path, config: LungsConfig, to_hu: tuple[float, float] |
     try:
         with np.load(path, allow_pickle=False) as file:
             slope, inter = to_hu or (float(file["slope"]), float(file["inter"]))
-            images = np.rint(file["images"].astype(np.float32) * slope + inter).clip(-1024, 3071).astype(np.int16)
+            images = (
+                np.rint(file["images"].astype(np.float32) * slope + inter)
+                .clip(-1024, 3071)
+                .astype(np.int16)
+            )
             masks, width = file["masks"], images.shape[-1]
             if masks.shape == (*images.shape[:-1], -(-width // 8)):
                 masks = np.unpackbits(masks, axis=-1, count=width)
@@ -95,9 +105,22 @@ def archive_slices(path: Path, config: LungsConfig, to_hu: tuple[float, float] |
                 raise ValueError(f"masks of {masks.shape} on images of {images.shape}")
             pixel_mm = float(file["pixel_mm"]) if "pixel_mm" in file else 1.4
             n_seen, masks = config.n_seen, masks.astype(bool)
-            return [LungSlice(images, masks, (z,) * n_seen, pixel_mm, (0.0,) * n_seen) for z in range(len(images))]
-    except (OSError, EOFError, ValueError, KeyError, TypeError, zlib.error, zipfile.BadZipFile) as error:
-        raise InputError("NN-DAT-003", "not an archive of slices", str(path), "see normnet.lungs.slices") from error
+            return [
+                LungSlice(images, masks, (z,) * n_seen, pixel_mm, (0.0,) * n_seen)
+                for z in range(len(images))
+            ]
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        KeyError,
+        TypeError,
+        zlib.error,
+        zipfile.BadZipFile,
+    ) as error:
+        raise InputError(
+            "NN-DAT-003", "not an archive of slices", str(path), "see normnet.lungs.slices"
+        ) from error
 
 
 def read_lung_slices(
@@ -109,7 +132,8 @@ def read_lung_slices(
     """All training slices of manifests and archives.
 
     Args:
-        inputs: CSV manifests, of which the rows with a lung mask and with split ``train`` or none count, and ``.npz``.
+        inputs: CSV manifests, of which the rows with a lung mask and with split ``train`` or none
+            count, and ``.npz``.
         config: Pixel size.
         leave_out: Names of cases to leave out.
         archive_to_hu: See ``archive_slices``.
@@ -123,12 +147,25 @@ def read_lung_slices(
             slices += archive_slices(path, config, archive_to_hu)
         elif path.suffix == ".csv":
             for case in read_manifest(path):
-                if case.lung_mask is None or case.split not in ("", "train") or case.case_id in leave_out:
+                if (
+                    case.lung_mask is None
+                    or case.split not in ("", "train")
+                    or case.case_id in leave_out
+                ):
                     continue
                 scan = read_ct(case.image)
-                slices += volume_slices(scan, read_mask(case.lung_mask, scan), config, case.excluded_slices)
+                slices += volume_slices(
+                    scan, read_mask(case.lung_mask, scan), config, case.excluded_slices
+                )
         else:
-            raise InputError("NN-DAT-004", "neither a CSV manifest nor an .npz archive", str(path), "see the README")
+            raise InputError(
+                "NN-DAT-004",
+                "neither a CSV manifest nor an .npz archive",
+                str(path),
+                "see the README",
+            )
     if not any(item.lung_mask.any() for item in slices):
-        raise InputError("NN-DAT-005", "no slice with a lung mask", ", ".join(map(str, inputs)), "give masks")
+        raise InputError(
+            "NN-DAT-005", "no slice with a lung mask", ", ".join(map(str, inputs)), "give masks"
+        )
     return slices

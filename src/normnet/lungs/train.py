@@ -31,7 +31,8 @@ class LungSlice:
     Attributes:
         volume_hu: (Z, H, W) int16, shared by all slices of a CT.
         volume_mask: Same shape, bool.
-        rows: The slices of the volume that are seen, from below to above; the middle one is to be learned.
+        rows: The slices of the volume that are seen, from below to above; the middle one is to be
+            learned.
         pixel_mm: Of the rows and columns.
         heights_mm: How far above the middle slice each of them lies; 0 for copies.
     """
@@ -73,7 +74,12 @@ def draw_weights(slices: list[LungSlice]) -> torch.Tensor:
 
 
 def sample_batch(
-    slices: list[LungSlice], n: int, config: LungsConfig, sick_share: float, weights: torch.Tensor, rng: torch.Generator
+    slices: list[LungSlice],
+    n: int,
+    config: LungsConfig,
+    sick_share: float,
+    weights: torch.Tensor,
+    rng: torch.Generator,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Random crops at about ``pixel_mm`` with geometry, disease, noise, blur and clipping varied.
 
@@ -91,7 +97,9 @@ def sample_batch(
     device = rng.device
     images, masks, heights = [], [], []
     drawn = torch.multinomial(weights.to(device), n, replacement=True, generator=rng).tolist()
-    for index, draw in zip(drawn, torch.rand((n, 6), generator=rng, device=device).tolist(), strict=True):
+    for index, draw in zip(
+        drawn, torch.rand((n, 6), generator=rng, device=device).tolist(), strict=True
+    ):
         item = slices[index]
         image = torch.from_numpy(item.image_hu).to(device).float()[None] + 1024
         mask = torch.from_numpy(item.lung_mask).to(device).float()[None]
@@ -100,21 +108,29 @@ def sample_batch(
         flip = -1 if draw[3] < 0.5 else 1
         n_seen, height, width = image.shape[1:]
         sy, sx = zoom * CROP / height, zoom * CROP / width
-        shift_x, shift_y = ((d - 0.5) * 1.2 * (1 - min(s, 0.8)) for d, s in zip(draw[4:], (sx, sy), strict=True))
+        shift_x, shift_y = (
+            (d - 0.5) * 1.2 * (1 - min(s, 0.8)) for d, s in zip(draw[4:], (sx, sy), strict=True)
+        )
         cos, sin = math.cos(angle), math.sin(angle)
         theta = torch.tensor(
-            [[[flip * sx * cos, -sx * sin, shift_x * 2], [flip * sy * sin, sy * cos, shift_y * 2]]], device=device
+            [[[flip * sx * cos, -sx * sin, shift_x * 2], [flip * sy * sin, sy * cos, shift_y * 2]]],
+            device=device,
         )
         grid = affine_grid(theta, [1, n_seen, CROP, CROP], align_corners=False)
         images.append(grid_sample(image, grid, align_corners=False)[0] - 1024)
         masks.append(grid_sample(mask, grid, align_corners=False)[0] > 0.5)
-        heights.append(torch.tensor(item.heights_mm, dtype=torch.float32, device=device) / (zoom * item.pixel_mm))
+        heights.append(
+            torch.tensor(item.heights_mm, dtype=torch.float32, device=device)
+            / (zoom * item.pixel_mm)
+        )
     image_hu, lung_mask = torch.stack(images), torch.stack(masks)
     middle = n_seen // 2
     image_hu = add_disease(image_hu, lung_mask, torch.stack(heights), sick_share, rng)
     # near the ends of a scan the outermost slice stands in for those beyond it
     ends = torch.where(torch.rand((n, 2), generator=rng, device=device) < PROB_END, 1, 0)
-    ends = ends * torch.randint(0, middle + 1, (n, 2), generator=rng, device=device)  # neighbours that are missing
+    ends = ends * torch.randint(
+        0, middle + 1, (n, 2), generator=rng, device=device
+    )  # neighbours that are missing
     seen = torch.arange(n_seen, device=device).expand(n, -1)
     seen = seen.clamp(ends[:, :1], n_seen - 1 - ends[:, 1:])
     image_hu = image_hu.gather(1, seen[:, :, None, None].expand_as(image_hu))
@@ -128,7 +144,9 @@ def sample_batch(
     image_hu = image_hu + noise * draw[..., 1].square() * 70
     image_hu = image_hu * (0.94 + 0.12 * draw[..., 2]) + (draw[..., 3] - 0.5) * 60
     ceiling = torch.where(draw[..., 4] < 0.3, 100 + 500 * draw[..., 5], 600.0)
-    return scale_hu(torch.minimum(image_hu, ceiling), config), lung_mask[:, middle : middle + 1].float()
+    return scale_hu(torch.minimum(image_hu, ceiling), config), lung_mask[
+        :, middle : middle + 1
+    ].float()
 
 
 def train_lungs(
@@ -168,7 +186,9 @@ def train_lungs(
         network.load_state_dict(start_from)
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=1e-4)
     rise = 0.05 + 1e-9  # of exactly one step torch would divide by its length less one
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=iterations, pct_start=rise)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, learning_rate, total_steps=iterations, pct_start=rise
+    )
     weights = draw_weights(slices)
     network.train()
     for step in range(1, iterations + 1):

@@ -6,7 +6,9 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 
-def dice_cross_entropy(logits: torch.Tensor, target: torch.Tensor, inside: torch.Tensor | None = None) -> torch.Tensor:
+def dice_cross_entropy(
+    logits: torch.Tensor, target: torch.Tensor, inside: torch.Tensor | None = None
+) -> torch.Tensor:
     """Soft Dice loss over the whole batch plus the mean binary cross-entropy.
 
     Args:

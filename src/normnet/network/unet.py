@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 def build_unet(config: NetworkConfig) -> nn.Module:
     """An untrained U-Net with one output logit a voxel.
 
-    Source: Kerfoot et al. 2019, DOI 10.1007/978-3-030-12029-0_40, as in MONAI's spleen tutorial that the
+    Source: Kerfoot et al. 2019, DOI 10.1007/978-3-030-12029-0_40, as in MONAI's spleen tutorial
+        that the
     paper names. Every axis of its input must be a multiple of ``config.stride``.
     """
     import torch
@@ -32,12 +33,14 @@ def build_unet(config: NetworkConfig) -> nn.Module:
         norm=config.norm,
     )
     if config.rare_start:
-        # MONAI normalises the last full-resolution map to unit variance; Adam then needs thousands of steps
-        # to make it steep enough for a target of a few per cent of the voxels.
+        # MONAI normalises the last full-resolution map to unit variance; Adam then needs thousands
+        # of steps to make it steep enough for a target of a few per cent of the voxels.
         last = network.model[-1]
         if config.n_res_units > 0:
             nn.init.constant_(last[0].adn.N.weight, START_GAIN)
             last = last[1].conv.unit0
         nn.init.constant_(last.conv.bias, START_LOGIT)
-    layout = torch.channels_last_3d if config.spatial_dims == 3 else torch.channels_last  # faster on CPUs
+    layout = (
+        torch.channels_last_3d if config.spatial_dims == 3 else torch.channels_last
+    )  # faster on CPUs
     return network.to(memory_format=layout)

@@ -18,13 +18,16 @@ if TYPE_CHECKING:
 FLUID_HU = 50.0
 BRIGHT_HU = -500.0  # vessels, airways' walls and dense disease do not count
 BLOCK_VOX = 4  # voxels are averaged over cubes of this edge, against noise
-DISEASE_TIMES = 2.0  # the most that is taken for breath: what is denser still is disease all over, and is left as it is
+# the most that is taken for breath: what is denser still is disease all over, and is left as it is
+DISEASE_TIMES = 2.0
 LIGHTEST_PER_CENT = 10.0  # of the lung, what disease leaves free
 
 Image = TypeVar("Image", "np.ndarray", "torch.Tensor")
 
 
-def estimate_fluid(volume_hu: np.ndarray, lung_mask: np.ndarray, config: PreparationConfig) -> float:
+def estimate_fluid(
+    volume_hu: np.ndarray, lung_mask: np.ndarray, config: PreparationConfig
+) -> float:
     """Share of the lightest lung's air that is more tissue (below 0: less) than in a deep inspiration.
 
     Args:
@@ -33,7 +36,8 @@ def estimate_fluid(volume_hu: np.ndarray, lung_mask: np.ndarray, config: Prepara
         config: ``inspired_hu``, and the limits of what is taken for breath and not for disease.
 
     Returns:
-        0 where hardly any lung is lighter than ``BRIGHT_HU``, or the lightest is denser than any breath leaves it.
+        0 where hardly any lung is lighter than ``BRIGHT_HU``, or the lightest is denser than any
+        breath leaves it.
     """
     cut = tuple(slice(n // BLOCK_VOX * BLOCK_VOX) for n in volume_hu.shape)
     counted = (lung_mask & (volume_hu < BRIGHT_HU))[cut].astype(np.float32)

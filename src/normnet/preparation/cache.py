@@ -29,7 +29,8 @@ class NormalCase:
 
     Attributes:
         case_id: Name of the input.
-        codes: (z, y, x) uint8, HU = 6 * code - 1024 at the common depth of breath, with the tissue around the lungs.
+        codes: (z, y, x) uint8, HU = 6 * code - 1024 at the common depth of breath, with the tissue
+            around the lungs.
         lung_mask: Same shape, bool, M'.
         edge_mask: Same shape, bool, the erroneous edges E.
         usable: (z,) bool, False where a nodule or a suspect finding was listed.
@@ -42,7 +43,9 @@ class NormalCase:
     usable: np.ndarray
 
 
-def prepare_normal(scan: Scan, lung_labels: np.ndarray, config: Config, excluded: Set[int] = frozenset()) -> NormalCase:
+def prepare_normal(
+    scan: Scan, lung_labels: np.ndarray, config: Config, excluded: Set[int] = frozenset()
+) -> NormalCase:
     """Bring a healthy CT to the training grid and mark its erroneous edges.
 
     Args:
@@ -52,10 +55,14 @@ def prepare_normal(scan: Scan, lung_labels: np.ndarray, config: Config, excluded
         excluded: Slices of the file (index along its slice axis) not to learn from.
     """
     prepared = prepare(scan, lung_labels, config.preparation, config.window)
-    edge_mask = find_erroneous_edges(prepared.thorax, prepared.lung_mask, config.window.tau, config.preparation)
+    edge_mask = find_erroneous_edges(
+        prepared.thorax, prepared.lung_mask, config.window.tau, config.preparation
+    )
     turned = prepared.cut(scan.volume_hu)
     hu = resample(
-        np.clip(turned, LOWEST_HU, LOWEST_HU + 255 * STEP_HU).astype(np.float32), prepared.grid, outside=LOWEST_HU
+        np.clip(turned, LOWEST_HU, LOWEST_HU + 255 * STEP_HU).astype(np.float32),
+        prepared.grid,
+        outside=LOWEST_HU,
     )
     hu = take_fluid(hu, prepared.fluid).clip(LOWEST_HU, LOWEST_HU + 255 * STEP_HU)
     codes = np.rint((hu - LOWEST_HU) / STEP_HU).astype(np.uint8)
@@ -65,7 +72,9 @@ def prepare_normal(scan: Scan, lung_labels: np.ndarray, config: Config, excluded
     if prepared.orientation.flips[0]:
         bad = bad[::-1]
     bad = bad[prepared.box[0]]
-    at = np.rint(prepared.grid.start[0] + prepared.grid.step[0] * np.arange(codes.shape[0])).astype(int)
+    at = np.rint(prepared.grid.start[0] + prepared.grid.step[0] * np.arange(codes.shape[0])).astype(
+        int
+    )
     usable = ~bad[at.clip(0, len(bad) - 1)]
     return NormalCase(scan.case_id, codes, prepared.lung_mask, edge_mask, usable)
 
@@ -105,7 +114,11 @@ def load_case(path: Path, key: str | None = None) -> NormalCase | None:
 
             codes = np.frombuffer(zlib.decompress(file["codes"].tobytes()), np.uint8).reshape(shape)
             return NormalCase(
-                str(file["case_id"]), codes, bits("lung_mask"), bits("edge_mask"), file["usable"].astype(bool)
+                str(file["case_id"]),
+                codes,
+                bits("lung_mask"),
+                bits("edge_mask"),
+                file["usable"].astype(bool),
             )
     except (OSError, EOFError, ValueError, KeyError, RuntimeError, zlib.error, zipfile.BadZipFile):
         return None

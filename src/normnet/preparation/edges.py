@@ -12,9 +12,9 @@ def find_erroneous_edges(
 ) -> np.ndarray:
     """Bright components that lie mostly on the edge of the lung mask: chest wall, not lung.
 
-    A mask that is a voxel too wide all round joins the chest wall and every vessel to one component, and the rule
-    of the paper then drops all or nothing. ``edge_cut_rim`` first cuts off what lies on the edge and away from
-    bright tissue inside.
+    A mask that is a voxel too wide all round joins the chest wall and every vessel to one
+    component, and the rule of the paper then drops all or nothing. ``edge_cut_rim`` first cuts off
+    what lies on the edge and away from bright tissue inside.
 
     Args:
         thorax: (z, y, x) float32 in [0, 1].

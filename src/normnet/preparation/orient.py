@@ -33,7 +33,10 @@ class Orientation:
         axes = tuple(int(a) for a in np.abs(direction).argmax(axis=1))
         if sorted(axes) != [0, 1, 2]:
             raise GeometryError(
-                "NN-GEO-020", "axes lie between two anatomical directions", "", "resample to an axial grid"
+                "NN-GEO-020",
+                "axes lie between two anatomical directions",
+                "",
+                "resample to an axial grid",
             )
         return cls(axes, tuple(bool(direction[world, axis] < 0) for world, axis in enumerate(axes)))
 

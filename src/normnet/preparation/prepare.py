@@ -23,8 +23,8 @@ class Prepared:
 
     Attributes:
         thorax: (z, y, x) float32 in [0, 1], windowed, 0 outside the lungs (H').
-        volume_hu: Same shape, float32, at the common depth of breath, not windowed below (-1024 at least), the tissue
-            around the lungs included.
+        volume_hu: Same shape, float32, at the common depth of breath, not windowed below (-1024 at
+            least), the tissue around the lungs included.
         lung_mask: Same shape, bool (M').
         spacing_mm: (z, y, x).
         orientation: File order to anatomical order.
@@ -61,7 +61,9 @@ class Prepared:
             array: (z, y, x) on the prepared grid, any numeric type.
             nearest: For whole numbers that must not be averaged.
         """
-        return resample(array, self.grid.inverse(tuple(part.stop - part.start for part in self.box)), nearest)
+        return resample(
+            array, self.grid.inverse(tuple(part.stop - part.start for part in self.box)), nearest
+        )
 
     def restore(self, array: np.ndarray, nearest: bool = False) -> np.ndarray:
         """Bring a result back to the scan's own grid.
@@ -85,11 +87,15 @@ def bounding_box(mask: np.ndarray, margin: int) -> tuple[slice, ...]:
     box = []
     for axis in range(3):
         hits = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
-        box.append(slice(max(0, int(hits[0]) - margin), min(mask.shape[axis], int(hits[-1]) + 1 + margin)))
+        box.append(
+            slice(max(0, int(hits[0]) - margin), min(mask.shape[axis], int(hits[-1]) + 1 + margin))
+        )
     return tuple(box)
 
 
-def prepare(scan: Scan, lung_labels: np.ndarray, config: PreparationConfig, window: WindowConfig) -> Prepared:
+def prepare(
+    scan: Scan, lung_labels: np.ndarray, config: PreparationConfig, window: WindowConfig
+) -> Prepared:
     """Turn, crop, resample, bring to a common depth of breath, window.
 
     Args:
@@ -103,15 +109,20 @@ def prepare(scan: Scan, lung_labels: np.ndarray, config: PreparationConfig, wind
     spacing = orientation.spacing_mm(scan.geometry)
     box = bounding_box(turned_lungs, config.margin_vox)
     step = tuple(target / own for target, own in zip(config.spacing_mm, spacing, strict=True))
-    # Anchored at the scan's first voxel, in whole strides: what the network sees does not depend on the box.
+    # Anchored at the scan's first voxel, in whole strides: what the network sees does not depend on
+    # the box.
     align = config.align_vox if config.pad_to is None else 1
-    first = [math.ceil(part.start / d - 1e-6) // align * align for part, d in zip(box, step, strict=True)]
+    first = [
+        math.ceil(part.start / d - 1e-6) // align * align for part, d in zip(box, step, strict=True)
+    ]
     last = [math.ceil((part.stop - 1) / d - 1e-6) for part, d in zip(box, step, strict=True)]
     start = tuple(n * d - part.start for n, d, part in zip(first, step, box, strict=True))
     size = tuple(b - a + 1 for a, b in zip(first, last, strict=True))
     if config.pad_to is not None:
         wanted = (size[0], *(max(n, m) for n, m in zip(size[1:], config.pad_to, strict=True)))
-        start = tuple(s - ((m - n) // 2) * d for s, n, m, d in zip(start, size, wanted, step, strict=True))
+        start = tuple(
+            s - ((m - n) // 2) * d for s, n, m, d in zip(start, size, wanted, step, strict=True)
+        )
         size = wanted
     grid = Grid(start, step, size)
     crop = np.clip(turned_hu[box], LOWEST_HU, window.high_hu).astype(np.float32)
@@ -120,4 +131,6 @@ def prepare(scan: Scan, lung_labels: np.ndarray, config: PreparationConfig, wind
     fluid = estimate_fluid(volume_hu, lung_mask, config)
     volume_hu = np.maximum(take_fluid(volume_hu, fluid), LOWEST_HU, dtype=np.float32)
     thorax = scale_hu(volume_hu, window) * lung_mask
-    return Prepared(thorax, volume_hu, lung_mask, config.spacing_mm, orientation, box, grid, scan.shape, fluid)
+    return Prepared(
+        thorax, volume_hu, lung_mask, config.spacing_mm, orientation, box, grid, scan.shape, fluid
+    )

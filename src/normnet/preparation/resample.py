@@ -32,7 +32,9 @@ class Grid:
         )
 
 
-def resample(array: np.ndarray, grid: Grid, nearest: bool = False, outside: float = 0.0) -> np.ndarray:
+def resample(
+    array: np.ndarray, grid: Grid, nearest: bool = False, outside: float = 0.0
+) -> np.ndarray:
     """Values of ``array`` on ``grid``; beyond the array's outermost voxels they are ``outside``.
 
     Args:
@@ -48,6 +50,13 @@ def resample(array: np.ndarray, grid: Grid, nearest: bool = False, outside: floa
     image = sitk.GetImageFromArray(np.ascontiguousarray(array))
     interpolator = sitk.sitkNearestNeighbor if nearest else sitk.sitkLinear
     result = sitk.Resample(
-        image, grid.shape[::-1], sitk.Transform(), interpolator, grid.start[::-1], grid.step[::-1], (), outside
+        image,
+        grid.shape[::-1],
+        sitk.Transform(),
+        interpolator,
+        grid.start[::-1],
+        grid.step[::-1],
+        (),
+        outside,
     )
     return sitk.GetArrayFromImage(result)

@@ -64,15 +64,34 @@ def draw_preview(scan: Scan, segmentation: Segmentation, model_name: str = "") -
         cut = (z, box[1], box[2])
         tile = _tile(hu[cut], lungs[cut], lesions[cut], (TILE_PX, axial_px))
         index = scan.shape[orientation.axes[0]] - 1 - z if orientation.flips[0] else z
-        annotate(tile, f"slice {index}", f"z {geometry.origin_mm[0] + z * dz:.0f} mm", px_per_mm, bar=place == 0)
+        annotate(
+            tile,
+            f"slice {index}",
+            f"z {geometry.origin_mm[0] + z * dz:.0f} mm",
+            px_per_mm,
+            bar=place == 0,
+        )
         row, column = divmod(place, N_COLUMNS)
-        sheet.paste(tile, (GAP_PX + column * (TILE_PX + GAP_PX), HEAD_PX + row * (axial_px + GAP_PX)))
+        sheet.paste(
+            tile, (GAP_PX + column * (TILE_PX + GAP_PX), HEAD_PX + row * (axial_px + GAP_PX))
+        )
     for place, y in enumerate(choose_slices(lungs, lesions, 1, N_CORONAL)):
         coronal = (box[0], y, box[2])
-        hu_plane, lung_plane, lesion_plane = (array[coronal][::-1] for array in (hu, lungs, lesions))
+        hu_plane, lung_plane, lesion_plane = (
+            array[coronal][::-1] for array in (hu, lungs, lesions)
+        )
         tile = _tile(hu_plane, lung_plane, lesion_plane, coronal_size)
-        annotate(tile, "coronal", f"y {geometry.origin_mm[1] + y * dy:.0f} mm", coronal_scale, bar=place == 0)
-        sheet.paste(tile, (GAP_PX + place * (coronal_size[0] + GAP_PX), HEAD_PX + n_rows * (axial_px + GAP_PX)))
+        annotate(
+            tile,
+            "coronal",
+            f"y {geometry.origin_mm[1] + y * dy:.0f} mm",
+            coronal_scale,
+            bar=place == 0,
+        )
+        sheet.paste(
+            tile,
+            (GAP_PX + place * (coronal_size[0] + GAP_PX), HEAD_PX + n_rows * (axial_px + GAP_PX)),
+        )
     _head(sheet, scan, segmentation, model_name)
     _legend(sheet, segmentation)
     return sheet
@@ -81,8 +100,8 @@ def draw_preview(scan: Scan, segmentation: Segmentation, model_name: str = "") -
 def choose_slices(lungs: np.ndarray, lesions: np.ndarray, axis: int, n: int) -> list[int]:
     """Spread over the lungs, in each stretch a slice with much lesion, its middle where there is none.
 
-    The stretches leave out the outermost fiftieth of the lungs on both sides; the slice with the most lesion of all
-    is among the chosen ones.
+    The stretches leave out the outermost fiftieth of the lungs on both sides; the slice with the
+    most lesion of all is among the chosen ones.
 
     Args:
         lungs: (z, y, x), 0 outside.
@@ -104,7 +123,9 @@ def choose_slices(lungs: np.ndarray, lesions: np.ndarray, axis: int, n: int) -> 
     chosen = []
     for start, stop in pairwise(edges.tolist()):
         centre = (start + stop - 1) / 2
-        nearness = 1 - 0.8 * np.abs(np.arange(start, stop) - centre) / (stop - start)  # neighbours look alike
+        nearness = 1 - 0.8 * np.abs(np.arange(start, stop) - centre) / (
+            stop - start
+        )  # neighbours look alike
         stretch = area[start:stop] * nearness
         if start <= area.argmax() < stop:
             stretch = area[start:stop]
@@ -123,7 +144,9 @@ def lungs_box(lungs: np.ndarray, spacing_mm: tuple[float, ...]) -> tuple[slice, 
     return parts[0], parts[1], parts[2]
 
 
-def _tile(hu: np.ndarray, lungs: np.ndarray, lesions: np.ndarray, size: tuple[int, int]) -> Image.Image:
+def _tile(
+    hu: np.ndarray, lungs: np.ndarray, lesions: np.ndarray, size: tuple[int, int]
+) -> Image.Image:
     """One slice in the lung window with lung outlines and lesions, (width, height) pixels."""
     canvas = grey_canvas(hu, size)
     for label, colour in LUNGS.items():
@@ -177,7 +200,9 @@ def write(
     fill: tuple[int, int, int] = TEXT,
 ) -> None:
     """Text with a dark rim, readable on any slice."""
-    draw.text(xy, text, font=_font(size), fill=fill, anchor=anchor, stroke_width=1, stroke_fill=(0, 0, 0))
+    draw.text(
+        xy, text, font=_font(size), fill=fill, anchor=anchor, stroke_width=1, stroke_fill=(0, 0, 0)
+    )
 
 
 def annotate(tile: Image.Image, name: str, position: str, px_per_mm: float, bar: bool) -> None:
@@ -200,7 +225,11 @@ def annotate(tile: Image.Image, name: str, position: str, px_per_mm: float, bar:
 def _head(sheet: Image.Image, scan: Scan, segmentation: Segmentation, model_name: str) -> None:
     draw = ImageDraw.Draw(sheet)
     both = segmentation.volumes["both"]
-    share = "no lung" if both["lesion_percent"] is None else f"{both['lesion_percent']:.1f} % of the lung"
+    share = (
+        "no lung"
+        if both["lesion_percent"] is None
+        else f"{both['lesion_percent']:.1f} % of the lung"
+    )
     dz, dy, dx = scan.geometry.spacing_mm
     nz, ny, nx = scan.shape
     write(draw, (GAP_PX + 4, 10), _fitting(scan.case_id, 56), 24)

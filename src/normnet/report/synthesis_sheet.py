@@ -44,7 +44,8 @@ class Panel(NamedTuple):
 def draw_sheet(case: NormalCase, config: Config, seed: int) -> Image.Image:
     """Show how one slab of a normal CT gets its synthetic lesions.
 
-    First row: Eqs. 2 to 9 and 1 on the patch of one lesion. Second row: the whole slice. Third row: that lesion
+    First row: Eqs. 2 to 9 and 1 on the patch of one lesion. Second row: the whole slice. Third row:
+        that lesion
     with each setting of the texture at either end of its range.
 
     Args:
@@ -57,12 +58,19 @@ def draw_sheet(case: NormalCase, config: Config, seed: int) -> Image.Image:
     """
     healthy, lung_mask = _fullest_slab(case, config)
     n_lung = int(lung_mask.sum())
-    slab = synthesize_lesions(healthy, lung_mask, n_lung, config.synthesis, torch.Generator().manual_seed(seed))
+    slab = synthesize_lesions(
+        healthy, lung_mask, n_lung, config.synthesis, torch.Generator().manual_seed(seed)
+    )
     rng = torch.Generator().manual_seed(seed)  # the same draws again, this time keeping the steps
     blobs = sample_shapes(lung_mask, n_lung, config.synthesis, rng)
     steps = [sample_texture(tuple(blob.shape_mask.shape), config.synthesis, rng) for blob in blobs]
     if not blobs:
-        raise InputError("NN-SYN-002", "no lesion was drawn", case.case_id, "raise n_small or n_medium in the config")
+        raise InputError(
+            "NN-SYN-002",
+            "no lesion was drawn",
+            case.case_id,
+            "raise n_small or n_medium in the config",
+        )
 
     shown = _pick_blob(blobs, lung_mask)
     blob = blobs[shown]
@@ -78,7 +86,11 @@ def draw_sheet(case: NormalCase, config: Config, seed: int) -> Image.Image:
     }
 
     rows = [
-        ("One lesion, step by step", _step_panels(blob, steps[shown], inside, z, field, images), 10),
+        (
+            "One lesion, step by step",
+            _step_panels(blob, steps[shown], inside, z, field, images),
+            10,
+        ),
         (
             f"The whole slice: {len(_crossing(blobs, z))} of the slab's {len(blobs)} separate shapes cross it",
             _slice_panels(blobs, z, images, lung_mask),
@@ -101,7 +113,9 @@ def _fullest_slab(case: NormalCase, config: Config) -> tuple[torch.Tensor, torch
     per_slice = lung_mask.sum(axis=(1, 2)) * case.usable
     start = int(np.convolve(per_slice, np.ones(depth, int), mode="valid").argmax())
     if not per_slice[start : start + depth].any():
-        raise InputError("NN-SYN-001", "no usable slice with lung", case.case_id, "give another normal CT")
+        raise InputError(
+            "NN-SYN-001", "no usable slice with lung", case.case_id, "give another normal CT"
+        )
     part = slice(start, start + depth)
     hu = case.codes[part].astype(np.float32) * STEP_HU + LOWEST_HU
     window = config.window
@@ -123,7 +137,11 @@ def _pick_blob(blobs: list[Blob], lung_mask: torch.Tensor) -> int:
 def _crossing(blobs: list[Blob], z: int) -> list[Blob]:
     """The blobs that have voxels in slice z."""
     spans = ((blob, z - blob.low[0]) for blob in blobs)
-    return [blob for blob, inner in spans if 0 <= inner < blob.shape_mask.shape[0] and blob.shape_mask[inner].any()]
+    return [
+        blob
+        for blob, inner in spans
+        if 0 <= inner < blob.shape_mask.shape[0] and blob.shape_mask[inner].any()
+    ]
 
 
 def _field(blob: Blob, slab: tuple[int, ...]) -> tuple[slice, slice]:
@@ -138,10 +156,14 @@ def _field(blob: Blob, slab: tuple[int, ...]) -> tuple[slice, slice]:
 
 def _grey(image: np.ndarray, top: float = 1.0) -> np.ndarray:
     """(h, w) in [0, top] to (h, w, 3) uint8."""
-    return np.repeat(np.rint(np.clip(image / top, 0, 1) * 255).astype(np.uint8)[..., None], 3, axis=-1)
+    return np.repeat(
+        np.rint(np.clip(image / top, 0, 1) * 255).astype(np.uint8)[..., None], 3, axis=-1
+    )
 
 
-def _tint(picture: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int], alpha: float = 1.0) -> np.ndarray:
+def _tint(
+    picture: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int], alpha: float = 1.0
+) -> np.ndarray:
     """Mix a colour into the masked pixels."""
     mixed = picture.astype(np.float32)
     mixed[mask] = (1 - alpha) * mixed[mask] + alpha * np.asarray(colour, np.float32)
@@ -155,7 +177,9 @@ def _outline(mask: np.ndarray) -> np.ndarray:
     return mask & ~binary_erosion(mask, border_value=1)
 
 
-def _on_slice(patch: np.ndarray, blob: Blob, plane: tuple[int, int], outside: float = 0.0) -> np.ndarray:
+def _on_slice(
+    patch: np.ndarray, blob: Blob, plane: tuple[int, int], outside: float = 0.0
+) -> np.ndarray:
     """A (h, w) patch of the blob's box put at its place in an otherwise constant slice."""
     whole = np.full(plane, outside, np.float32)
     whole[blob.box[1:]] = patch
@@ -186,17 +210,25 @@ def _step_panels(
     target = _tint(target, _outline(images["G"]), LESION)
     return [
         Panel(patch(steps.noise), "a1  uniform noise", "0 to 1"),
-        Panel(patch(steps.prob_map, high), "a  probability map, Eq. 8", f"{low:.2f} to {high:.2f}, white is high"),
+        Panel(
+            patch(steps.prob_map, high),
+            "a  probability map, Eq. 8",
+            f"{low:.2f} to {high:.2f}, white is high",
+        ),
         Panel(patch(steps.salt_noise), "b1  salt noise, Eq. 2", "1 with probability a"),
         Panel(patch(steps.filtered, top), "b2  filtered, Eq. 3", f"0 to {top:.2f}, white is high"),
         Panel(patch(steps.scaled), "B  scaled, clipped, Eq. 5", "0 to 1"),
-        Panel(_tint(shape, clipped, CLIPPED)[field], "G  shape", "white: in the lung, grey: cut off"),
+        Panel(
+            _tint(shape, clipped, CLIPPED)[field], "G  shape", "white: in the lung, grey: cut off"
+        ),
         Panel(_grey(images["A"])[field], "A  inserted, Eq. 9", "max(H, B) inside G"),
         Panel(target[field], "GT  target, Eq. 1", "green: normal tissue to learn"),
     ]
 
 
-def _slice_panels(blobs: list[Blob], z: int, images: dict[str, np.ndarray], lung_mask: torch.Tensor) -> list[Panel]:
+def _slice_panels(
+    blobs: list[Blob], z: int, images: dict[str, np.ndarray], lung_mask: torch.Tensor
+) -> list[Panel]:
     plane = images["H"].shape
     shapes = _grey(images["H"] * 0.6)
     lung = lung_mask[z].numpy()
@@ -209,7 +241,11 @@ def _slice_panels(blobs: list[Blob], z: int, images: dict[str, np.ndarray], lung
         Panel(_grey(images["H"]), "H  healthy lung", "windowed, erroneous edges removed"),
         Panel(shapes, "G  all shapes", "a colour each, merged where they touched"),
         Panel(_grey(images["A"]), "A  what the network sees", "H with all lesions"),
-        Panel(target, "GT  what it should find", "green: normal tissue, magenta: outline of the lesions"),
+        Panel(
+            target,
+            "GT  what it should find",
+            "green: normal tissue, magenta: outline of the lesions",
+        ),
     ]
 
 
@@ -235,32 +271,49 @@ def _variants(
     def fixed(name: str, value: float) -> dict[str, object]:
         return {name: (value, value)}
 
-    middle = fixed("sigma_a_vox", sum(config.sigma_a_vox) / 2) | sigma_b(sum(config.sigma_b_fine_vox) / 2)
+    middle = fixed("sigma_a_vox", sum(config.sigma_a_vox) / 2) | sigma_b(
+        sum(config.sigma_b_fine_vox) / 2
+    )
     middle |= a_from((low_a + high_a - width) / 2) | fixed("mu0", sum(config.mu0) / 2)
     choices = []
     for word, end in (("small", 0), ("large", 1)):
         choices.append(
-            (0, f"{word} sigma_a = {config.sigma_a_vox[end]:g}", fixed("sigma_a_vox", config.sigma_a_vox[end]))
+            (
+                0,
+                f"{word} sigma_a = {config.sigma_a_vox[end]:g}",
+                fixed("sigma_a_vox", config.sigma_a_vox[end]),
+            )
         )
         value = (config.sigma_b_fine_vox[0], config.sigma_b_coarse_vox[1])[end]
         choices.append((1, f"{word} sigma_b = {value:g}", sigma_b(value)))
         start = (low_a, high_a - width)[end]
         choices.append((2, f"{word} a = {start:.2f} to {start + width:.2f}", a_from(start)))
         choices.append((3, f"{word} mu0 = {config.mu0[end]:g}", fixed("mu0", config.mu0[end])))
-    notes = ("voxels; smoothness of a", "voxels; smoothness of b2", "salt grains a voxel", "mean brightness of B")
+    notes = (
+        "voxels; smoothness of a",
+        "voxels; smoothness of b2",
+        "salt grains a voxel",
+        "mean brightness of B",
+    )
     panels = []
     for kind, title, values in sorted(choices, key=lambda choice: choice[0]):
         rng = torch.Generator().manual_seed(seed)
-        texture = sample_texture(tuple(inside.shape), config.model_copy(update=middle | values), rng).scaled
+        texture = sample_texture(
+            tuple(inside.shape), config.model_copy(update=middle | values), rng
+        ).scaled
         image = healthy.clone()
         image[blob.box] = torch.maximum(image[blob.box], texture * inside)
         panels.append(Panel(_grey(image[z].numpy())[field], title, notes[kind]))
     return panels
 
 
-def _compose(heading: str, rows: list[tuple[str, list[Panel], int]], spacing_mm: tuple[float, ...]) -> Image.Image:
+def _compose(
+    heading: str, rows: list[tuple[str, list[Panel], int]], spacing_mm: tuple[float, ...]
+) -> Image.Image:
     """Put titled rows of panels under each other, with a scale bar in the last panel of each and a legend."""
-    title_font, row_font, text_font, note_font = (ImageFont.load_default(size) for size in (30, 22, 17, 14))
+    title_font, row_font, text_font, note_font = (
+        ImageFont.load_default(size) for size in (30, 22, 17, 14)
+    )
     placed, y = [], MARGIN + 52
     for title, panels, bar_mm in rows:
         width = (WIDTH - 2 * MARGIN - GAP * (len(panels) - 1)) // len(panels)
@@ -279,11 +332,14 @@ def _compose(heading: str, rows: list[tuple[str, list[Panel], int]], spacing_mm:
             draw.text((left, top + 36), panel.title, INK, text_font)
             draw.text((left, top + 58), panel.note, FAINT, note_font)
             sheet.paste(
-                Image.fromarray(panel.picture).resize((width, height), Image.Resampling.NEAREST), (left, picture_top)
+                Image.fromarray(panel.picture).resize((width, height), Image.Resampling.NEAREST),
+                (left, picture_top),
             )
             if len(panels) == 4:
                 draw.text((left + 8, picture_top + 6), "R", (200, 200, 205), row_font)
-                draw.text((left + width - 8, picture_top + 6), "L", (200, 200, 205), row_font, anchor="ra")
+                draw.text(
+                    (left + width - 8, picture_top + 6), "L", (200, 200, 205), row_font, anchor="ra"
+                )
         length = round(bar_mm / spacing_mm[1] * width / panels[0].picture.shape[1])
         right, bottom = left + width - 12, picture_top + height - 12
         text = f"{bar_mm} mm"

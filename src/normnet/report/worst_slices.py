@@ -28,7 +28,11 @@ HEAD_PX, FOOT_PX = 34, 40
 
 
 def draw_worst_slices(
-    scan: Scan, lung_labels: np.ndarray, lesion_mask: np.ndarray, reference_mask: np.ndarray, n: int = N_SLICES
+    scan: Scan,
+    lung_labels: np.ndarray,
+    lesion_mask: np.ndarray,
+    reference_mask: np.ndarray,
+    n: int = N_SLICES,
 ) -> Image.Image:
     """The slices with the most wrong voxels, at least 15 mm apart; the plain slice above, the masks below.
 
@@ -59,16 +63,27 @@ def draw_worst_slices(
         plain = as_picture(canvas)
         canvas[outline(enlarge(lungs[cut] > 0, size))] = LUNG
         found, wanted = enlarge(lesions[cut], size), enlarge(reference[cut], size)
-        for part, colour in ((found & wanted, FOUND), (wanted & ~found, MISSED), (found & ~wanted, EXTRA)):
+        for part, colour in (
+            (found & wanted, FOUND),
+            (wanted & ~found, MISSED),
+            (found & ~wanted, EXTRA),
+        ):
             shade(canvas, part, colour, ALPHA)
         index = scan.shape[orientation.axes[0]] - 1 - z if orientation.flips[0] else z
         for row, tile in enumerate((plain, as_picture(canvas))):
             annotate(tile, f"slice {index}", "", TILE_PX / width_mm, bar=row == place == 0)
-            sheet.paste(tile, (GAP_PX + place * (TILE_PX + GAP_PX), HEAD_PX + row * (size[1] + GAP_PX)))
+            sheet.paste(
+                tile, (GAP_PX + place * (TILE_PX + GAP_PX), HEAD_PX + row * (size[1] + GAP_PX))
+            )
     draw = ImageDraw.Draw(sheet)
     write(draw, (GAP_PX + 4, 8), f"{scan.case_id}: worst slices; lung window -600 / 1500 HU", 16)
     x, middle = GAP_PX + 6.0, sheet.height - FOOT_PX / 2
-    for colour, name in ((FOUND, "found"), (MISSED, "missed"), (EXTRA, "too much"), (LUNG, "lungs")):
+    for colour, name in (
+        (FOUND, "found"),
+        (MISSED, "missed"),
+        (EXTRA, "too much"),
+        (LUNG, "lungs"),
+    ):
         draw.rectangle([x, middle - 8, x + 22, middle + 8], outline=colour, width=2)
         write(draw, (x + 30, middle), name, 15, "lm", TEXT)
         x += 130

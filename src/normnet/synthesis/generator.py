@@ -19,7 +19,11 @@ class SyntheticSlab(NamedTuple):
 
 
 def synthesize_lesions(
-    thorax: torch.Tensor, lung_mask: torch.Tensor, max_lung_vox: int, config: SynthesisConfig, rng: torch.Generator
+    thorax: torch.Tensor,
+    lung_mask: torch.Tensor,
+    max_lung_vox: int,
+    config: SynthesisConfig,
+    rng: torch.Generator,
 ) -> SyntheticSlab:
     """Insert synthetic lesions into a healthy slab.
 

@@ -23,7 +23,9 @@ TEXTURE_HU = (-800.0, 100.0)  # what the paper's textures cover, Sec. IV-B2
 
 def unit_noise(shape: tuple[int, ...], sigma_vox: float, rng: torch.Generator) -> torch.Tensor:
     """Gaussian noise smoothed over ``sigma_vox``, zero mean, unit standard deviation."""
-    noise = gaussian_filter(torch.randn(shape, generator=rng, device=rng.device), round(sigma_vox, 1))
+    noise = gaussian_filter(
+        torch.randn(shape, generator=rng, device=rng.device), round(sigma_vox, 1)
+    )
     return (noise - noise.mean()) / noise.std().clamp(min=1e-6)
 
 
@@ -47,14 +49,20 @@ def sample_fluid(
     kind = uniform((0, 1), rng)
     clumped = config.prob_mottled <= kind < config.prob_mottled + config.prob_clumped
     density = log_uniform(config.density_clumped if clumped else config.density, rng)
-    grain = 1 + uniform(config.grain, rng) * unit_noise(shape, uniform(config.sigma_fine_vox, rng), rng)
-    grain = grain + uniform(config.grain, rng) * unit_noise(shape, uniform(config.sigma_coarse_vox, rng), rng)
+    grain = 1 + uniform(config.grain, rng) * unit_noise(
+        shape, uniform(config.sigma_fine_vox, rng), rng
+    )
+    grain = grain + uniform(config.grain, rng) * unit_noise(
+        shape, uniform(config.sigma_coarse_vox, rng), rng
+    )
     if kind < config.prob_mottled:
         spots = unit_noise(shape, uniform(config.sigma_mottled_vox, rng), rng)
         grain = grain * (uniform((0.1, 0.6), rng) + torch.relu(spots) * uniform((0.6, 1.8), rng))
     elif clumped:
         clumps = unit_noise(shape, log_uniform(config.sigma_clumped_vox, rng), rng)
-        clumps = torch.sigmoid((clumps - uniform(config.clump_level, rng)) / uniform((0.1, 0.5), rng))
+        clumps = torch.sigmoid(
+            (clumps - uniform(config.clump_level, rng)) / uniform((0.1, 0.5), rng)
+        )
         grain = grain * (uniform((0, 0.35), rng) + clumps)
     return (density * soft * grain).clamp(0, MOST_FLUID), soft > 0.5
 

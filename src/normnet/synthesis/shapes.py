@@ -31,7 +31,10 @@ class Blob:
 
 def uniform(limits: Range, rng: torch.Generator) -> float:
     """One draw of U[low, high]."""
-    return limits[0] + (limits[1] - limits[0]) * torch.rand((), generator=rng, device=rng.device).item()
+    return (
+        limits[0]
+        + (limits[1] - limits[0]) * torch.rand((), generator=rng, device=rng.device).item()
+    )
 
 
 def sample_count(limits: Range, factor: float, rng: torch.Generator) -> int:
@@ -58,7 +61,11 @@ def smooth_displacement(shape: torch.Size, n_points: int, rng: torch.Generator) 
 
 
 def sample_ellipsoid(
-    centre: list[int], axes_vox: Range, slab: torch.Size, config: SynthesisConfig, rng: torch.Generator
+    centre: list[int],
+    axes_vox: Range,
+    slab: torch.Size,
+    config: SynthesisConfig,
+    rng: torch.Generator,
 ) -> Blob:
     """One ellipsoid with random semi-axes, elastic deformation and rotation, clipped by the slab.
 
@@ -76,11 +83,14 @@ def sample_ellipsoid(
     low = [max(0, c - reach) for c in centre]
     high = [min(n, c + reach + 1) for c, n in zip(centre, slab, strict=True)]
     offsets = [
-        torch.arange(a, b, device=device, dtype=torch.float32) - c for a, b, c in zip(low, high, centre, strict=True)
+        torch.arange(a, b, device=device, dtype=torch.float32) - c
+        for a, b, c in zip(low, high, centre, strict=True)
     ]
     points = torch.stack(torch.meshgrid(*offsets, indexing="ij"))  # (3, d, h, w)
     if strength > 0:
-        points = points + strength * smooth_displacement(points.shape[1:], config.elastic_cells, rng)
+        points = points + strength * smooth_displacement(
+            points.shape[1:], config.elastic_cells, rng
+        )
     if config.rotate:
         rotation, _ = torch.linalg.qr(torch.randn((3, 3), generator=rng, device=device))
         points = torch.einsum("ij,jdhw->idhw", rotation, points)
@@ -91,15 +101,21 @@ def sample_ellipsoid(
 def touching(first: Blob, second: Blob) -> bool:
     """Whether two blobs overlap or are 26-neighbours."""
     low = [max(a, b) - 1 for a, b in zip(first.low, second.low, strict=True)]
-    ends = [[a + n for a, n in zip(blob.low, blob.shape_mask.shape, strict=True)] for blob in (first, second)]
+    ends = [
+        [a + n for a, n in zip(blob.low, blob.shape_mask.shape, strict=True)]
+        for blob in (first, second)
+    ]
     high = [min(a, b) + 1 for a, b in zip(*ends, strict=True)]
     if any(b - a < 1 for a, b in zip(low, high, strict=True)):
         return False
 
     def part(blob: Blob) -> torch.Tensor:
-        window = torch.zeros([b - a for a, b in zip(low, high, strict=True)], device=blob.shape_mask.device)
+        window = torch.zeros(
+            [b - a for a, b in zip(low, high, strict=True)], device=blob.shape_mask.device
+        )
         inner = [
-            (max(a, c), min(b, c + n)) for a, b, c, n in zip(low, high, blob.low, blob.shape_mask.shape, strict=True)
+            (max(a, c), min(b, c + n))
+            for a, b, c, n in zip(low, high, blob.low, blob.shape_mask.shape, strict=True)
         ]
         target = tuple(slice(p - a, q - a) for (p, q), a in zip(inner, low, strict=True))
         source = tuple(slice(p - c, q - c) for (p, q), c in zip(inner, blob.low, strict=True))
@@ -124,10 +140,15 @@ def merge(blobs: list[Blob]) -> list[Blob]:
         low = [min(blob.low[k] for blob in parts) for k in range(3)]
         high = [max(blob.low[k] + blob.shape_mask.shape[k] for blob in parts) for k in range(3)]
         union = torch.zeros(
-            [b - a for a, b in zip(low, high, strict=True)], dtype=torch.bool, device=parts[0].shape_mask.device
+            [b - a for a, b in zip(low, high, strict=True)],
+            dtype=torch.bool,
+            device=parts[0].shape_mask.device,
         )
         for blob in parts:
-            box = tuple(slice(a - b, a - b + n) for a, b, n in zip(blob.low, low, blob.shape_mask.shape, strict=True))
+            box = tuple(
+                slice(a - b, a - b + n)
+                for a, b, n in zip(blob.low, low, blob.shape_mask.shape, strict=True)
+            )
             union[box] |= blob.shape_mask
         merged.append(Blob(tuple(low), union))
     return merged
@@ -140,7 +161,8 @@ def sample_shapes(
 
     Args:
         lung_mask: (D, H, W) bool on the device of ``rng``.
-        max_lung_vox: Lung voxels of the fullest slab of the training set; lambda is the share of it.
+        max_lung_vox: Lung voxels of the fullest slab of the training set; lambda is the share of
+            it.
         config: Counts and sizes.
         rng: Random state.
 

@@ -48,7 +48,9 @@ def gaussian_filter(image: torch.Tensor, sigma_vox: float) -> torch.Tensor:
     return y @ (image @ x.T)
 
 
-def sample_texture(shape: tuple[int, ...], config: SynthesisConfig, rng: torch.Generator) -> TextureSteps:
+def sample_texture(
+    shape: tuple[int, ...], config: SynthesisConfig, rng: torch.Generator
+) -> TextureSteps:
     """The texture of one blob's patch.
 
     Args:
@@ -76,7 +78,8 @@ def sample_texture(shape: tuple[int, ...], config: SynthesisConfig, rng: torch.G
 def mean_above(image: torch.Tensor, threshold: float) -> torch.Tensor:
     """Mean of the voxels above the threshold (Eq. 6).
 
-    Where fewer than 1 % pass, that mean would be noise or nothing; then it is the mean of the brightest 5 %.
+    Where fewer than 1 % pass, that mean would be noise or nothing; then it is the mean of the
+    brightest 5 %.
     """
     passing = image > threshold
     if int(passing.sum()) * 100 >= image.numel():

@@ -38,16 +38,23 @@ class Checkpoint:
         """What a model is made of: the running mean, or the network as it is."""
         return self.average or self.network
 
-    def restore(self, network: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None = None) -> None:
+    def restore(
+        self, network: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None = None
+    ) -> None:
         """Put the state back into modules and an optimizer like those that it was taken of."""
         network.load_state_dict(self.network)
-        optimizer.load_state_dict({"state": self.optimizer, "param_groups": optimizer.state_dict()["param_groups"]})
+        optimizer.load_state_dict(
+            {"state": self.optimizer, "param_groups": optimizer.state_dict()["param_groups"]}
+        )
         if average is not None:
             average.load_state_dict(self.average)
 
 
 def take_checkpoint(
-    network: nn.Module, optimizer: torch.optim.Optimizer, losses: list[float], average: nn.Module | None = None
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    losses: list[float],
+    average: nn.Module | None = None,
 ) -> Checkpoint:
     """The state of a training, copied to the CPU.
 
@@ -75,8 +82,12 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     tensors = {f"network.{name}": value.contiguous() for name, value in checkpoint.network.items()}
     tensors |= {f"average.{name}": value.contiguous() for name, value in checkpoint.average.items()}
     for index, state in checkpoint.optimizer.items():
-        tensors |= {f"optimizer.{index}.{name}": value.contiguous() for name, value in state.items()}
-    data = save(tensors, metadata={"step": str(checkpoint.step), "losses": json.dumps(checkpoint.losses)})
+        tensors |= {
+            f"optimizer.{index}.{name}": value.contiguous() for name, value in state.items()
+        }
+    data = save(
+        tensors, metadata={"step": str(checkpoint.step), "losses": json.dumps(checkpoint.losses)}
+    )
     write_bytes(folder / f"step-{checkpoint.step:06d}.ckpt", hashlib.sha256(data).digest() + data)
     for old in sorted(folder.glob("step-*.ckpt"))[:-2]:
         old.unlink()
@@ -88,7 +99,9 @@ def load_newest(folder: Path) -> Checkpoint | None:
         raw = path.read_bytes()
         data = raw[32:]
         if hashlib.sha256(data).digest() != raw[:32]:
-            warnings.warn(f"checkpoint {path.name} is damaged, the one before it is used", stacklevel=2)
+            warnings.warn(
+                f"checkpoint {path.name} is damaged, the one before it is used", stacklevel=2
+            )
             continue
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
         tensors = load(data)
@@ -101,5 +114,7 @@ def load_newest(folder: Path) -> Checkpoint | None:
             if key.startswith("optimizer."):
                 _, index, name = key.split(".", 2)
                 optimizer.setdefault(int(index), {})[name] = value
-        return Checkpoint(int(header["step"]), network, optimizer, json.loads(header["losses"]), average)
+        return Checkpoint(
+            int(header["step"]), network, optimizer, json.loads(header["losses"]), average
+        )
     return None

@@ -62,7 +62,10 @@ def train_ensemble(
         "training": {
             "cases": [case.case_id for case in cases],
             "seeds": [config.training.seed + k for k in range(config.training.members)],
-            "final_loss": {name: round(sum(curve[-50:]) / len(curve[-50:]), 4) for name, curve in losses.items()},
+            "final_loss": {
+                name: round(sum(curve[-50:]) / len(curve[-50:]), 4)
+                for name, curve in losses.items()
+            },
             **(card or {}),
         },
     }

@@ -57,7 +57,9 @@ class LesionSampler:
             hu = hu.half()
             usable = np.logical_and.reduceat(case.usable, range(0, len(case.usable), factor))
             places = []
-            for first, n_lung in find_slabs(lungs.numpy(), usable, min(depth, len(hu)), USABLE_SHARE):
+            for first, n_lung in find_slabs(
+                lungs.numpy(), usable, min(depth, len(hu)), USABLE_SHARE
+            ):
                 part = slice(first, first + depth)
                 places.append(Place(hu[part], lungs[part], torch.tensor(usable[part])))
                 self.max_lung_vox = max(self.max_lung_vox, n_lung)
@@ -69,7 +71,8 @@ class LesionSampler:
     def sample(self, rng: torch.Generator) -> TrainingPair:
         """One pair on the device of ``rng``; the target is the synthetic disease.
 
-        Every case is drawn as often as any other. Lung of slices not to learn from is seen, but not in ``lung_mask``.
+        Every case is drawn as often as any other. Lung of slices not to learn from is seen, but not
+        in ``lung_mask``.
         """
         config, training, device = self.config, self.config.training, rng.device
         places = self.cases[int(torch.randint(len(self.cases), (), generator=rng, device=device))]
@@ -81,12 +84,16 @@ class LesionSampler:
             hu, lungs, usable = (torch.flip(part, axes) for part in (hu, lungs, usable))
         disease = torch.zeros_like(lungs)
         if uniform((0, 1), rng) >= config.ground_glass.prob_empty:
-            hu, disease = insert_ground_glass(hu, lungs, self.max_lung_vox, config.synthesis, config.ground_glass, rng)
+            hu, disease = insert_ground_glass(
+                hu, lungs, self.max_lung_vox, config.synthesis, config.ground_glass, rng
+            )
         hu, lungs, disease = self._vary_scanner(hu, lungs, disease, rng)
         disease = disease & lungs
         return TrainingPair(scale_hu(hu, config.window) * lungs, disease, lungs & usable, disease)
 
-    def _deform_and_crop(self, place: Place, rng: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _deform_and_crop(
+        self, place: Place, rng: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """A slab around a random lung voxel of a larger or smaller, turned and bent patient; no lung beyond the CT.
 
         Returns:
@@ -100,7 +107,9 @@ class LesionSampler:
         hits = lungs.nonzero()
         centre = hits[int(torch.randint(len(hits), (), generator=rng, device=device))].tolist()
         lines, middle = [], []
-        for c, n, width, zoom in zip(centre, hu.shape, slab, (zooms[0], zooms[1], zooms[1]), strict=True):
+        for c, n, width, zoom in zip(
+            centre, hu.shape, slab, (zooms[0], zooms[1], zooms[1]), strict=True
+        ):
             lines.append((torch.arange(width, device=device) - (width - 1) / 2) / zoom)
             half = min((width - 1) / 2 / zoom, (n - 1) / 2)
             middle.append(min(max(float(c), half), n - 1 - half))
@@ -114,10 +123,14 @@ class LesionSampler:
         grid = points.permute(1, 2, 3, 0)[None]
         usable = place.usable.float()[:, None, None].expand_as(hu)
         all_three = torch.stack([hu, lungs.float(), usable])[None]
-        hu, lung_share, usable = grid_sample(all_three, grid, padding_mode="border", align_corners=True)[0]
+        hu, lung_share, usable = grid_sample(
+            all_three, grid, padding_mode="border", align_corners=True
+        )[0]
         return hu, (lung_share > 0.5) & (grid[0].abs() <= 1).all(-1), usable > 0.5
 
-    def _vary_lungs(self, hu: torch.Tensor, lungs: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+    def _vary_lungs(
+        self, hu: torch.Tensor, lungs: torch.Tensor, rng: torch.Generator
+    ) -> torch.Tensor:
         """Motion, calibration, depth of breath, dependent and regional density: all of it healthy."""
         variation, device = self.config.variation, rng.device
         if uniform((0, 1), rng) < variation.prob_motion:
@@ -129,7 +142,10 @@ class LesionSampler:
             ramp = torch.linspace(0, 1, hu.shape[1], device=device)[:, None]
             if uniform((0, 1), rng) < ANTERIOR_SHARE:
                 ramp = ramp.flip(0)
-            hu = add_fluid(hu, uniform(variation.gradient, rng) * ramp ** uniform(variation.gradient_power, rng))
+            hu = add_fluid(
+                hu,
+                uniform(variation.gradient, rng) * ramp ** uniform(variation.gradient_power, rng),
+            )
         if uniform((0, 1), rng) < variation.prob_regional:
             control = unit_noise(tuple(min(CONTROL_POINTS, n) for n in hu.shape), 1.0, rng)
             hills = interpolate(control[None, None], size=hu.shape, mode="trilinear")[0, 0]
@@ -139,13 +155,15 @@ class LesionSampler:
     def _move(self, hu: torch.Tensor, lungs: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
         """Ghost edges and haze where the diaphragm or the heart was elsewhere for a part of the time.
 
-        The slab is mixed with itself, shifted, around a voxel of the lung above the diaphragm or beside what lies
-        between the lungs.
+        The slab is mixed with itself, shifted, around a voxel of the lung above the diaphragm or
+        beside what lies between the lungs.
         """
         variation, device = self.config.variation, rng.device
         above = lungs & ~_shifted(lungs, (NEAR_VOX, 0, 0))
         beside = [
-            lungs & ~_shifted(lungs, (0, 0, side * NEAR_VOX)) & _shifted(lungs, (0, 0, side * ACROSS_VOX))
+            lungs
+            & ~_shifted(lungs, (0, 0, side * NEAR_VOX))
+            & _shifted(lungs, (0, 0, side * ACROSS_VOX))
             for side in (-1, 1)
         ]
         places = (above if uniform((0, 1), rng) < 0.5 else beside[0] | beside[1]).nonzero()
@@ -157,7 +175,9 @@ class LesionSampler:
         lines = [torch.arange(n, device=device) - c for n, c in zip(hu.shape, centre, strict=True)]
         z, y, x = torch.meshgrid(*lines, indexing="ij")
         sigma = uniform(variation.motion_sigma_vox, rng)
-        weight = torch.exp(-(z**2 + y**2 + x**2) / (2 * sigma**2)) * uniform(variation.motion_share, rng)
+        weight = torch.exp(-(z**2 + y**2 + x**2) / (2 * sigma**2)) * uniform(
+            variation.motion_share, rng
+        )
         return hu + weight * (_shifted(hu, way) - hu)
 
     def _vary_scanner(
@@ -174,7 +194,9 @@ class LesionSampler:
             jitter = torch.randn((hu.shape[0], 1, 1), generator=rng, device=rng.device)
             hu = (hu - LOWEST_HU) * (1 + variation.slices * jitter) + LOWEST_HU
         if uniform((0, 1), rng) < training.prob_noise:
-            hu = hu + unit_noise(tuple(hu.shape), uniform((0.3, 0.8), rng), rng) * uniform(training.noise_hu, rng)
+            hu = hu + unit_noise(tuple(hu.shape), uniform((0.3, 0.8), rng), rng) * uniform(
+                training.noise_hu, rng
+            )
         if uniform((0, 1), rng) < training.prob_thick:
             slice_mm = self.config.preparation.spacing_mm[0] * self.config.preparation.pool_vox
             factor = max(2, round(uniform(training.thick_mm, rng) / slice_mm))
@@ -186,6 +208,8 @@ class LesionSampler:
 def _shifted(image: torch.Tensor, way: tuple[int, ...] | list[int]) -> torch.Tensor:
     """What lay ``way`` voxels before each voxel; at the slab's edges its own border goes on."""
     for axis, step in enumerate(way):
-        index = (torch.arange(image.shape[axis], device=image.device) - step).clamp(0, image.shape[axis] - 1)
+        index = (torch.arange(image.shape[axis], device=image.device) - step).clamp(
+            0, image.shape[axis] - 1
+        )
         image = image.index_select(axis, index)
     return image

@@ -18,7 +18,13 @@ from normnet.io.outputs import fingerprint
 from normnet.lungs.external import ExternalLungs
 from normnet.lungs.learned import segment_lungs
 from normnet.models import load_lungs, read_lung_manifest, shipped, with_lungs
-from normnet.preparation.cache import CACHE_VERSION, NormalCase, load_case, prepare_normal, save_case
+from normnet.preparation.cache import (
+    CACHE_VERSION,
+    NormalCase,
+    load_case,
+    prepare_normal,
+    save_case,
+)
 from normnet.scan import Scan
 
 if TYPE_CHECKING:
@@ -36,7 +42,14 @@ class Preparer:
         device: Torch device of the lung networks.
     """
 
-    def __init__(self, cache: Path, config: Config, lung_model: Path | None, reference_lungs: bool, device: str):
+    def __init__(
+        self,
+        cache: Path,
+        config: Config,
+        lung_model: Path | None,
+        reference_lungs: bool,
+        device: str,
+    ):
         self.cache, self.reference_lungs, self.device = cache, reference_lungs, device
         self.lung_folder = lung_model or shipped("lungs")
         self.lung_manifest = read_lung_manifest(self.lung_folder)
@@ -50,16 +63,27 @@ class Preparer:
         if cached is not None:
             return cached, False
         scan = read_scan(case)
-        prepared = prepare_normal(scan, self._lungs(case, scan), self.config, set(case.excluded_slices))
+        prepared = prepare_normal(
+            scan, self._lungs(case, scan), self.config, set(case.excluded_slices)
+        )
         save_case(path, prepared, key)
         return prepared, True
 
     def key(self, case: Case) -> str:
         """Changes with the CT, its lungs, its excluded slices, the settings and the version."""
         given = case.lung_mask if self.reference_lungs else None
-        lungs = _fingerprint(given) if given else [self.lung_manifest, self.config.lungs.model_dump()]
+        lungs = (
+            _fingerprint(given) if given else [self.lung_manifest, self.config.lungs.model_dump()]
+        )
         settings = [self.config.preparation.model_dump(), self.config.window.model_dump()]
-        parts = [__version__, CACHE_VERSION, _fingerprint(case.image), lungs, settings, sorted(case.excluded_slices)]
+        parts = [
+            __version__,
+            CACHE_VERSION,
+            _fingerprint(case.image),
+            lungs,
+            settings,
+            sorted(case.excluded_slices),
+        ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def _lungs(self, case: Case, scan: Scan) -> np.ndarray:

@@ -78,10 +78,13 @@ class SlabSampler:
     def sample(self, rng: torch.Generator) -> TrainingPair:
         """One pair on the device of ``rng``."""
         training, window, device = self.config.training, self.config.window, rng.device
-        case, start = self.places[int(torch.randint(len(self.places), (), generator=rng, device=device))]
+        case, start = self.places[
+            int(torch.randint(len(self.places), (), generator=rng, device=device))
+        ]
         box = (slice(start, start + training.slab_vox[0]), *self._place_crop(case, start, rng))
         codes, lungs, edges = (
-            torch.from_numpy(_cut(array, box)).to(device) for array in (case.codes, case.lung_mask, case.edge_mask)
+            torch.from_numpy(_cut(array, box)).to(device)
+            for array in (case.codes, case.lung_mask, case.edge_mask)
         )
         hu = codes.float() * STEP_HU + LOWEST_HU
         if training.flip:
@@ -90,11 +93,17 @@ class SlabSampler:
         edges = edges & training.remove_edges
         healthy = scale_hu(_vary_scanner(hu, training, rng), window)
         lungs = lungs & ~edges
-        image, lesion_mask = synthesize_lesions(healthy, lungs, self.max_lung_vox, self.config.synthesis, rng)
+        image, lesion_mask = synthesize_lesions(
+            healthy, lungs, self.max_lung_vox, self.config.synthesis, rng
+        )
         if uniform((0, 1), rng) < training.prob_thick:
-            factor = max(2, round(uniform(training.thick_mm, rng) / self.config.preparation.spacing_mm[0]))
+            factor = max(
+                2, round(uniform(training.thick_mm, rng) / self.config.preparation.spacing_mm[0])
+            )
             image, healthy = thick_slices(image, factor), thick_slices(healthy, factor)
-            lesion_mask, lungs = (thick_slices(t.float(), factor) > 0.5 for t in (lesion_mask, lungs))
+            lesion_mask, lungs = (
+                thick_slices(t.float(), factor) > 0.5 for t in (lesion_mask, lungs)
+            )
             lungs, lesion_mask = lungs & ~edges, lesion_mask & lungs
         thorax = healthy * lungs
         target = {
@@ -112,7 +121,9 @@ class SlabSampler:
         if any(n > size for n, size in zip(planes, sizes, strict=True)):
             middle = case.lung_mask[start + self.config.training.slab_vox[0] // 2]
             if not middle.any():
-                middle = case.lung_mask[start : start + self.config.training.slab_vox[0]].any(axis=0)
+                middle = case.lung_mask[start : start + self.config.training.slab_vox[0]].any(
+                    axis=0
+                )
             hits = np.flatnonzero(middle)
             pick = int(torch.randint(len(hits), (), generator=rng, device=rng.device))
             centre = [int(c) for c in np.unravel_index(hits[pick], planes)]
@@ -125,7 +136,10 @@ class SlabSampler:
 
 def _cut(array: np.ndarray, box: tuple[slice, ...]) -> np.ndarray:
     """``array[box]``, zeros where the box reaches beyond the array."""
-    inner = tuple(slice(max(0, part.start), min(n, part.stop)) for part, n in zip(box, array.shape, strict=True))
+    inner = tuple(
+        slice(max(0, part.start), min(n, part.stop))
+        for part, n in zip(box, array.shape, strict=True)
+    )
     piece = array[inner]
     if piece.shape == tuple(part.stop - part.start for part in box):
         return np.ascontiguousarray(piece)

@@ -32,16 +32,17 @@ def train_member(
 ) -> Checkpoint:
     """Learn to recognise normal bright tissue, or what else ``config.training.target`` says.
 
-    Every iteration draws from a generator seeded by (seed, iteration), so a run that was stopped goes on
-    exactly as if it had not been.
+    Every iteration draws from a generator seeded by (seed, iteration), so a run that was stopped
+    goes on exactly as if it had not been.
 
     Args:
         cases: Cached normal CTs.
         config: All settings.
         seed: Weights and slabs follow from it.
         device: Torch device of the network, and of the synthesis without workers.
-        workers: Processes that make the slabs on the CPU ahead of the network, for a GPU with many cores beside it;
-            the slabs are those of a training on the CPU. 0: one after the other on ``device``.
+        workers: Processes that make the slabs on the CPU ahead of the network, for a GPU with many
+            cores beside it; the slabs are those of a training on the CPU. 0: one after the other on
+            ``device``.
         checkpoints: Folder to resume from and save to.
         on_step: Called with (iteration, loss).
         stop: Asked after every iteration; True saves a checkpoint and returns early.
@@ -61,7 +62,8 @@ def train_member(
         resumed.restore(network, optimizer, average)
         done, losses = resumed.step, list(resumed.losses)
 
-    # On CPUs oneDNN's bfloat16 3D convolutions now and then return garbage as gradients; there it is float32.
+    # On CPUs oneDNN's bfloat16 3D convolutions now and then return garbage as gradients; there it
+    # is float32.
     mixed = torch.device(device).type == "cuda"
     network.train()
     for step, (image, target, inside) in batches(sampler, config, seed, done + 1, device, workers):
@@ -79,7 +81,9 @@ def train_member(
         on_step(step, losses[-1])
         stopping = stop()
         if checkpoints and (
-            stopping or step % config.training.checkpoint_every == 0 or step == config.training.iterations
+            stopping
+            or step % config.training.checkpoint_every == 0
+            or step == config.training.iterations
         ):
             save_checkpoint(checkpoints, take_checkpoint(network, optimizer, losses, average))
         if stopping:
@@ -88,11 +92,17 @@ def train_member(
 
 
 def batches(
-    sampler: SlabSampler | LesionSampler, config: Config, seed: int, first: int, device: str, workers: int
+    sampler: SlabSampler | LesionSampler,
+    config: Config,
+    seed: int,
+    first: int,
+    device: str,
+    workers: int,
 ) -> Iterator[tuple[int, list[torch.Tensor]]]:
     """Every iteration from ``first`` on with its image, target and lungs, each (B, 1, D, H, W), on ``device``.
 
-    An iteration's slabs depend on (seed, iteration) and on where they are made alone, not on the number of workers.
+    An iteration's slabs depend on (seed, iteration) and on where they are made alone, not on the
+    number of workers.
     """
     steps = range(first, config.training.iterations + 1)
     made_on = torch.device("cpu" if workers else device)
@@ -105,8 +115,21 @@ def batches(
 class _Batches(Dataset):
     """The slabs of one iteration an item."""
 
-    def __init__(self, sampler: SlabSampler | LesionSampler, size: int, seed: int, steps: range, made_on: torch.device):
-        self.sampler, self.size, self.seed, self.steps, self.made_on = sampler, size, seed, steps, made_on
+    def __init__(
+        self,
+        sampler: SlabSampler | LesionSampler,
+        size: int,
+        seed: int,
+        steps: range,
+        made_on: torch.device,
+    ):
+        self.sampler, self.size, self.seed, self.steps, self.made_on = (
+            sampler,
+            size,
+            seed,
+            steps,
+            made_on,
+        )
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -120,7 +143,9 @@ class _Batches(Dataset):
 @torch.no_grad()
 def add_to_average(average: torch.nn.Module, network: torch.nn.Module, share: float) -> None:
     """Move a running mean of weights and statistics by ``share`` of the way to the network's."""
-    for mean, value in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+    for mean, value in zip(
+        average.state_dict().values(), network.state_dict().values(), strict=True
+    ):
         if mean.is_floating_point():
             mean.lerp_(value, share)
         else:
@@ -138,4 +163,8 @@ def learning_rate(step: int, config: Config) -> float:
     if config.training.schedule == "constant":
         return peak
     warm_up = min(1.0, step / 50)
-    return peak * warm_up * (least + (1 - least) * 0.5 * (1 + math.cos(math.pi * step / config.training.iterations)))
+    return (
+        peak
+        * warm_up
+        * (least + (1 - least) * 0.5 * (1 + math.cos(math.pi * step / config.training.iterations)))
+    )

@@ -50,7 +50,9 @@ def draw_figure(name: str, scale: Scale, bench: Bench) -> Figure:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] not in ("matplotlib", "sklearn"):
             raise
-        raise ConfigError("NN-EXP-007", f"{error.name} is missing", name, "pip install 'normnet[figures]'") from error
+        raise ConfigError(
+            "NN-EXP-007", f"{error.name} is missing", name, "pip install 'normnet[figures]'"
+        ) from error
     return draw(scale, bench)
 
 

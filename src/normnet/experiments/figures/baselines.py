@@ -24,7 +24,12 @@ from normnet.experiments.figures.style import (
     scale_bar,
     show,
 )
-from normnet.experiments.searches import Counts, count_hundredths, find_threshold_of_counts, reference_on_grid
+from normnet.experiments.searches import (
+    Counts,
+    count_hundredths,
+    find_threshold_of_counts,
+    reference_on_grid,
+)
 from normnet.preparation.window import scale_hu
 
 COLOURS, HIGHEST = "inferno", 0.5  # of the difference maps
@@ -35,8 +40,8 @@ KL_TITLES = ("", "gradient of the KL loss", "smoothed", "")
 def draw_baselines(scale: Scale, bench: Bench) -> Figure:
     """Fig. 7: a row a method, on the slice of the first test CT with the most lesion.
 
-    The threshold of a method is the one with the best mean DSC on the CTs of that data set; it looks at the references,
-    as in the paper (Sec. IV-C).
+    The threshold of a method is the one with the best mean DSC on the CTs of that data set; it
+    looks at the references, as in the paper (Sec. IV-C).
     """
     first = spread_cases(bench, 1)[0]
     cases = next(cases for cases in bench.data.tests.values() if first in cases)
@@ -54,32 +59,50 @@ def draw_baselines(scale: Scale, bench: Bench) -> Figure:
         found_mask = segment_anomalies(anomaly_map(baseline, subject, bench), threshold)
         image = _draw_row(row, baseline, subject, found_mask, reference, bench.device)
         row_label(row[0], baseline.method.label)
-        titles = TITLES if place == 0 else KL_TITLES if baseline.method.name == "kl-grad" else ("",) * 4
+        titles = (
+            TITLES if place == 0 else KL_TITLES if baseline.method.name == "kl-grad" else ("",) * 4
+        )
         for axis, title in zip(row[:3], titles, strict=False):
             axis.set_title(title, fontsize=7, pad=2)
-        row[3].set_title(f"{titles[3]} > {threshold:.2f}: DSC {100 * dice:.0f} %".strip(), fontsize=7, pad=2)
+        row[3].set_title(
+            f"{titles[3]} > {threshold:.2f}: DSC {100 * dice:.0f} %".strip(), fontsize=7, pad=2
+        )
     scale_bar(axes[0, 0], scale.config().preparation.spacing_mm[2])
     colour_bar(
-        figure, image, "(c) input less reconstruction; KL Grad: 0.5 is what a thousandth of healthy lung exceeds"
+        figure,
+        image,
+        "(c) input less reconstruction; KL Grad: 0.5 is what a thousandth of healthy lung exceeds",
     )
     legend(figure, OVERLAP)
     return figure
 
 
 def _draw_row(
-    row: np.ndarray, baseline: Baseline, subject: Subject, found_mask: np.ndarray, reference: np.ndarray, device: str
+    row: np.ndarray,
+    baseline: Baseline,
+    subject: Subject,
+    found_mask: np.ndarray,
+    reference: np.ndarray,
+    device: str,
 ) -> AxesImage:
     """The four panels of a method; returns the coloured image."""
     prepared = subject.prepared
     depth, *plane = lungs_box(subject)
     z = depth.start + fullest_slice(reference[depth])
     ((_, shown, score),) = look(baseline, subject, [z], device)
-    seen = prepared.thorax[z] if baseline.method.lungs_only else scale_hu(prepared.volume_hu[z], baseline.config.window)
+    seen = (
+        prepared.thorax[z]
+        if baseline.method.lungs_only
+        else scale_hu(prepared.volume_hu[z], baseline.config.window)
+    )
     seen, shown, score, found, true = (
         image[tuple(plane)] for image in (seen, shown, score, found_mask[z], reference[z])
     )
     show(row[0], seen)
     show(row[1], shown)
     image = row[2].imshow(score, cmap=COLOURS, vmin=0, vmax=HIGHEST, interpolation="nearest")
-    show(row[3], overlay(seen, [(found & true, TRUE), (true & ~found, MISSED), (found & ~true, FALSE)]))
+    show(
+        row[3],
+        overlay(seen, [(found & true, TRUE), (true & ~found, MISSED), (found & ~true, FALSE)]),
+    )
     return image

@@ -16,7 +16,14 @@ from normnet.experiments.figures.results import (
     lungs_box,
     spread_cases,
 )
-from normnet.experiments.figures.style import colour_bar, fit, panels, scale_bar, show, without_titles
+from normnet.experiments.figures.style import (
+    colour_bar,
+    fit,
+    panels,
+    scale_bar,
+    show,
+    without_titles,
+)
 from normnet.experiments.searches import reference_on_grid
 from normnet.preparation.cache import STEP_HU, NormalCase
 from normnet.preparation.prepare import LOWEST_HU, bounding_box
@@ -43,14 +50,25 @@ def draw_clusters(scale: Scale, bench: Bench) -> Figure:
     points = _class_features(network, config, bench)
     n = min(len(part) for part in points)
     if n == 0:
-        raise InputError("NN-EXP-008", "no bright voxel in the lesions or in normal tissue", "figure1", "give more CTs")
+        raise InputError(
+            "NN-EXP-008",
+            "no bright voxel in the lesions or in normal tissue",
+            "figure1",
+            "give more CTs",
+        )
     places = _embed(np.concatenate([part[:n] for part in points])).reshape(len(points), n, 2)
 
     figure = Figure(figsize=(7.2, 3.5), layout="constrained")
     halves = figure.add_gridspec(1, 2, width_ratios=(1.25, 1))
     left, right = figure.add_subfigure(halves[0]), figure.add_subfigure(halves[1])
     healthy = _healthy_slice(bench.normals(config)[0], config)
-    pictures = fit([picture for pair in zip(healthy, _diseased_slice(config, bench), strict=True) for picture in pair])
+    pictures = fit(
+        [
+            picture
+            for pair in zip(healthy, _diseased_slice(config, bench), strict=True)
+            for picture in pair
+        ]
+    )
     titles = ("(a) healthy", "diseased", "its thorax area", "its thorax area")
     grid = left.subplots(2, 2)
     for axis, picture, title in zip(grid.flat, pictures, titles, strict=True):
@@ -65,8 +83,17 @@ def draw_clusters(scale: Scale, bench: Bench) -> Figure:
     axis.set_yticks([])
     classes = (("normal tissue", NORMAL), ("synthetic lesions", SYNTHETIC), ("lesions", LESION))
     for (label, colour), part in zip(classes, places, strict=True):
-        axis.scatter(part[:, 0], part[:, 1], s=3, color=colour, linewidths=0, alpha=0.7, label=label)
-    right.legend(loc="outside lower center", ncols=3, fontsize=7, frameon=False, markerscale=2.5, handletextpad=0.1)
+        axis.scatter(
+            part[:, 0], part[:, 1], s=3, color=colour, linewidths=0, alpha=0.7, label=label
+        )
+    right.legend(
+        loc="outside lower center",
+        ncols=3,
+        fontsize=7,
+        frameon=False,
+        markerscale=2.5,
+        handletextpad=0.1,
+    )
     return figure
 
 
@@ -82,7 +109,9 @@ def draw_heat_maps(scale: Scale, bench: Bench) -> Figure:
         thorax, lungs = subject.prepared.thorax[box], subject.prepared.lung_mask[box]
         z = fullest_slice(reference_on_grid(subject)[box] & lungs)
         part = _slab_around(z, len(thorax), config)
-        _, answers = _look(network, network.get_submodule("model.0"), thorax[part], config, bench.device)
+        _, answers = _look(
+            network, network.get_submodule("model.0"), thorax[part], config, bench.device
+        )
         slices.append(thorax[z])
         heat = _heat(answers, z - part.start, thorax[z].shape) * lungs[z]
         heats.append(heat / np.quantile(heat[lungs[z]], HEAT_TOP))
@@ -94,7 +123,9 @@ def draw_heat_maps(scale: Scale, bench: Bench) -> Figure:
     for axis, picture in zip(axes[1], pictures[len(cases) :], strict=True):
         image = axis.imshow(picture, cmap=COLOURS, vmin=0, vmax=1, interpolation="nearest")
     without_titles(figure, 1)
-    colour_bar(figure, image, f"mean absolute activation, of the slice's {100 * HEAT_TOP:g} % quantile")
+    colour_bar(
+        figure, image, f"mean absolute activation, of the slice's {100 * HEAT_TOP:g} % quantile"
+    )
     return figure
 
 
@@ -112,7 +143,9 @@ def _diseased_slice(config: Config, bench: Bench) -> tuple[np.ndarray, np.ndarra
     subject = bench.subject(spread_cases(bench, 1)[0], config)
     box = lungs_box(subject)
     z = fullest_slice(reference_on_grid(subject)[box])
-    return scale_hu(subject.prepared.volume_hu[box][z], config.window), subject.prepared.thorax[box][z]
+    return scale_hu(subject.prepared.volume_hu[box][z], config.window), subject.prepared.thorax[
+        box
+    ][z]
 
 
 def _class_features(network: torch.nn.Module, config: Config, bench: Bench) -> list[np.ndarray]:
@@ -122,7 +155,9 @@ def _class_features(network: torch.nn.Module, config: Config, bench: Bench) -> l
     sampler, draws = SlabSampler(bench.normals(config), config), torch.Generator().manual_seed(SEED)
     for _ in range(N_PAIRS):
         pair = sampler.sample(draws)
-        image, target, lesion_mask = (t.numpy() for t in (pair.image, pair.target, pair.lesion_mask))
+        image, target, lesion_mask = (
+            t.numpy() for t in (pair.image, pair.target, pair.lesion_mask)
+        )
         masks = [target, lesion_mask & (image >= tau)]
         of_normal, of_synthetic = _voxel_features(network, image, masks, config, bench.device)
         normal.append(of_normal)
@@ -144,11 +179,16 @@ def _draw_points(sources: list[np.ndarray], rng: np.random.Generator) -> np.ndar
 
 
 def _voxel_features(
-    network: torch.nn.Module, image: np.ndarray, masks: list[np.ndarray], config: Config, device: str
+    network: torch.nn.Module,
+    image: np.ndarray,
+    masks: list[np.ndarray],
+    config: Config,
+    device: str,
 ) -> list[np.ndarray]:
     """What the last layer is given at the voxels of each mask, (n, channels).
 
-    That layer doubles the resolution: eight voxels share their features, and count once if one of them is in the mask.
+    That layer doubles the resolution: eight voxels share their features, and count once if one of
+        them is in the mask.
     """
     last = list(network.get_submodule("model").children())[-1]
     features, _ = _look(network, last, image, config, device)  # (channels, D / 2, H / 2, W / 2)
@@ -173,7 +213,9 @@ def _look(
     pads = [pad for n in reversed(image.shape) for pad in (0, -n % config.network.stride)]
     try:
         with torch.inference_mode():
-            network.to(device)(torch.nn.functional.pad(torch.from_numpy(image), pads)[None, None].to(device))
+            network.to(device)(
+                torch.nn.functional.pad(torch.from_numpy(image), pads)[None, None].to(device)
+            )
     finally:
         hook.remove()
     given, answer = kept[0]
@@ -183,7 +225,9 @@ def _look(
 def _heat(answers: torch.Tensor, z: int, shape: tuple[int, ...]) -> np.ndarray:
     """Mean absolute activation of a slice over the channels, at the slice's own resolution, (h, w)."""
     mean = answers[:, z // 2].abs().mean(dim=0)[None, None]  # (1, 1, h / 2, w / 2)
-    full = torch.nn.functional.interpolate(mean, scale_factor=2, mode="bilinear", align_corners=False)
+    full = torch.nn.functional.interpolate(
+        mean, scale_factor=2, mode="bilinear", align_corners=False
+    )
     return full[0, 0, : shape[0], : shape[1]].numpy()
 
 
@@ -200,4 +244,6 @@ def _embed(features: np.ndarray) -> np.ndarray:
 
     perplexity = min(30.0, (len(features) - 1) / 3)
     with threadpool_limits(1):
-        return TSNE(perplexity=perplexity, init="pca", random_state=SEED, n_jobs=1).fit_transform(features)
+        return TSNE(perplexity=perplexity, init="pca", random_state=SEED, n_jobs=1).fit_transform(
+            features
+        )

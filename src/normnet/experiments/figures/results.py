@@ -124,7 +124,12 @@ def draw_thresholds(scale: Scale, bench: Bench) -> Figure:
     box = lungs_box(subject)
     z = fullest_slice(reference_on_grid(subject)[box])
     hu, lungs, thorax = (
-        array[box][z] for array in (subject.prepared.volume_hu, subject.prepared.lung_mask, subject.prepared.thorax)
+        array[box][z]
+        for array in (
+            subject.prepared.volume_hu,
+            subject.prepared.lung_mask,
+            subject.prepared.thorax,
+        )
     )
     figure, axes = panels(2, 3, hu.shape[0] / hu.shape[1])
     show(axes[0, 0], thorax, "input")
@@ -133,7 +138,11 @@ def draw_thresholds(scale: Scale, bench: Bench) -> Figure:
     for axis, threshold in zip(axes.flat[1:], THRESHOLDS_HU, strict=True):
         bright = np.ma.masked_where(~lungs | (hu < threshold), hu)
         image = axis.imshow(
-            bright, cmap=colours, vmin=THRESHOLDS_HU[0], vmax=config.window.high_hu, interpolation="nearest"
+            bright,
+            cmap=colours,
+            vmin=THRESHOLDS_HU[0],
+            vmax=config.window.high_hu,
+            interpolation="nearest",
         )
         axis.set_title(f"$T = {threshold}$ HU", fontsize=7, pad=2)
     colour_bar(figure, image, "HU")
@@ -149,7 +158,15 @@ def draw_failures(scale: Scale, bench: Bench) -> Figure:
         outcome = segment_case(case, networks, config, bench)
         wrong = (outcome.steps.lesions ^ outcome.reference_mask).sum(axis=(1, 2))
         for rank, z in enumerate(choose_worst(wrong, apart, N_WORST_A_CASE)):
-            found.append((rank, -int(wrong[z]), case.case_id, outcome.thorax[z], _compared(outcome, z, found=False)))
+            found.append(
+                (
+                    rank,
+                    -int(wrong[z]),
+                    case.case_id,
+                    outcome.thorax[z],
+                    _compared(outcome, z, found=False),
+                )
+            )
     worst = sorted(found, key=lambda item: item[:3])[:N_WORST]
     pictures = fit([picture for *_, plain, marked in worst for picture in (plain, marked)])
     n_columns = min(N_COLUMNS, len(worst))
@@ -194,7 +211,9 @@ def baseline(scale: Scale, bench: Bench) -> list[torch.nn.Module]:
     return [bench.network(scale.config(), seed) for seed in range(scale.members)]
 
 
-def segment_case(case: Case, networks: list[torch.nn.Module], config: Config, bench: Bench) -> Outcome:
+def segment_case(
+    case: Case, networks: list[torch.nn.Module], config: Config, bench: Bench
+) -> Outcome:
     """Vote and post-processing of a test CT, with its reference.
 
     Raises:
@@ -208,7 +227,8 @@ def segment_case(case: Case, networks: list[torch.nn.Module], config: Config, be
     steps = find_lesions(prepared, normal_mask, config)
     box = lungs_box(subject)
     thorax, lung_mask, normal_mask, reference_mask = (
-        array[box] for array in (prepared.thorax, prepared.lung_mask, normal_mask, reference_on_grid(subject))
+        array[box]
+        for array in (prepared.thorax, prepared.lung_mask, normal_mask, reference_on_grid(subject))
     )
     return Outcome(thorax, lung_mask, normal_mask, _cut(steps, box), reference_mask)
 

@@ -11,11 +11,17 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
-TRUE, MISSED, FALSE = (0.20, 0.75, 0.30), (0.20, 0.45, 1.00), (0.95, 0.25, 0.20)  # the paper's green, blue, red
+TRUE, MISSED, FALSE = (
+    (0.20, 0.75, 0.30),
+    (0.20, 0.45, 1.00),
+    (0.95, 0.25, 0.20),
+)  # the paper's green, blue, red
 BAR_MM = 50.0
 
 
-def panels(n_rows: int, n_columns: int, aspect: float, width: float = 7.2) -> tuple[Figure, np.ndarray]:
+def panels(
+    n_rows: int, n_columns: int, aspect: float, width: float = 7.2
+) -> tuple[Figure, np.ndarray]:
     """A figure of the width of a page (inches) and its axes, (n_rows, n_columns); ``aspect`` is height over width."""
     side = width / n_columns
     figure = Figure(figsize=(width, n_rows * (side * aspect + 0.22) + 0.3), layout="constrained")
@@ -32,7 +38,11 @@ def show(axis: Axes, image: np.ndarray, title: str = "", top: float = 1.0) -> No
         axis.set_title(title, fontsize=7, pad=2)
 
 
-def overlay(image: np.ndarray, masks: Sequence[tuple[np.ndarray, tuple[float, float, float]]], alpha: float = 0.55):
+def overlay(
+    image: np.ndarray,
+    masks: Sequence[tuple[np.ndarray, tuple[float, float, float]]],
+    alpha: float = 0.55,
+):
     """(h, w, 3) in [0, 1]: a grey slice with tinted masks."""
     picture = np.repeat(np.clip(image, 0, 1)[..., None], 3, axis=-1)
     for mask, colour in masks:
@@ -53,13 +63,23 @@ def scale_bar(axis: Axes, pixel_mm: float, length_mm: float = BAR_MM) -> None:
         solid_capstyle="butt",
         path_effects=edge,
     )
-    axis.text(left, y - 0.02 * height, f"{length_mm:g} mm", color="white", fontsize=6, va="bottom", path_effects=edge)
+    axis.text(
+        left,
+        y - 0.02 * height,
+        f"{length_mm:g} mm",
+        color="white",
+        fontsize=6,
+        va="bottom",
+        path_effects=edge,
+    )
 
 
 def legend(figure: Figure, entries: Sequence[tuple[str, tuple[float, float, float]]]) -> None:
     """Colours and what they mean, below the panels."""
     patches = [Patch(color=colour, label=label) for label, colour in entries]
-    figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), fontsize=7, frameon=False)
+    figure.legend(
+        handles=patches, loc="outside lower center", ncols=len(patches), fontsize=7, frameon=False
+    )
 
 
 def fit(images: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -68,7 +88,9 @@ def fit(images: Sequence[np.ndarray]) -> list[np.ndarray]:
     fitted = []
     for image in images:
         below = round(image.shape[1] * aspect) - image.shape[0]
-        fitted.append(np.pad(image, [(below // 2, below - below // 2), *[(0, 0)] * (image.ndim - 1)]))
+        fitted.append(
+            np.pad(image, [(below // 2, below - below // 2), *[(0, 0)] * (image.ndim - 1)])
+        )
     return fitted
 
 
@@ -79,7 +101,9 @@ def without_titles(figure: Figure, n_rows: int) -> None:
 
 def row_label(axis: Axes, text: str) -> None:
     """What a row shows, written upwards beside its first panel."""
-    axis.text(-0.03, 0.5, text, transform=axis.transAxes, rotation=90, ha="right", va="center", fontsize=7)
+    axis.text(
+        -0.03, 0.5, text, transform=axis.transAxes, rotation=90, ha="right", va="center", fontsize=7
+    )
 
 
 def colour_bar(figure: Figure, image: AxesImage, label: str) -> None:

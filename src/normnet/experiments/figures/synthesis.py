@@ -15,7 +15,16 @@ from scipy.ndimage import gaussian_filter
 from normnet.config import Range, SynthesisConfig, WindowConfig
 from normnet.experiments.bench import Bench
 from normnet.experiments.catalogue import Scale, find_experiment
-from normnet.experiments.figures.style import FALSE, MISSED, TRUE, legend, overlay, panels, scale_bar, show
+from normnet.experiments.figures.style import (
+    FALSE,
+    MISSED,
+    TRUE,
+    legend,
+    overlay,
+    panels,
+    scale_bar,
+    show,
+)
 from normnet.preparation.cache import STEP_HU, NormalCase
 from normnet.preparation.prepare import LOWEST_HU, bounding_box
 from normnet.preparation.window import scale_hu
@@ -26,7 +35,9 @@ from normnet.training.slabs import find_slabs, no_slab
 
 NORMAL, LESION, LUNG, EDGE, PATCH = TRUE, FALSE, MISSED, FALSE, (1.0, 0.75, 0.1)
 WHITE = (1.0, 1.0, 1.0)
-BLOBS = [colormaps["tab20"](k)[:3] for k in (0, 2, 8, 10, 12, 14, 16, 18, 1, 3, 9, 11, 13, 15, 17, 19)]  # no green, red
+BLOBS = [
+    colormaps["tab20"](k)[:3] for k in (0, 2, 8, 10, 12, 14, 16, 18, 1, 3, 9, 11, 13, 15, 17, 19)
+]  # no green, red
 UNDEFORMED = (1e-6, 1e-6)  # 0 would draw fewer random numbers, and so give other ellipsoids
 ONE_LARGE = {"n_small": (0, 0), "n_medium": (0, 0), "prob_large": 1.0}
 SEED_STEPS, SEED_NUMBERS, SEED_LARGE = 11, 11, 5
@@ -63,35 +74,64 @@ def draw_generator(scale: Scale, bench: Bench) -> Figure:
     inner = z - blob.low[0]
     field = _cut_to(blob.shape_mask.shape[1:], slab.healthy.shape[1:])
     healthy, dim = slab.healthy[z].numpy(), DIM * slab.healthy[z].numpy()
-    target = target_normal(slab.healthy, torch.from_numpy(drawn.lesion_mask), config.window.tau)[z].numpy()
+    target = target_normal(slab.healthy, torch.from_numpy(drawn.lesion_mask), config.window.tau)[
+        z
+    ].numpy()
     alone = np.zeros_like(healthy)
     alone[blob.box[1:]] = (steps.scaled * blob.shape_mask)[inner].numpy()
     alone[~slab.lung_mask[z].numpy()] = 0
 
     pictures = [
         (healthy, 1.0, "$H$: healthy lung"),
-        (overlay(dim, [(mask[z], WHITE) for mask in _masks(plain.blobs, slab)], 0.9), 1.0, "ellipsoids"),
-        (overlay(dim, [(mask[z], WHITE) for mask in _masks(drawn.blobs, slab)], 0.9), 1.0, "$C_1, C_2, …$: deformed"),
-        (overlay(dim, _coloured([mask[z] for mask in _masks(drawn.blobs, slab)]), 0.9), 1.0, "$G_1, G_2, …$: merged"),
+        (
+            overlay(dim, [(mask[z], WHITE) for mask in _masks(plain.blobs, slab)], 0.9),
+            1.0,
+            "ellipsoids",
+        ),
+        (
+            overlay(dim, [(mask[z], WHITE) for mask in _masks(drawn.blobs, slab)], 0.9),
+            1.0,
+            "$C_1, C_2, …$: deformed",
+        ),
+        (
+            overlay(dim, _coloured([mask[z] for mask in _masks(drawn.blobs, slab)]), 0.9),
+            1.0,
+            "$G_1, G_2, …$: merged",
+        ),
         (steps.noise[inner][field].numpy(), 1.0, "$a_1$: noise"),
-        (steps.prob_map[inner][field].numpy(), config.synthesis.a_limits[1], "$a$: filtered, scaled"),
+        (
+            steps.prob_map[inner][field].numpy(),
+            config.synthesis.a_limits[1],
+            "$a$: filtered, scaled",
+        ),
         (steps.salt_noise[inner][field].numpy(), 1.0, "$b_1$: salt noise"),
         (steps.filtered[inner][field].numpy(), float(steps.filtered.max()), "$b_2$: filtered"),
         (steps.scaled[inner][field].numpy(), 1.0, "$B_j$: scaled, clipped"),
         (alone, 1.0, "$B_j$ in $G_j$ and the lung"),
         (drawn.image[z], 1.0, r"$A = \max(H, B_1, B_2, …)$"),
-        (overlay(dim, [(drawn.lesion_mask[z], LESION), (target, NORMAL)], 0.9), 1.0, "$GT$: target"),
+        (
+            overlay(dim, [(drawn.lesion_mask[z], LESION), (target, NORMAL)], 0.9),
+            1.0,
+            "$GT$: target",
+        ),
     ]
     figure, axes = panels(3, 4, healthy.shape[0] / healthy.shape[1])
     y, x = (part.start for part in blob.box[1:])
-    shown_part = slice(y + field[0].start, y + field[0].stop), slice(x + field[1].start, x + field[1].stop)
+    shown_part = (
+        slice(y + field[0].start, y + field[0].stop),
+        slice(x + field[1].start, x + field[1].stop),
+    )
     for axis, (picture, top, title) in zip(axes.flat, pictures, strict=True):
         show(axis, picture, title, top)
         if picture.shape[:2] == healthy.shape:
             _mark(axis, shown_part)
     scale_bar(axes[0, 0], config.preparation.spacing_mm[2])
     scale_bar(axes[1, 1], config.preparation.spacing_mm[2], 10)
-    entries = [("part shown of the textures", PATCH), ("normal tissue to learn", NORMAL), ("synthetic lesions", LESION)]
+    entries = [
+        ("part shown of the textures", PATCH),
+        ("normal tissue to learn", NORMAL),
+        ("synthetic lesions", LESION),
+    ]
     legend(figure, entries)
     return figure
 
@@ -118,8 +158,16 @@ def draw_numbers(scale: Scale, bench: Bench) -> Figure:
     """Supplementary Fig. 2: fewer and more ellipsoids, (iii) and (iv) of Table IV, deformed as the default is."""
     config = scale.config()
     slab = _slabs(scale, bench, 1)[0]
-    rows = {row.id: row.settings["synthesis"] for row in find_experiment("table4").rows if row.id in ("iii", "iv")}
-    choices: list[tuple[str, dict[str, Any]]] = [("(iii)", rows["iii"]), ("default", {}), ("(iv)", rows["iv"])]
+    rows = {
+        row.id: row.settings["synthesis"]
+        for row in find_experiment("table4").rows
+        if row.id in ("iii", "iv")
+    }
+    choices: list[tuple[str, dict[str, Any]]] = [
+        ("(iii)", rows["iii"]),
+        ("default", {}),
+        ("(iv)", rows["iv"]),
+    ]
     height, width = slab.healthy.shape[1:]
     figure, axes = panels(2, len(choices), height / width)
     for (name, values), column in zip(choices, axes.T, strict=True):
@@ -128,7 +176,9 @@ def draw_numbers(scale: Scale, bench: Bench) -> Figure:
         z = slab.healthy.shape[0] // 2
         low, high = (round(n) for n in synthesis.n_small)
         numbers = rf"$N_s, N_m \sim F[{low}\lambda, {high}\lambda]$, $P_L = {synthesis.prob_large:g}\lambda$"
-        projected = [(mask & slab.lung_mask.numpy()).any(axis=0) for mask in _masks(drawn.blobs, slab)]
+        projected = [
+            (mask & slab.lung_mask.numpy()).any(axis=0) for mask in _masks(drawn.blobs, slab)
+        ]
         shapes = overlay(DIM * slab.healthy[z].numpy(), _coloured(projected), 0.8)
         show(column[0], shapes, f"{name}: {numbers}\n$G_1, G_2, …$ of the whole slab, projected")
         share = drawn.lesion_mask.sum() / int(slab.lung_mask.sum())
@@ -144,22 +194,35 @@ def draw_prob_maps(scale: Scale, bench: Bench) -> Figure:
     (low, high), gap = synthesis.a_limits, synthesis.a_gap
     middle = (low + high - gap) / 2
     limits = [(low, low + gap), (middle, middle + gap), (high - gap, high), (low, high)]
-    smooth = [(rf"$\sigma_a = {value:g}$", {"sigma_a_vox": (value, value)}) for value in _spread(synthesis.sigma_a_vox)]
+    smooth = [
+        (rf"$\sigma_a = {value:g}$", {"sigma_a_vox": (value, value)})
+        for value in _spread(synthesis.sigma_a_vox)
+    ]
     scaled = [(f"$a_L = {a:.3g}$, $a_U = {b:.3g}$", _prob_limits(a, b)) for a, b in limits]
-    return _compare(scale, bench, [("(a) ", "a", "prob_map", smooth), ("(b) ", "a", "prob_map", scaled)])
+    return _compare(
+        scale, bench, [("(a) ", "a", "prob_map", smooth), ("(b) ", "a", "prob_map", scaled)]
+    )
 
 
 def draw_filters(scale: Scale, bench: Bench) -> Figure:
     """Supplementary Fig. 4: what sigma_b does to the filtered salt noise and to the lesion."""
     synthesis = scale.config().synthesis
     values = _spread((synthesis.sigma_b_fine_vox[0], synthesis.sigma_b_coarse_vox[1]))
-    return _compare(scale, bench, [("", "b_2", "filtered", [(rf"$\sigma_b = {v:g}$", _sigma_b(v)) for v in values])])
+    return _compare(
+        scale,
+        bench,
+        [("", "b_2", "filtered", [(rf"$\sigma_b = {v:g}$", _sigma_b(v)) for v in values])],
+    )
 
 
 def draw_means(scale: Scale, bench: Bench) -> Figure:
     """Supplementary Fig. 5: what mu_0 does to the texture and to the lesion."""
     values = _spread(scale.config().synthesis.mu0)
-    return _compare(scale, bench, [("", "B", "scaled", [(rf"$\mu_0 = {v:g}$", {"mu0": (v, v)}) for v in values])])
+    return _compare(
+        scale,
+        bench,
+        [("", "B", "scaled", [(rf"$\mu_0 = {v:g}$", {"mu0": (v, v)}) for v in values])],
+    )
 
 
 def draw_edges(scale: Scale, bench: Bench) -> Figure:
@@ -168,11 +231,16 @@ def draw_edges(scale: Scale, bench: Bench) -> Figure:
     cases = bench.normals(config)[:3]
     pixel_mm = config.preparation.spacing_mm[2]
     boxes = [_edge_box(case) for case in cases]
-    height, width = np.max([case.codes[box].shape for case, box in zip(cases, boxes, strict=True)], axis=0)
+    height, width = np.max(
+        [case.codes[box].shape for case, box in zip(cases, boxes, strict=True)], axis=0
+    )
     figure, axes = panels(3, len(cases), height / width)
     for case, box, column in zip(cases, boxes, axes.T, strict=True):
         lung_mask, edge_mask = case.lung_mask[box], case.edge_mask[box]
-        ct, thorax = _windowed(case, LUNG_WINDOW, box), _windowed(case, config.window, box) * lung_mask
+        ct, thorax = (
+            _windowed(case, LUNG_WINDOW, box),
+            _windowed(case, config.window, box) * lung_mask,
+        )
         field = _fullest_field(edge_mask, round(EDGE_MM / pixel_mm))
         show(column[0], overlay(ct, [(lung_mask, LUNG)], 0.4), "$M'$: lung segmentation")
         show(column[1], overlay(thorax, [(edge_mask, EDGE)], 1.0), "$H'$ and $E$")
@@ -182,7 +250,14 @@ def draw_edges(scale: Scale, bench: Bench) -> Figure:
         scale_bar(column[2], pixel_mm, 10)
         for axis in column:
             axis.set_anchor("N")
-    legend(figure, [("lung mask $M'$", LUNG), ("erroneous edges $E$, removed", EDGE), ("enlarged part", PATCH)])
+    legend(
+        figure,
+        [
+            ("lung mask $M'$", LUNG),
+            ("erroneous edges $E$, removed", EDGE),
+            ("enlarged part", PATCH),
+        ],
+    )
     return figure
 
 
@@ -215,7 +290,9 @@ def _windowed(case: NormalCase, window: WindowConfig, box: tuple[Any, ...]) -> n
 def _generate(slab: Slab, config: SynthesisConfig, seed: int) -> Drawn:
     """Synthetic lesions as in the fullest slab of a training set (lambda is 1)."""
     n_lung = int(slab.lung_mask.sum())
-    pair = synthesize_lesions(slab.healthy, slab.lung_mask, n_lung, config, torch.Generator().manual_seed(seed))
+    pair = synthesize_lesions(
+        slab.healthy, slab.lung_mask, n_lung, config, torch.Generator().manual_seed(seed)
+    )
     rng = torch.Generator().manual_seed(seed)  # the same draws again, this time keeping the steps
     blobs = sample_shapes(slab.lung_mask, n_lung, config, rng)
     steps = [sample_texture(tuple(blob.shape_mask.shape), config, rng) for blob in blobs]
@@ -260,7 +337,9 @@ def _field(blob: Blob, side: int, plane: tuple[int, ...]) -> tuple[slice, slice]
 def _fullest_field(mask: np.ndarray, side: int) -> tuple[slice, slice]:
     """The square of ``side`` voxels about the densest place of a mask (h, w)."""
     density = gaussian_filter(mask.astype(np.float32), side / 4, mode="constant")
-    return _square([int(n) for n in np.unravel_index(density.argmax(), mask.shape)], side, mask.shape)
+    return _square(
+        [int(n) for n in np.unravel_index(density.argmax(), mask.shape)], side, mask.shape
+    )
 
 
 def _square(middle: list[int], side: int, plane: tuple[int, ...]) -> tuple[slice, slice]:
@@ -281,7 +360,9 @@ def _mark(axis: Axes, field: tuple[slice, ...]) -> None:
     """A frame round a part of the slice."""
     y, x = field
     size = (x.stop - x.start, y.stop - y.start)
-    axis.add_patch(Rectangle((x.start - 0.5, y.start - 0.5), *size, fill=False, edgecolor=PATCH, linewidth=0.7))
+    axis.add_patch(
+        Rectangle((x.start - 0.5, y.start - 0.5), *size, fill=False, edgecolor=PATCH, linewidth=0.7)
+    )
 
 
 def _spread(limits: Range) -> list[float]:
@@ -306,12 +387,15 @@ def _compare(
     Args:
         scale: Size.
         bench: The CTs.
-        blocks: Start of the titles, the step's symbol and field of ``TextureSteps``, and the settings with their names.
+        blocks: Start of the titles, the step's symbol and field of ``TextureSteps``, and the
+            settings with their names.
     """
     config = scale.config()
     slab = _slabs(scale, bench, 1)[0]
     synthesis = config.synthesis
-    sigma_a, sigma_b, mu0 = (sum(r) / 2 for r in (synthesis.sigma_a_vox, synthesis.sigma_b_fine_vox, synthesis.mu0))
+    sigma_a, sigma_b, mu0 = (
+        sum(r) / 2 for r in (synthesis.sigma_a_vox, synthesis.sigma_b_fine_vox, synthesis.mu0)
+    )
     others = ONE_LARGE | _prob_limits(*synthesis.a_limits) | _sigma_b(sigma_b)
     others |= {"sigma_a_vox": (sigma_a, sigma_a), "mu0": (mu0, mu0)}
     first = _generate(slab, _with(synthesis, **others), SEED_LARGE)
@@ -319,8 +403,13 @@ def _compare(
     box = first.blobs[0].box  # of the only one
     height, width = first.image[box].shape[1:]
     figure, axes = panels(2 * len(blocks), N_VALUES, height / width)
-    for (start, symbol, step, choices), (upper, lower) in zip(blocks, axes.reshape(-1, 2, N_VALUES), strict=True):
-        drawn = [_generate(slab, _with(synthesis, **(others | values)), SEED_LARGE) for _, values in choices]
+    for (start, symbol, step, choices), (upper, lower) in zip(
+        blocks, axes.reshape(-1, 2, N_VALUES), strict=True
+    ):
+        drawn = [
+            _generate(slab, _with(synthesis, **(others | values)), SEED_LARGE)
+            for _, values in choices
+        ]
         textures = [getattr(one.steps[0], step)[z - box[0].start].numpy() for one in drawn]
         top = 1.0 if step == "scaled" else float(np.quantile(textures, 0.999))
         for k, (name, _) in enumerate(choices):
