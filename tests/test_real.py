@@ -14,9 +14,9 @@ from normnet.datasets.manifest import Case, read_manifest
 from normnet.evaluation.metrics import compute_overlap
 from normnet.io.images import read_stored
 from normnet.io.masks import read_mask
-from normnet.io.outputs import RESULT
 from normnet.io.read import read_ct
 from normnet.pipeline import segment
+from normnet.results.folder import RESULT
 
 DATA = os.environ.get("NORMNET_DATA", "")
 pytestmark = [

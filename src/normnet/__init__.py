@@ -52,16 +52,16 @@ _HOMES = {
     "load_model": "models",
     "read_ct": "io.read",
     "segment": "pipeline",
-    "write_results": "io.outputs",
+    "write_results": "results.folder",
 }
 
 if TYPE_CHECKING:
     from normnet.config import Config, load_config
     from normnet.errors import NormNetError
-    from normnet.io.outputs import write_results
     from normnet.io.read import read_ct
     from normnet.models import Model, load_model
     from normnet.pipeline import Segmentation, segment
+    from normnet.results.folder import write_results
     from normnet.scan import Geometry, Scan
 
 

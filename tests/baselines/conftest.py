@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from normnet.baselines.train import BaselineSettings
+from normnet.baselines.fitting import BaselineSettings
 from normnet.config import Config, PreparationConfig
 from normnet.preparation.cache import prepare_normal
 from normnet.preparation.prepare import prepare

@@ -25,9 +25,9 @@ def tiny_models(tmp_path_factory):
     import torch
 
     from normnet.config import Config, NetworkConfig, PreparationConfig, TrainingConfig
-    from normnet.lungs.train import lung_network
     from normnet.network.unet import build_unet
     from normnet.network.weights import save_model, split_settings
+    from normnet.training.lungs.segmenter import lung_network
 
     torch.manual_seed(0)
     root = tmp_path_factory.mktemp("models")

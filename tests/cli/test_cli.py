@@ -16,8 +16,8 @@ import normnet
 from normnet.cli.main import main
 from normnet.errors import GeometryError
 from normnet.io.images import read_stored
-from normnet.io.outputs import FILES, RESULT, locked
 from normnet.io.read import read_ct
+from normnet.results.folder import FILES, RESULT, locked
 
 COMMANDS = [
     "segment",
@@ -281,7 +281,7 @@ def test_results_in_a_folder_of_scans_are_no_scans(segment, scans, capsys):
 def test_a_signal_leaves_whole_results_only(
     segment, scans, tmp_path, monkeypatch, capsys, number, exit_code
 ):
-    from normnet.report import preview
+    from normnet.results import preview
 
     draw = preview.draw_preview
     drawn = []
@@ -459,8 +459,8 @@ def test_train_refuses_a_damaged_cache(run, tmp_path, capsys):
 def test_train_lungs(scans, tmp_path, monkeypatch, capsys):
     import torch
 
-    from normnet.lungs import train as library
     from normnet.models import load_members
+    from normnet.training.lungs import segmenter as library
 
     calls = {}
 

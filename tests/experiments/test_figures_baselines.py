@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from normnet.baselines.fitting import BaselineSettings
 from normnet.baselines.methods import METHODS
-from normnet.baselines.train import BaselineSettings
 from normnet.experiments.baselines import anomaly_map, baseline_settings, train_or_load
 from normnet.experiments.bench import Interrupted
 from normnet.experiments.catalogue import load_scale

@@ -13,7 +13,7 @@ from normnet.experiments import lungs
 from normnet.experiments.bench import Bench, Interrupted, find_data
 from normnet.experiments.catalogue import find_experiment, load_scale
 from normnet.io.images import write_image
-from normnet.lungs import train
+from normnet.training.lungs import segmenter
 from tests.datasets import trees
 from tests.phantoms import thorax_phantom, write_nifti
 
@@ -24,8 +24,8 @@ DRAWN = slice(10, 20)  # slices in which the lungs of the test CT are drawn
 
 @pytest.fixture(autouse=True)
 def small_and_alone(monkeypatch):
-    monkeypatch.setattr(train, "LUNG_NETWORK", TINY)
-    monkeypatch.setattr(train, "CROP", 64)
+    monkeypatch.setattr(segmenter, "LUNG_NETWORK", TINY)
+    monkeypatch.setattr(segmenter, "CROP", 64)
     monkeypatch.setattr(lungs, "OTHER_ITERATIONS", 2)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -101,7 +101,7 @@ def test_dice_in_the_slices_with_a_reference(run, monkeypatch):
 def test_no_fold_has_seen_what_it_is_scored_on(run, own_bench, monkeypatch):
     """Slices tell by their noise whose they are."""
     seen, scored = [], []
-    real = train.train_lungs
+    real = segmenter.train_lungs
 
     def train_lungs(slices, config, **options):
         seen.append({item.image_hu.tobytes() for item in slices})
@@ -111,7 +111,7 @@ def test_no_fold_has_seen_what_it_is_scored_on(run, own_bench, monkeypatch):
         scored.append((len(networks), networks[0].state_dict()))
         return true_lungs(scan, networks, config)
 
-    monkeypatch.setattr(train, "train_lungs", train_lungs)
+    monkeypatch.setattr(segmenter, "train_lungs", train_lungs)
     monkeypatch.setattr(lungs, "segment_lungs", segment)
     run()
     assert len(seen) == 3
@@ -126,10 +126,10 @@ def test_no_fold_has_seen_what_it_is_scored_on(run, own_bench, monkeypatch):
 
 def test_a_trained_network_finds_lungs(run, monkeypatch):
     monkeypatch.setattr(lungs, "OTHER_ITERATIONS", 60)
-    real = train.train_lungs
+    real = segmenter.train_lungs
     faster = {"batch": 4, "learning_rate": 1e-2, "sick_share": 0.0}
     monkeypatch.setattr(
-        train, "train_lungs", lambda *args, **options: real(*args, **options, **faster)
+        segmenter, "train_lungs", lambda *args, **options: real(*args, **options, **faster)
     )
     records, _ = run()
     dice = [float(line["dice"]) for line in records]
@@ -153,7 +153,7 @@ def test_nothing_is_done_twice(run, own_bench, folder, monkeypatch):
     def never(*args, **kwargs):
         raise AssertionError("made again")
 
-    monkeypatch.setattr(train, "train_lungs", never)
+    monkeypatch.setattr(segmenter, "train_lungs", never)
     monkeypatch.setattr(lungs, "segment_lungs", never)
     monkeypatch.setattr(lungs, "read_scan", never)
     assert run() == first
@@ -165,13 +165,13 @@ def test_nothing_is_done_twice(run, own_bench, folder, monkeypatch):
 def test_a_stopped_run_goes_on(run, own_bench, monkeypatch):
     """Stopped in the second fold: the first is there and is not trained again."""
     trained = []
-    real = train.train_lungs
+    real = segmenter.train_lungs
 
     def train_lungs(slices, config, **options):
         trained.append(options["seed"])
         return real(slices, config, **options)
 
-    monkeypatch.setattr(train, "train_lungs", train_lungs)
+    monkeypatch.setattr(segmenter, "train_lungs", train_lungs)
     monkeypatch.setattr(lungs, "segment_lungs", true_lungs)
     monkeypatch.setattr(own_bench, "stop", lambda: len(trained) == 2)
     with pytest.raises(Interrupted):
@@ -220,13 +220,13 @@ def test_the_papers_sets_by_their_folders(tmp_path):
 def test_of_many_cts_fewer_slices_each(run, monkeypatch):
     """Three CTs of 63 slices each, thin and thick, of which 30 may be kept: every seventh."""
     counted = []
-    real = train.train_lungs
+    real = segmenter.train_lungs
 
     def train_lungs(slices, config, **options):
         counted.append(len(slices))
         return real(slices, config, **options)
 
-    monkeypatch.setattr(train, "train_lungs", train_lungs)
+    monkeypatch.setattr(segmenter, "train_lungs", train_lungs)
     monkeypatch.setattr(lungs, "segment_lungs", true_lungs)
     run()
     assert counted == [2 * 63] * 3

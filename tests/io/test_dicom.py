@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from normnet.errors import NormNetError
-from normnet.io import dicom_pixels, read_ct
+from normnet.io import read_ct
+from normnet.io.dicom import pixels
 from tests import phantoms
 
 SHAPE, SPACING_MM = (20, 24, 28), (2.5, 2.0, 1.5)
@@ -142,7 +143,7 @@ def test_empty_folder(tmp_path):
 
 
 def test_too_many_slices(scan, tmp_path, monkeypatch):
-    monkeypatch.setattr("normnet.io.dicom.MAX_SLICES", 10)
+    monkeypatch.setattr("normnet.io.dicom.series.MAX_SLICES", 10)
     with pytest.raises(NormNetError, match="NN-RES-002"):
         read_ct(phantoms.write_dicom(scan, tmp_path / "ct"))
 
@@ -199,10 +200,10 @@ def test_a_decoder_may_crash_or_hang(crash, scan, tmp_path, monkeypatch):
             )
 
     folder = phantoms.write_dicom(scan, tmp_path / "ct", store)
-    spoil = f"import normnet.io.dicom_worker as worker, os, time; worker._decode = lambda path: {crash}; "
-    worker = dicom_pixels._WORKER.replace("from normnet", spoil + "from normnet")
-    monkeypatch.setattr(dicom_pixels, "_WORKER", worker)
-    monkeypatch.setattr(dicom_pixels, "MAX_SECONDS", 3.0)
+    spoil = f"import normnet.io.dicom.worker as worker, os, time; worker._decode = lambda path: {crash}; "
+    worker = pixels._WORKER.replace("from normnet", spoil + "from normnet")
+    monkeypatch.setattr(pixels, "_WORKER", worker)
+    monkeypatch.setattr(pixels, "MAX_SECONDS", 3.0)
     with pytest.raises(NormNetError, match=r"NN-FILE-012.*\.dcm"):
         read_ct(folder)
 
@@ -229,7 +230,7 @@ def test_deflate_bomb(tmp_path, scan, monkeypatch):
             data.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1.99"
             data.add_new(0x00091001, "UN", bytes(3_000_000))
 
-    monkeypatch.setattr("normnet.io.dicom_header.MAX_INFLATED_DICOM_BYTES", 2_000_000)
+    monkeypatch.setattr("normnet.io.dicom.header.MAX_INFLATED_DICOM_BYTES", 2_000_000)
     with pytest.raises(NormNetError, match="NN-RES-003"):
         read_ct(phantoms.write_dicom(scan, tmp_path / "ct", store))
 

@@ -12,11 +12,11 @@ from torch import nn
 from normnet.config import Config, LungsConfig
 from normnet.errors import ValueRangeError
 from normnet.lungs.learned import SLICES_AT_ONCE, agree, doubt_lungs, predict_lungs, segment_lungs
-from normnet.lungs.train import lung_network
 from normnet.models import shipped, with_lungs
 from normnet.network.unet import build_unet
 from normnet.network.weights import read_manifest
 from normnet.scan import Geometry, Scan
+from normnet.training.lungs.segmenter import lung_network
 from tests.phantoms import Phantom, reorient, thorax_phantom
 
 CONFIG = with_lungs(Config(), read_manifest(shipped("lungs"), "lungs")).lungs

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from normnet.baselines.fitting import BaselineSettings, slice_size
 from normnet.baselines.methods import Method, Tuned
 from normnet.baselines.slices import from_square, to_square
-from normnet.baselines.train import BaselineSettings, slice_size
 from normnet.config import WindowConfig
 from normnet.preparation.prepare import Prepared
 from normnet.preparation.window import scale_hu
-from normnet.training.train import stream
+from normnet.training.member import stream
 
 MEDIAN_VOX = 5  # filter_median adds up as many
 SLAB_VOX = 8  # slices of the median filter done together, few enough for the processor's cache

@@ -86,8 +86,10 @@ def _check(path: Path, kind: str | None) -> int:
     for dataset, root in recognise(path, kind):
         with progress_bar() as bar:
             report = check_dataset(
-                dataset, root, lambda name, n, of, bar=bar: bar(f"{name}: checking", n, of)
-            )  # type: ignore[misc]
+                dataset,
+                root,
+                lambda name, n, of, bar=bar: bar(f"{name}: checking", n, of),  # type: ignore[misc]
+            )
         _print_report(report)
         codes.append(report.exit_code)
     return codes[0] if len(set(codes)) == 1 else 9

@@ -75,7 +75,10 @@ def segment(
     from normnet.cli.settings import override_config
     from normnet.cli.texts import progress_bar, say
     from normnet.errors import ConfigError, InputError
-    from normnet.io.outputs import (
+    from normnet.io.read import find_scans
+    from normnet.models import load_model, read_lung_manifest, settings_of, shipped, with_lungs
+    from normnet.network.weights import read_manifest
+    from normnet.results.folder import (
         check_output,
         is_done,
         is_result_file,
@@ -83,9 +86,6 @@ def segment(
         output_folder,
         result_key,
     )
-    from normnet.io.read import find_scans
-    from normnet.models import load_model, read_lung_manifest, settings_of, shipped, with_lungs
-    from normnet.network.weights import read_manifest
 
     found = find_scans(scans)
     paths = [
@@ -155,9 +155,9 @@ def _segment_one(
     """Read, segment, write; a failure is recorded in the scan's folder and returned."""
     from normnet.cli.failures import as_named_error
     from normnet.cli.texts import warn
-    from normnet.io.outputs import write_failure, write_results
     from normnet.io.read import case_id_of, read_ct
     from normnet.pipeline import segment as find_lesions
+    from normnet.results.folder import write_failure, write_results
 
     start = time.perf_counter()
     name = case_id_of(job.path)
@@ -235,7 +235,7 @@ def _line(
     job: Job, status: str, result: dict[str, Any] | None = None, seconds: float | None = None
 ) -> None:
     from normnet.cli.texts import say
-    from normnet.io.outputs import read_result
+    from normnet.results.folder import read_result
 
     result = result or read_result(job.folder) or {}
     both = result.get("volumes", {}).get("both", {})

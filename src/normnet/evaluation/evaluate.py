@@ -26,9 +26,9 @@ from normnet.evaluation.surfaces import TOLERANCE_MM, SurfaceScores, compute_sur
 from normnet.evaluation.volumes import Agreement, SliceAreas, compute_agreement, compute_slice_areas
 from normnet.io.images import read_stored
 from normnet.io.masks import read_labels
-from normnet.io.outputs import read_result
 from normnet.io.values import labels_of
 from normnet.preparation.prepare import bounding_box
+from normnet.results.folder import read_result
 from normnet.scan import Scan
 
 

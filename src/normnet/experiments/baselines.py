@@ -17,15 +17,15 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from normnet.baselines.methods import Method, Tuned, find_method
-from normnet.baselines.score import Scored, compute_anomaly, score_slices
-from normnet.baselines.train import (
+from normnet.baselines.fitting import (
     BaselineSettings,
     count_iterations,
     load_network,
     train_baseline,
     tune,
 )
+from normnet.baselines.methods import Method, Tuned, find_method
+from normnet.baselines.score import Scored, compute_anomaly, score_slices
 from normnet.config import Config
 from normnet.experiments.bench import Bench, Interrupted, Subject, digest, loss_line
 from normnet.experiments.catalogue import Scale

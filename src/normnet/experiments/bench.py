@@ -34,15 +34,15 @@ from normnet.errors import InputError
 from normnet.experiments.catalogue import SETS
 from normnet.inference.voting import Votes, predict_normal
 from normnet.io.atomic import replacing
-from normnet.io.outputs import fingerprint
+from normnet.io.fingerprint import fingerprint
 from normnet.lungs.learned import segment_lungs
 from normnet.models import Model, load_lungs, load_model, read_lung_manifest, shipped, with_lungs
 from normnet.network.weights import load_members, save_model, split_settings
 from normnet.preparation.cache import NormalCase
 from normnet.preparation.prepare import Prepared, prepare
 from normnet.scan import Scan
+from normnet.training.member import train_member
 from normnet.training.normals import Preparer
-from normnet.training.train import train_member
 
 NORMAL_SETS = ("luna16",)
 

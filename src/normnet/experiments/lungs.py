@@ -26,12 +26,12 @@ from normnet.experiments.bench import Bench, Interrupted, digest
 from normnet.experiments.catalogue import SETS, Experiment, Scale
 from normnet.experiments.kept import kept
 from normnet.experiments.plain import with_sd, write_plain
-from normnet.io.outputs import fingerprint
-from normnet.lungs import train
+from normnet.io.fingerprint import fingerprint
 from normnet.lungs.learned import segment_lungs
-from normnet.lungs.slices import volume_slices
 from normnet.network.weights import load_members, save_model
 from normnet.preparation.orient import Orientation
+from normnet.training.lungs import segmenter
+from normnet.training.lungs.slices import volume_slices
 
 LUNG_SETS = ("nsclc", "structseg", "msd-lung")
 PAPER = {"coronacases": "> 98", "radiopaedia": "> 98"}
@@ -158,7 +158,7 @@ def _make_folds(
         )
     settings = [
         config.model_dump(),
-        train.lung_network(config).model_dump(),
+        segmenter.lung_network(config).model_dump(),
         iterations,
         MOST_SLICES,
         __version__,
@@ -190,7 +190,7 @@ def _train_missing(
             if bench.stop():
                 raise Interrupted
 
-        state = train.train_lungs(
+        state = segmenter.train_lungs(
             learned, config, iterations=iterations, seed=n, device=bench.device, on_step=on_step
         )
         settings = {"lungs": config.model_dump()}
@@ -198,12 +198,12 @@ def _train_missing(
             "inference": settings,
             "training": {"n_slices": len(learned), "iterations": iterations},
         }
-        save_model(fold.folder, {"member-1": state}, "lungs", train.lung_network(config), card)
+        save_model(fold.folder, {"member-1": state}, "lungs", segmenter.lung_network(config), card)
 
 
 def _read_slices(
     cases: list[LungCase], config: LungsConfig, bench: Bench
-) -> dict[LungCase, list[train.LungSlice]]:
+) -> dict[LungCase, list[segmenter.LungSlice]]:
     slices = {}
     for item in cases:
         if bench.stop():

@@ -13,10 +13,10 @@ import numpy as np
 
 from normnet.errors import InputError, OutputError
 from normnet.io.atomic import replacing
+from normnet.io.formats.metaimage import read_metaimage
+from normnet.io.formats.nifti import read_nifti
+from normnet.io.formats.nrrd import read_nrrd
 from normnet.io.geometry import RAS_TO_LPS, axes_of
-from normnet.io.metaimage import read_metaimage
-from normnet.io.nifti import read_nifti
-from normnet.io.nrrd import read_nrrd
 from normnet.io.payload import Inflated
 from normnet.io.sniff import kind_of
 from normnet.io.values import Stored, check_hu, rescale

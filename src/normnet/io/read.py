@@ -34,7 +34,7 @@ def read_ct(path: Path | str, series_uid: str | None = None) -> Scan:
     case_id = case_id_of(path)
     try:
         if path.is_dir() or kind_of(path) == "dicom":
-            from normnet.io.dicom import read_dicom
+            from normnet.io.dicom.series import read_dicom
 
             return read_dicom(path, case_id, series_uid)
         from normnet.io.images import read_image

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from normnet.preparation.orient import Orientation
-from normnet.report.preview import (
+from normnet.results.preview import (
     GAP_PX,
     PAPER,
     TEXT,

@@ -11,7 +11,7 @@ from normnet import __version__
 from normnet.config import Config
 from normnet.network.weights import save_model, split_settings
 from normnet.preparation.cache import NormalCase
-from normnet.training.train import train_member
+from normnet.training.member import train_member
 
 
 def train_ensemble(

@@ -14,7 +14,7 @@ from normnet import __version__
 from normnet.config import Config
 from normnet.datasets.manifest import Case
 from normnet.datasets.reading import read_lungs, read_scan
-from normnet.io.outputs import fingerprint
+from normnet.io.fingerprint import fingerprint
 from normnet.lungs.external import ExternalLungs
 from normnet.lungs.learned import segment_lungs
 from normnet.models import load_lungs, read_lung_manifest, shipped, with_lungs

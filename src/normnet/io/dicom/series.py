@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from normnet.errors import GeometryError, InputError, ResourceError, ValueRangeError
-from normnet.io.dicom_header import Slice, read_header, shown_uid, slice_of
-from normnet.io.dicom_pixels import SliceDecoder
-from normnet.io.dicom_stack import order_slices, stack_geometry
+from normnet.io.dicom.header import Slice, read_header, shown_uid, slice_of
+from normnet.io.dicom.pixels import SliceDecoder
+from normnet.io.dicom.stack import order_slices, stack_geometry
 from normnet.io.limits import MAX_FILES, MAX_SLICES, check_size
 from normnet.io.sniff import is_dicom
 from normnet.io.values import check_hu

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from normnet.quantification import quantify
-from normnet.report.preview import LESION, LUNGS, choose_slices, draw_preview
+from normnet.results.preview import LESION, LUNGS, choose_slices, draw_preview
 from tests.phantoms import ORIENTATIONS, reorient, thorax_phantom
 
 

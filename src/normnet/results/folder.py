@@ -27,7 +27,6 @@ writes there.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import io
 import itertools
 import json
@@ -44,6 +43,7 @@ import numpy as np
 from normnet import __version__
 from normnet.errors import NormNetError, OutputError
 from normnet.io.atomic import replacing
+from normnet.io.fingerprint import digest_of, fingerprint, sha256_of
 from normnet.io.images import write_image
 from normnet.io.read import case_id_of
 
@@ -91,7 +91,7 @@ def write_results(
     Raises:
         OutputError: If a file cannot be written whole; then no result file is left.
     """
-    from normnet.report.preview import draw_preview
+    from normnet.results.preview import draw_preview
 
     start = time.perf_counter()
     folder, config = Path(folder), config or model.config
@@ -137,7 +137,7 @@ def write_results(
                 "labels": LABELS,
                 "model": {**_describe(model, config), "lungs": segmentation.lungs_by},
                 "warnings": list(dict.fromkeys((*scan.warnings, *segmentation.warnings))),
-                "files": {name: _sha256(folder / name) for name in FILES},
+                "files": {name: sha256_of(folder / name) for name in FILES},
                 "seconds": seconds,
             },
         )
@@ -209,7 +209,7 @@ def is_done(folder: Path, key: dict[str, str]) -> bool:
     ) != set(FILES):
         return False
     try:
-        return all(_sha256(folder / name) == result["files"][name] for name in FILES)
+        return all(sha256_of(folder / name) == result["files"][name] for name in FILES)
     except OSError:
         return False
 
@@ -231,34 +231,16 @@ def result_key(
         series_uid: A DICOM series chosen by the user.
     """
     key = {
-        "input": fingerprint(path) if series_uid is None else _of([fingerprint(path), series_uid]),
-        "model": _of(manifests),
-        "config": _of(config.model_dump(mode="json")),
-        "place": _of(str(path.resolve()))[
+        "input": fingerprint(path)
+        if series_uid is None
+        else digest_of([fingerprint(path), series_uid]),
+        "model": digest_of(manifests),
+        "config": digest_of(config.model_dump(mode="json")),
+        "place": digest_of(str(path.resolve()))[
             :16
         ],  # tells inputs of one name apart without naming their folders
     }
     return key if lungs is None else {**key, "lungs": fingerprint(lungs)}
-
-
-def fingerprint(path: Path) -> str:
-    """sha256 of a file, of a header with the data beside it, or of all files of a folder."""
-    digest = hashlib.sha256()
-    files = [path]
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file())
-    elif path.suffix.lower() in (".mhd", ".nhdr"):
-        files = sorted(
-            file
-            for file in path.parent.glob("*")
-            if file.is_file() and file.stem.split(".")[0] == path.stem
-        )
-    with suppress(OSError):  # a file that cannot be read fails when the scan is read
-        for file in files:
-            if path.is_dir():
-                digest.update(os.fsencode(file.relative_to(path)))
-            digest.update(bytes.fromhex(_sha256(file)))
-    return digest.hexdigest()
 
 
 def output_folder(out: Path, path: Path, taken: set[Path], key: dict[str, str]) -> Path:
@@ -380,7 +362,7 @@ def model_label(model: Model, config: Config) -> str:
         filter(None, (str(manifest.get("name", "normnet")), str(manifest.get("version", ""))))
     )
     n_members = len(model.asked(config.inference))
-    return f"{name}, {n_members} member{'s' if n_members > 1 else ''}, {_of(manifest)[:8]}"
+    return f"{name}, {n_members} member{'s' if n_members > 1 else ''}, {digest_of(manifest)[:8]}"
 
 
 def _describe(model: Model, config: Config) -> dict[str, Any]:
@@ -392,9 +374,9 @@ def _describe(model: Model, config: Config) -> dict[str, Any]:
         "n_members": n_members,
         "min_votes": needed if needed is not None else n_members // 2 + 1,
         "prob_normal": config.inference.prob_normal,
-        "sha256": _of(model.manifest),
-        "lungs_sha256": _of(model.lung_manifest),
-        "lesions_sha256": _of(model.lesion_manifest),
+        "sha256": digest_of(model.manifest),
+        "lungs_sha256": digest_of(model.lung_manifest),
+        "lesions_sha256": digest_of(model.lesion_manifest),
     }
 
 
@@ -433,12 +415,3 @@ def _is_one_scan(folder: Path) -> bool:
         return find_scans([folder]) == [folder]
     except NormNetError:  # nothing in it is a scan
         return False
-
-
-def _of(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -11,10 +11,10 @@ import torch
 from torch.nn.functional import affine_grid, grid_sample, interpolate
 
 from normnet.config import LungsConfig, NetworkConfig
-from normnet.lungs.disease import add_disease, smooth_noise
 from normnet.network.losses import dice_cross_entropy
 from normnet.network.unet import build_unet
 from normnet.preparation.window import scale_hu
+from normnet.training.lungs.disease import add_disease, smooth_noise
 
 LUNG_NETWORK = NetworkConfig(
     spatial_dims=2, in_channels=3, channels=(16, 32, 64, 128, 256), n_res_units=2, norm="batch"

@@ -12,8 +12,8 @@ from types import TracebackType
 import numpy as np
 
 from normnet.errors import InputError, ValueRangeError
-from normnet.io.dicom_header import DEFLATED_SYNTAX, Slice, quiet_pydicom, shown_uid
-from normnet.io.dicom_worker import READY
+from normnet.io.dicom.header import DEFLATED_SYNTAX, Slice, quiet_pydicom, shown_uid
+from normnet.io.dicom.worker import READY
 
 MAX_SECONDS = 20.0  # for one slice
 MAX_START_SECONDS = 60.0  # for the child to import its libraries
@@ -24,7 +24,7 @@ _NATIVE = {
     "1.2.840.10008.1.2.2": ">",
 }
 _AGAIN = "copy or export the series again"
-_WORKER = "import sys; sys.path[:] = {path!r}; from normnet.io.dicom_worker import serve; serve()"
+_WORKER = "import sys; sys.path[:] = {path!r}; from normnet.io.dicom.worker import serve; serve()"
 
 
 class SliceDecoder:

@@ -10,9 +10,9 @@ import torch
 from torch.nn.functional import max_pool2d
 
 from normnet.config import LungsConfig, NetworkConfig
-from normnet.lungs import train
-from normnet.lungs.slices import volume_slices
 from normnet.network.unet import build_unet
+from normnet.training.lungs import segmenter
+from normnet.training.lungs.slices import volume_slices
 from tests.phantoms import thorax_phantom
 
 CONFIG = LungsConfig(pixel_mm=3.0, neighbours_mm=(6.0,))
@@ -30,8 +30,8 @@ def slices():
 
 @pytest.fixture(autouse=True)
 def small_and_alone(monkeypatch):
-    monkeypatch.setattr(train, "LUNG_NETWORK", TINY)
-    monkeypatch.setattr(train, "CROP", 64)
+    monkeypatch.setattr(segmenter, "LUNG_NETWORK", TINY)
+    monkeypatch.setattr(segmenter, "CROP", 64)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -46,7 +46,7 @@ def run(slices, config=CONFIG, **options) -> tuple[dict[str, torch.Tensor], list
         "on_step": lambda step, loss: losses.append(loss),
         **options,
     }
-    return train.train_lungs(slices, config, **settings), losses
+    return segmenter.train_lungs(slices, config, **settings), losses
 
 
 def same(first, second) -> bool:
@@ -55,9 +55,11 @@ def same(first, second) -> bool:
 
 def test_crops_and_masks_belong_together(slices, monkeypatch):
     """Dark inside the mask, bright just outside it, whatever turn, flip and zoom were drawn."""
-    monkeypatch.setattr(train, "CROP", 128)
+    monkeypatch.setattr(segmenter, "CROP", 128)
     rng = torch.Generator().manual_seed(1)
-    image, mask = train.sample_batch(slices, 16, CONFIG, 0.0, train.draw_weights(slices), rng)
+    image, mask = segmenter.sample_batch(
+        slices, 16, CONFIG, 0.0, segmenter.draw_weights(slices), rng
+    )
     assert image.shape == (16, 3, 128, 128)
     assert mask.shape == (16, 1, 128, 128)
     assert image.dtype == mask.dtype == torch.float32
@@ -73,12 +75,12 @@ def test_crops_and_masks_belong_together(slices, monkeypatch):
         assert image[n, 1:2][rim[n] > 0].median() > 0.4
 
 
-def graded(rows: tuple[int, ...], step_mm: float = 10.0) -> train.LungSlice:
+def graded(rows: tuple[int, ...], step_mm: float = 10.0) -> segmenter.LungSlice:
     """A slice of a volume whose every slice is 60 HU brighter than the one below."""
     levels = -900 + 60 * np.arange(9, dtype=np.int16)[:, None, None]
     volume = np.broadcast_to(levels, (9, 64, 64))
     heights = tuple(step_mm * (row - rows[len(rows) // 2]) for row in rows)
-    return train.LungSlice(volume, np.ones(volume.shape, bool), rows, 3.0, heights)
+    return segmenter.LungSlice(volume, np.ones(volume.shape, bool), rows, 3.0, heights)
 
 
 @pytest.mark.parametrize(
@@ -89,8 +91,8 @@ def test_any_number_of_slices_is_seen(rows, n_seen):
     item = graded(rows)
     item.volume_mask[5:] = False
     config = LungsConfig(pixel_mm=3.0, neighbours_mm=tuple(range(1, n_seen // 2 + 1)))
-    assert train.lung_network(config).in_channels == n_seen
-    image, mask = train.sample_batch(
+    assert segmenter.lung_network(config).in_channels == n_seen
+    image, mask = segmenter.sample_batch(
         [item], 8, config, 0.0, torch.ones(1), torch.Generator().manual_seed(3)
     )
     assert image.shape == (8, n_seen, 64, 64)
@@ -99,7 +101,7 @@ def test_any_number_of_slices_is_seen(rows, n_seen):
     assert (image.mean((2, 3)).diff(dim=1) >= -0.005).all()
     item.volume_mask[4] = False
     assert item.is_empty
-    assert not train.sample_batch(
+    assert not segmenter.sample_batch(
         [item], 8, config, 0.0, torch.ones(1), torch.Generator().manual_seed(3)
     )[1].any()
 
@@ -107,9 +109,9 @@ def test_any_number_of_slices_is_seen(rows, n_seen):
 @pytest.mark.parametrize("prob_end", [0.0, 1.0])
 def test_near_the_ends_of_a_scan_slices_repeat(monkeypatch, prob_end):
     """From none to all three of the neighbours are missing, at both ends alike; the middle slice never is."""
-    monkeypatch.setattr(train, "PROB_END", prob_end)
+    monkeypatch.setattr(segmenter, "PROB_END", prob_end)
     item = graded((0, 1, 3, 4, 5, 7, 8))
-    image, _ = train.sample_batch(
+    image, _ = segmenter.sample_batch(
         [item], 64, SEVEN, 0.0, torch.ones(1), torch.Generator().manual_seed(4)
     )
     means = image.mean((2, 3))
@@ -134,14 +136,16 @@ def test_near_the_ends_of_a_scan_slices_repeat(monkeypatch, prob_end):
 )
 def test_crops_are_made_where_the_generator_is(slices, device):
     rng = torch.Generator(device).manual_seed(0)
-    image, mask = train.sample_batch(slices, 4, CONFIG, 1.0, train.draw_weights(slices), rng)
+    image, mask = segmenter.sample_batch(
+        slices, 4, CONFIG, 1.0, segmenter.draw_weights(slices), rng
+    )
     assert image.device.type == mask.device.type == device
     assert torch.isfinite(image).all()
 
 
 def test_crops_differ_in_size_and_side(slices, monkeypatch):
-    monkeypatch.setattr(train, "CROP", 128)
-    _, mask = train.sample_batch(
+    monkeypatch.setattr(segmenter, "CROP", 128)
+    _, mask = segmenter.sample_batch(
         slices[:1], 16, CONFIG, 0.0, torch.ones(1), torch.Generator().manual_seed(2)
     )
     areas = mask.sum((1, 2, 3))
@@ -152,12 +156,12 @@ def test_crops_differ_in_size_and_side(slices, monkeypatch):
 def test_slices_without_lung_are_drawn_seldom(slices):
     """Nine of ten slices are empty; they make the share of the draws that is set, or all where there is no lung."""
     empty = replace(slices[0], volume_mask=np.zeros_like(slices[0].volume_mask))
-    weights = train.draw_weights([empty] * 9 * len(slices) + slices)
-    assert weights[: 9 * len(slices)].sum() == pytest.approx(train.EMPTY_SHARE)
+    weights = segmenter.draw_weights([empty] * 9 * len(slices) + slices)
+    assert weights[: 9 * len(slices)].sum() == pytest.approx(segmenter.EMPTY_SHARE)
     assert weights.sum() == pytest.approx(1)
     assert weights[-1] > 10 * weights[0]
     for alike in (slices, [empty] * 3):
-        assert len(set(train.draw_weights(alike).tolist())) == 1
+        assert len(set(segmenter.draw_weights(alike).tolist())) == 1
 
 
 def test_the_loss_falls(slices):
@@ -180,7 +184,7 @@ def test_a_network_of_seven_slices_is_trained():
     phantom = thorax_phantom((8, 64, 64), (16.0, 5.0, 5.0), lesions=False, vessels=False)
     state, losses = run(volume_slices(phantom.scan, phantom.lung_mask, SEVEN), SEVEN)
     assert np.isfinite(losses).all()
-    network = build_unet(train.lung_network(SEVEN))
+    network = build_unet(segmenter.lung_network(SEVEN))
     network.load_state_dict(state)
     assert network(torch.zeros(1, 7, 32, 32)).shape == (1, 1, 32, 32)
 

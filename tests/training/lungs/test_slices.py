@@ -9,8 +9,8 @@ from normnet.config import LungsConfig
 from normnet.errors import InputError
 from normnet.io.images import write_image
 from normnet.lungs.learned import seen_slices
-from normnet.lungs.slices import archive_slices, read_lung_slices, volume_slices
 from normnet.scan import Geometry, Scan
+from normnet.training.lungs.slices import archive_slices, read_lung_slices, volume_slices
 from tests.phantoms import ORIENTATIONS, reorient, thorax_phantom, write_nifti
 
 CONFIG = LungsConfig(neighbours_mm=(6.0,))  # pixels of 1.5 mm

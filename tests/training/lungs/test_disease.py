@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from normnet.lungs import disease
-from normnet.lungs.disease import add_disease as add_disease_at
-from normnet.lungs.disease import smooth_noise
+from normnet.training.lungs import disease
+from normnet.training.lungs.disease import add_disease as add_disease_at
+from normnet.training.lungs.disease import smooth_noise
 
 
 def rng(seed: int = 0) -> torch.Generator:

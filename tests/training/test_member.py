@@ -11,8 +11,8 @@ from safetensors.torch import save
 
 from normnet.config import Config, NetworkConfig, SynthesisConfig, TrainingConfig
 from normnet.training.checkpoints import Checkpoint, load_newest, save_checkpoint
+from normnet.training.member import learning_rate, train_member
 from normnet.training.slabs import SlabSampler
-from normnet.training.train import learning_rate, train_member
 from tests.training.test_slabs import make_case
 
 CONFIG = Config(

@@ -14,10 +14,10 @@ from normnet.errors import InputError
 from normnet.io.masks import read_mask
 from normnet.io.read import read_ct
 from normnet.lungs.learned import seen_slices
-from normnet.lungs.train import LungSlice
 from normnet.preparation.orient import Orientation
 from normnet.preparation.resample import Grid, resample
 from normnet.scan import Scan
+from normnet.training.lungs.segmenter import LungSlice
 
 THIN_MM, THICK_MM = 2.0, 6.0  # every volume is shown at its own thickness and as thick slices
 
@@ -119,7 +119,7 @@ def archive_slices(
         zipfile.BadZipFile,
     ) as error:
         raise InputError(
-            "NN-DAT-003", "not an archive of slices", str(path), "see normnet.lungs.slices"
+            "NN-DAT-003", "not an archive of slices", str(path), "see normnet.training.lungs.slices"
         ) from error
 
 

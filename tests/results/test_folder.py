@@ -13,9 +13,12 @@ from PIL import Image
 
 from normnet.config import Config
 from normnet.errors import GeometryError, NormNetError, OutputError, ValueRangeError
-from normnet.io import outputs
 from normnet.io.masks import read_labels
-from normnet.io.outputs import (
+from normnet.models import Model
+from normnet.pipeline import Segmentation
+from normnet.quantification import quantify
+from normnet.results import folder as outputs
+from normnet.results.folder import (
     FILES,
     RESULT,
     check_output,
@@ -27,9 +30,6 @@ from normnet.io.outputs import (
     write_failure,
     write_results,
 )
-from normnet.models import Model
-from normnet.pipeline import Segmentation
-from normnet.quantification import quantify
 from tests.phantoms import reorient, thorax_phantom, write_nifti
 
 MODEL = Model(
@@ -247,7 +247,7 @@ def test_a_file_where_the_folder_should_be(tmp_path, scan_file):
 def test_a_second_process_is_told_who_writes(tmp_path):
     with locked(tmp_path):
         code = (
-            "from pathlib import Path; from normnet.io.outputs import locked\n"
+            "from pathlib import Path; from normnet.results.folder import locked\n"
             f"try:\n  with locked(Path({str(tmp_path)!r})): pass\n"
             "except Exception as e: print(e)"
         )

@@ -8,7 +8,7 @@ from itertools import islice
 import numpy as np
 
 from normnet.errors import GeometryError
-from normnet.io.dicom_header import Slice
+from normnet.io.dicom.header import Slice
 from normnet.io.geometry import check_spacing, geometry_from_axes
 from normnet.scan import Geometry
 

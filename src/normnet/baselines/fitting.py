@@ -15,7 +15,7 @@ from normnet.baselines.slices import SliceSampler
 from normnet.config import Config
 from normnet.preparation.cache import NormalCase
 from normnet.training.checkpoints import Checkpoint, load_newest, save_checkpoint, take_checkpoint
-from normnet.training.train import stream
+from normnet.training.member import stream
 
 CHECKPOINT_EVERY = 500
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from normnet.baselines.fitting import count_iterations, load_network, train_baseline, tune
 from normnet.baselines.methods import METHODS
 from normnet.baselines.score import compute_anomaly, score_slices
-from normnet.baselines.train import count_iterations, load_network, train_baseline, tune
 from tests.baselines.conftest import CONFIG, TINY
 
 

@@ -1,0 +1,1 @@
+"""The folder of results per scan: its files, its schema, its picture."""

@@ -1,0 +1,1 @@
+"""Training of the lung segmenter, from CTs with lung masks."""
