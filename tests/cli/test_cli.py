@@ -16,8 +16,9 @@ import normnet
 from normnet.cli.main import main
 from normnet.errors import GeometryError
 from normnet.io.images import read_stored
+from normnet.io.output_folder import locked
 from normnet.io.read import read_ct
-from normnet.results.folder import FILES, RESULT, locked
+from normnet.results.schema import FILES, RESULT
 
 COMMANDS = [
     "segment",
