@@ -1,4 +1,4 @@
-"""What the results of a scan hold: the files, the keys of ``result.json``, the columns of the table.
+"""What the results of a scan hold: files, keys of ``result.json``, columns of ``results.csv``.
 
 A result folder holds masks and maps on the scan's own grid, a picture, and ``result.json``. This
 file is written last: where it is, the result is complete. Its keys:
@@ -203,6 +203,6 @@ COLUMNS = (
 
 
 def write_caption(result: Result) -> str:
-    """The numbers that the picture shows in its head, as one line."""
+    """The numbers in the head of the picture, as one line."""
     values = [(column.caption, column.value(result)) for column in COLUMNS if column.caption]
     return ", ".join(caption.format(value) for caption, value in values if value is not None)
