@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import pkgutil
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,9 +89,24 @@ def test_imports_point_one_way(module):
 
 def test_the_guard_sees_imports():
     """Of functions too, but not those for type checkers."""
-    assert "results.preview" in set(imports_of(MODULES["results.folder"]))
+    assert {"results.preview", "results.schema"} <= set(imports_of(MODULES["results.folder"]))
     assert "pipeline" not in set(imports_of(MODULES["results.folder"]))
+    assert "pipeline" not in set(imports_of(MODULES["results.schema"]))
     assert {"cli.segment", "cli.train", "__version__"} <= set(imports_of(MODULES["cli.main"]))
+
+
+def test_every_module_is_imported_without_what_only_unix_has():
+    """Windows has neither ``fcntl`` nor ``resource``."""
+    code = (
+        "import importlib, sys\n"
+        f"sys.path[:] = {[str(PACKAGE.parent), *sys.path]!r}\n"
+        "sys.modules['fcntl'] = sys.modules['resource'] = None\n"
+        f"for name in {sorted(MODULES)!r}: importlib.import_module('normnet.' + name)\n"
+        "from normnet.io.dicom.worker import _limit_memory; _limit_memory()\n"
+        "print('imported', len(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.startswith("imported"), done.stderr
 
 
 def test_the_generator_knows_no_network():

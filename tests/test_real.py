@@ -16,7 +16,7 @@ from normnet.io.images import read_stored
 from normnet.io.masks import read_mask
 from normnet.io.read import read_ct
 from normnet.pipeline import segment
-from normnet.results.folder import RESULT
+from normnet.results.schema import RESULT
 
 DATA = os.environ.get("NORMNET_DATA", "")
 pytestmark = [

@@ -1,4 +1,4 @@
-"""Everything normnet raises on purpose, and the exit code each kind ends with.
+"""All errors that normnet raises on purpose, each kind with its exit code.
 
     NormNetError
     ├── ConfigError      2   unknown key, wrong type, contradictory options
@@ -19,7 +19,7 @@ class NormNetError(Exception):
     Args:
         code: Stable id, such as ``NN-GEO-003``.
         found: What was found.
-        where: File, slice or option it was found in; file names only, never DICOM tags of a person.
+        where: In which file, slice or option; names of files only, never DICOM tags of a person.
         todo: What the user can do about it.
     """
 

@@ -1,4 +1,4 @@
-"""Millilitres and shares of the lung."""
+"""Volumes of lungs and lesions in millilitres, and the share of the lung that is lesion."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SIDES = {"right": 1, "left": 2}
 
 
 def quantify(lesion_mask: np.ndarray, lung_labels: np.ndarray, voxel_ml: float) -> dict[str, Any]:
-    """Volumes of lungs and lesions, each side and both.
+    """Volumes of lungs and lesions, of both sides together and of each.
 
     Args:
         lesion_mask: (z, y, x) bool, inside the lungs.
@@ -18,8 +18,8 @@ def quantify(lesion_mask: np.ndarray, lung_labels: np.ndarray, voxel_ml: float) 
         voxel_ml: Volume of a voxel in millilitres.
 
     Returns:
-        ``{"both" | "right" | "left": {"lung_ml", "lesion_ml", "lesion_percent"}}``; the share is
-        None without lung.
+        ``{"both" | "right" | "left": {"lung_ml", "lesion_ml", "lesion_percent"}}``;
+        ``lesion_percent`` is None where there is no lung.
     """
     inside = lung_labels[lesion_mask]
     lungs = [float(np.count_nonzero(lung_labels == label)) * voxel_ml for label in (1, 2)]

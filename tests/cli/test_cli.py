@@ -16,8 +16,9 @@ import normnet
 from normnet.cli.main import main
 from normnet.errors import GeometryError
 from normnet.io.images import read_stored
+from normnet.io.output_folder import locked
 from normnet.io.read import read_ct
-from normnet.results.folder import FILES, RESULT, locked
+from normnet.results.schema import FILES, RESULT
 
 COMMANDS = [
     "segment",
@@ -35,6 +36,10 @@ def _result(folder):
     return json.loads((folder / RESULT).read_text())
 
 
+def _table(out):
+    return list(csv.DictReader((out / "results.csv").open(encoding="utf-8", newline="")))
+
+
 def _bytes(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != RESULT}
 
@@ -49,7 +54,10 @@ def test_help(command, capsys):
 
 
 def test_help_imports_nothing_heavy():
-    loaded = "import sys, normnet.cli.main as m; m.main(['segment', '--help']); print(*sys.modules, file=sys.stderr)"
+    loaded = (
+        "import sys, normnet.cli.main as m; m.main(['segment', '--help'])\n"
+        "print(*sys.modules, file=sys.stderr)"
+    )
     modules = subprocess.run(
         [sys.executable, "-c", loaded], capture_output=True, text=True, check=True
     ).stderr.split()
@@ -89,7 +97,7 @@ def test_a_bug_is_one_line(monkeypatch, capsys):
 def test_out_of_memory_is_a_lack_of_resources(monkeypatch, capsys):
     def greedy(path, series=None):
         raise RuntimeError(
-            "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+            "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
         )
 
     monkeypatch.setattr("normnet.io.read.read_ct", greedy)
@@ -124,6 +132,9 @@ def test_segment_a_batch(segment, scans, tmp_path, capsys):
     assert "1 masks passed over" in told
     assert "3 scans: 3 segmented, 0 done already, 0 failed" in told
     assert next(iter(_result(tmp_path / "out/a")["seconds"])) == "reading"
+    rows = _table(tmp_path / "out")
+    assert [row["folder"] for row in rows] == ["a", "b", "series"]
+    assert float(rows[0]["lung_ml"]) == _result(tmp_path / "out/a")["volumes"]["both"]["lung_ml"]
 
 
 def test_rerun_does_only_what_is_missing(segment, scans, tmp_path, capsys, monkeypatch):
@@ -141,6 +152,9 @@ def test_rerun_does_only_what_is_missing(segment, scans, tmp_path, capsys, monke
         raise AssertionError("loaded though nothing is to be done")
 
     monkeypatch.setattr("normnet.models.load_model", not_again)
+    (tmp_path / "out/results.csv").unlink()
+    assert segment(scans / "a.nii.gz") == 0
+    assert [row["folder"] for row in _table(tmp_path / "out")] == ["a", "b"]
     assert segment(scans) == 0
     assert "2 done already" in capsys.readouterr().out
     monkeypatch.undo()
@@ -177,6 +191,11 @@ def test_a_failed_scan_is_recorded_and_the_batch_goes_on(segment, scans, tmp_pat
     assert "2 segmented, 0 done already, 1 failed" in caught.out
     assert _result(tmp_path / "out/aa")["error"]["exit_code"] == 3
     assert _result(tmp_path / "out/b")["status"] == "ok"
+    assert [(row["case_id"], row["status"], row["error"]) for row in _table(tmp_path / "out")] == [
+        ("a", "ok", ""),
+        ("aa", "error", "NN-FILE-002"),
+        ("b", "ok", ""),
+    ]
     assert segment(scans / "aa.nii.gz") == 3
 
 
@@ -299,6 +318,7 @@ def test_a_signal_leaves_whole_results_only(
     assert capsys.readouterr().err.startswith("stopped by SIG")
     assert _result(tmp_path / "out/a")["status"] == "ok"
     assert list((tmp_path / "out/b").iterdir()) == []
+    assert [row["folder"] for row in _table(tmp_path / "out")] == ["a"]
     assert segment(scans) == 0
     assert "1 segmented, 1 done already" in capsys.readouterr().out
 

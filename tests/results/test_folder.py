@@ -1,9 +1,6 @@
 """A result folder is whole or has no result.json; what is whole is recognised."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import nibabel
@@ -13,23 +10,20 @@ from PIL import Image
 
 from normnet.config import Config
 from normnet.errors import GeometryError, NormNetError, OutputError, ValueRangeError
+from normnet.io.fingerprint import fingerprint
 from normnet.io.masks import read_labels
+from normnet.io.output_folder import check_output
 from normnet.models import Model
 from normnet.pipeline import Segmentation
 from normnet.quantification import quantify
-from normnet.results import folder as outputs
 from normnet.results.folder import (
-    FILES,
-    RESULT,
-    check_output,
-    fingerprint,
     is_done,
-    locked,
     output_folder,
     result_key,
     write_failure,
     write_results,
 )
+from normnet.results.schema import FILES, RESULT
 from tests.phantoms import reorient, thorax_phantom, write_nifti
 
 MODEL = Model(
@@ -237,24 +231,3 @@ def test_the_output_is_no_input(tmp_path, scan_file):
         output_folder(tmp_path, dicom, set(), _key("a", "a"))
     check_output(tmp_path / "results", [tmp_path])  # below a folder of scans is fine
     assert list((tmp_path / "results").iterdir()) == []
-
-
-def test_a_file_where_the_folder_should_be(tmp_path, scan_file):
-    with pytest.raises(OutputError, match="NN-OUT-010"):
-        check_output(scan_file / "out", [tmp_path / "other"])
-
-
-def test_a_second_process_is_told_who_writes(tmp_path):
-    with locked(tmp_path):
-        code = (
-            "from pathlib import Path; from normnet.results.folder import locked\n"
-            f"try:\n  with locked(Path({str(tmp_path)!r})): pass\n"
-            "except Exception as e: print(e)"
-        )
-        env = {**os.environ, "PYTHONPATH": str(Path(outputs.__file__).parents[2])}
-        told = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env
-        ).stdout
-    assert told.startswith(f"NN-OUT-012: process {os.getpid()} writes there")
-    with locked(tmp_path):
-        pass

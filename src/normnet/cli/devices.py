@@ -1,4 +1,4 @@
-"""``--device``: a name for what torch may use."""
+"""``--device``: the device on which the networks run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from normnet.errors import ConfigError
 
 
 def choose_device(name: str) -> str:
-    """A torch device for ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    """The name of a torch device for ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
         ConfigError: If the name is none of these or the machine has no such device.

@@ -52,10 +52,9 @@ def _describe_installation() -> None:
 
 
 def _describe_model(name: str) -> None:
-    import hashlib
-
     from normnet.cli.texts import say
     from normnet.errors import ModelError
+    from normnet.io.fingerprint import sha256_of
     from normnet.models import shipped
     from normnet.network.weights import MANIFEST, read_manifest
 
@@ -67,7 +66,7 @@ def _describe_model(name: str) -> None:
         return
     members = manifest.get("members", [])
     megabytes = sum(member.get("bytes", 0) for member in members) / 1e6
-    sha256 = hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
+    sha256 = sha256_of(folder / MANIFEST)
     version = f" {manifest['version']}" if "version" in manifest else ""
     say(
         f"model {name}{version}: {len(members)} members, {megabytes:.1f} MB, manifest {sha256[:16]}"
@@ -77,9 +76,8 @@ def _describe_model(name: str) -> None:
     if cases:
         say(f"  trained on {len(cases)} cases: {', '.join(str(case) for case in cases)}")
     for member in members:
-        whole = (folder / member["file"]).is_file() and hashlib.sha256(
-            (folder / member["file"]).read_bytes()
-        ).hexdigest() == member["sha256"]
+        file = folder / member["file"]
+        whole = file.is_file() and sha256_of(file) == member["sha256"]
         say(
             f"  {member['file']}: sha256 {member['sha256'][:16]}, {'whole' if whole else 'MISSING OR ALTERED'}"
         )

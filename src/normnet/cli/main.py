@@ -1,7 +1,8 @@
-"""``normnet``: the subcommands, and the one place where an error becomes a line of text and an exit code.
+"""``normnet``: the subcommands. Only here an error becomes a line of text and an exit code.
 
-Exit codes: 0 ok, 2 usage or settings, 3 unreadable file, 4 geometry, 5 values, 6 model, 7 output, 8 resources,
-9 part of a batch failed, 70 a bug of normnet, 130 and 143 stopped by SIGINT and SIGTERM.
+Exit codes: 0 ok, 2 usage or settings, 3 unreadable file, 4 geometry, 5 values, 6 model, 7 output,
+8 resources, 9 part of a batch failed, 70 a bug of normnet, 130 and 143 stopped by SIGINT and
+SIGTERM.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def _print_version(wanted: bool) -> None:
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    """One line, without the place in the source that Python adds."""
+    """Print a warning as one line, without the place in the source that Python adds."""
     warn(f"warning: {message}")
 
 
@@ -71,7 +72,7 @@ def options(
         bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere.")
     ] = False,
 ) -> None:
-    """Options of all subcommands."""
+    """The options of all subcommands."""
 
 
 def main(argv: list[str] | None = None) -> int:

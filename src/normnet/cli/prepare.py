@@ -43,7 +43,7 @@ def prepare(
     from normnet.cli.normals import find_cases, prepare_all, without_slices
     from normnet.cli.texts import progress_bar, say
     from normnet.config import load_config
-    from normnet.results.folder import check_output, locked
+    from normnet.io.output_folder import check_output, locked
     from normnet.training.normals import Preparer
 
     settings = load_config(config)

@@ -103,7 +103,7 @@ def _run(
     from normnet.cli.texts import say
     from normnet.experiments.bench import Bench, Interrupted, find_data
     from normnet.experiments.run import run_experiment
-    from normnet.results.folder import check_output, locked
+    from normnet.io.output_folder import check_output, locked
 
     found = find_data(data, leave_out)
     check_output(out, data)

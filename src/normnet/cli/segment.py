@@ -1,4 +1,4 @@
-"""``normnet segment``: lesions of one scan or of many."""
+"""``normnet segment``: find the lesions of one scan or of many."""
 
 from __future__ import annotations
 
@@ -26,7 +26,13 @@ MAX_LABELS = 20
 
 @dataclass(frozen=True)
 class Job:
-    """One scan of a run and where its result goes."""
+    """One scan of a run.
+
+    Attributes:
+        path: The scan.
+        folder: Where its result goes.
+        key: What the result follows from, see ``result_key``.
+    """
 
     path: Path
     folder: Path
@@ -40,7 +46,7 @@ def segment(
         typer.Argument(help="CTs: DICOM folder, NIfTI, NRRD, MHA; or folders.", show_default=False),
     ],
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder for the results, one folder a scan.")
+        Path, typer.Option("--out", "-o", help="Folder for the results, one folder per scan.")
     ],
     model: Annotated[Path | None, typer.Option(help="Folder made by 'normnet train'.")] = None,
     lungs: Annotated[
@@ -66,26 +72,76 @@ def segment(
         bool, typer.Option("--overwrite", help="Segment again what is done already.")
     ] = False,
 ) -> int:
-    """Segment lesions: masks, maps, volumes and a picture for every scan.
+    """Segment lesions: masks, maps, volumes and a picture per scan, and results.csv of all scans.
 
     Masks that lie among the CTs of a folder are passed over. A second run with the same --out goes
     on where the first stopped. Research use only, not a medical device.
     """
     from normnet.cli.devices import choose_device
     from normnet.cli.settings import override_config
-    from normnet.cli.texts import progress_bar, say
-    from normnet.errors import ConfigError, InputError
-    from normnet.io.read import find_scans
+    from normnet.cli.texts import progress_bar
+    from normnet.errors import ConfigError
+    from normnet.io.output_folder import check_output, locked
     from normnet.models import load_model, read_lung_manifest, settings_of, shipped, with_lungs
     from normnet.network.weights import read_manifest
-    from normnet.results.folder import (
-        check_output,
-        is_done,
-        is_result_file,
-        locked,
-        output_folder,
-        result_key,
-    )
+    from normnet.results.folder import is_done, output_folder, result_key
+    from normnet.results.table import write_table
+
+    paths = find_cts(scans)
+    if lungs is not None and len(paths) != 1:
+        raise ConfigError(
+            "NN-CLI-002", f"--lungs with {len(paths)} scans", "--lungs", "give one scan"
+        )
+    given = {"normnet": model, "lungs": lung_model, "lesions": lesion_model}
+    folders = {kind: folder or shipped(kind) for kind, folder in given.items()}
+    manifests = [
+        read_lung_manifest(folder) if kind == "lungs" else read_manifest(folder, kind)
+        for kind, folder in folders.items()
+    ]
+    own, _ = settings_of(manifests[0], folders["normnet"])  # load_model warns of unknown settings
+    own = with_lungs(own, manifests[1])
+    settings = override_config(own, config)
+    if fast:
+        alone = settings.inference.model_copy(update={"max_members": 1, "min_votes": None})
+        settings = settings.model_copy(update={"inference": alone})
+    check_output(out, scans)
+    with locked(out):
+        taken: set[Path] = set()
+        jobs = []
+        for path in paths:
+            key = result_key(path, manifests, settings, lungs, series)
+            jobs.append(Job(path, output_folder(out, path, taken, key), key))
+        waiting = [job for job in jobs if overwrite or not is_done(job.folder, job.key)]
+        if not waiting:
+            write_table(out)
+            return _sum_up(jobs, {}, len(jobs))
+        loaded = load_model(model, lung_model, lesion_model)
+        torch_device = choose_device(device)
+        failed: dict[Path, NormNetError] = {}
+        try:
+            with progress_bar() as bar:
+                for job in jobs:
+                    if job not in waiting:
+                        _print_line(job, "done already")
+                    elif error := _segment_one(
+                        job, loaded, settings, torch_device, lungs, series, bar, context.obj
+                    ):
+                        failed[job.path] = error
+        finally:  # also when a signal stops the run
+            write_table(out)
+        return _sum_up(jobs, failed, len(jobs) - len(waiting))
+
+
+def find_cts(scans: list[Path]) -> list[Path]:
+    """The CTs among what the user gave; masks and results in a folder are passed over.
+
+    Raises:
+        InputError: If there is nothing to read, or masks only.
+    """
+    from normnet.cli.texts import say
+    from normnet.errors import InputError
+    from normnet.io.read import find_scans
+    from normnet.results.folder import is_result_file
 
     found = find_scans(scans)
     paths = [
@@ -102,44 +158,7 @@ def segment(
         )
     if len(paths) < len(found):
         say(f"{len(found) - len(paths)} masks passed over")
-    if lungs is not None and len(paths) != 1:
-        raise ConfigError(
-            "NN-CLI-002", f"--lungs with {len(paths)} scans", "--lungs", "give one scan"
-        )
-    given = {"normnet": model, "lungs": lung_model, "lesions": lesion_model}
-    folders = {kind: folder or shipped(kind) for kind, folder in given.items()}
-    manifests = [
-        read_lung_manifest(folder) if kind == "lungs" else read_manifest(folder, kind)
-        for kind, folder in folders.items()
-    ]
-    own, _ = settings_of(manifests[0], folders["normnet"])  # load_model warns of the unknown ones
-    own = with_lungs(own, manifests[1])
-    settings = override_config(own, config)
-    if fast:
-        alone = settings.inference.model_copy(update={"max_members": 1, "min_votes": None})
-        settings = settings.model_copy(update={"inference": alone})
-    check_output(out, scans)
-    with locked(out):
-        taken: set[Path] = set()
-        jobs = []
-        for path in paths:
-            key = result_key(path, manifests, settings, lungs, series)
-            jobs.append(Job(path, output_folder(out, path, taken, key), key))
-        waiting = [job for job in jobs if overwrite or not is_done(job.folder, job.key)]
-        if not waiting:
-            return _sum_up(jobs, {}, len(jobs))
-        loaded = load_model(model, lung_model, lesion_model)
-        torch_device = choose_device(device)
-        failed: dict[Path, NormNetError] = {}
-        with progress_bar() as bar:
-            for job in jobs:
-                if job not in waiting:
-                    _line(job, "done already")
-                elif error := _segment_one(
-                    job, loaded, settings, torch_device, lungs, series, bar, context.obj
-                ):
-                    failed[job.path] = error
-        return _sum_up(jobs, failed, len(jobs) - len(waiting))
+    return paths
 
 
 def _segment_one(
@@ -152,7 +171,7 @@ def _segment_one(
     bar: Bar,
     debug: bool,
 ) -> NormNetError | None:
-    """Read, segment, write; a failure is recorded in the scan's folder and returned."""
+    """Read, segment and write one scan; a failure is recorded in its folder and returned."""
     from normnet.cli.failures import as_named_error
     from normnet.cli.texts import warn
     from normnet.io.read import case_id_of, read_ct
@@ -184,12 +203,12 @@ def _segment_one(
         write_failure(job.folder, name, error, key=job.key)
         warn(f"{job.folder.name}: {error}")
         return error
-    _line(job, "ok", result, time.perf_counter() - start)
+    _print_line(job, "ok", result, time.perf_counter() - start)
     return None
 
 
 def is_label_image(path: Path) -> bool:
-    """Whether an image that is named like a mask holds nothing but a few labels."""
+    """Whether an image has the name of a mask and holds only a few labels."""
     import numpy as np
 
     from normnet.errors import NormNetError
@@ -206,7 +225,14 @@ def is_label_image(path: Path) -> bool:
 
 
 def read_lungs(path: Path, scan: Scan) -> np.ndarray:
-    """A lung mask as labels 1 right, 2 left; a plain 0/1 mask is split at the middle of the chest.
+    """A lung mask as labels, 1 right and 2 left; a mask without sides is split into two lungs.
+
+    Args:
+        path: Mask of 0 and 1, or of 1 right and 2 left.
+        scan: Its scan.
+
+    Returns:
+        uint8 of the scan's shape.
 
     Raises:
         ValueRangeError: If it is empty.
@@ -231,11 +257,11 @@ def read_lungs(path: Path, scan: Scan) -> np.ndarray:
     return np.ascontiguousarray(orientation.undo(split_left_right(orientation.apply(labels > 0))))
 
 
-def _line(
+def _print_line(
     job: Job, status: str, result: dict[str, Any] | None = None, seconds: float | None = None
 ) -> None:
     from normnet.cli.texts import say
-    from normnet.results.folder import read_result
+    from normnet.results.schema import read_result
 
     result = result or read_result(job.folder) or {}
     both = result.get("volumes", {}).get("both", {})

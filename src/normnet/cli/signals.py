@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as an exception that unwinds everything, or as a wish to stop soon."""
+"""SIGINT and SIGTERM: as an exception that ends a command, or as a request to stop soon."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Stopped(BaseException):
 
 @contextmanager
 def raising_on_signals() -> Iterator[None]:
-    """Within the block a signal raises ``Stopped``, so that temporary files and locks are let go."""
+    """In the block a signal raises ``Stopped``: temporary files are removed, locks released."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         raise Stopped(number)
@@ -38,10 +38,13 @@ def raising_on_signals() -> Iterator[None]:
 
 @contextmanager
 def stopping_on_signals() -> Iterator[Callable[[], bool]]:
-    """Within the block the first signal only answers True to the callable given; the second raises at once.
+    """In the block the first signal asks the command to stop; a second one raises at once.
+
+    Yields:
+        A function that returns True as soon as a signal has come.
 
     Raises:
-        Stopped: At the end of the block if a signal came.
+        Stopped: At the second signal; at the end of the block if one signal has come.
     """
     seen: list[int] = []
 
@@ -58,10 +61,8 @@ def stopping_on_signals() -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def _handled_by(handle: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
-    if (
-        threading.current_thread() is not threading.main_thread()
-    ):  # only the main thread may set handlers
-        yield
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers
         return
     before = {number: signal.signal(number, handle) for number in _SIGNALS}
     try:

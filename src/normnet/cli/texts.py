@@ -1,4 +1,4 @@
-"""What the commands print: single lines without control characters, progress only where a person watches."""
+"""What the commands print: single lines without control characters, and progress bars."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class Bar(Protocol):
     """A progress bar."""
 
     def __call__(self, description: str, done: float, total: float) -> None:
-        """Show how far it is."""
+        """Show that ``done`` of ``total`` is done."""
 
 
 @contextmanager
 def progress_bar() -> Iterator[Bar]:
-    """A bar on the standard error, gone when the block ends; silent where that is no terminal."""
+    """A bar on the standard error, removed when the block ends; no bar if that is no terminal."""
     if not sys.stderr.isatty():
         yield lambda description, done, total: None
         return

@@ -57,7 +57,7 @@ def train(
     from normnet.cli.signals import stopping_on_signals
     from normnet.cli.texts import progress_bar, say
     from normnet.config import load_config
-    from normnet.results.folder import check_output, locked
+    from normnet.io.output_folder import check_output, locked
 
     settings = load_config(config)
     given = {"members": members, "seed": seed, "iterations": iterations}

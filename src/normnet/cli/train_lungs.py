@@ -42,8 +42,8 @@ def train_lungs(
     from normnet.cli.texts import progress_bar, say
     from normnet.cli.train import LINE_EVERY
     from normnet.config import load_config
+    from normnet.io.output_folder import check_output, locked
     from normnet.network.weights import load_members, save_model
-    from normnet.results.folder import check_output, locked
     from normnet.training.lungs.segmenter import lung_network
     from normnet.training.lungs.segmenter import train_lungs as run_training
     from normnet.training.lungs.slices import read_lung_slices

@@ -28,7 +28,7 @@ from normnet.io.images import read_stored
 from normnet.io.masks import read_labels
 from normnet.io.values import labels_of
 from normnet.preparation.prepare import bounding_box
-from normnet.results.folder import read_result
+from normnet.results.schema import read_result
 from normnet.scan import Scan
 
 

@@ -29,8 +29,8 @@ from normnet.baselines.score import Scored, compute_anomaly, score_slices
 from normnet.config import Config
 from normnet.experiments.bench import Bench, Interrupted, Subject, digest, loss_line
 from normnet.experiments.catalogue import Scale
-from normnet.experiments.kept import kept
 from normnet.io.atomic import replacing
+from normnet.io.json_files import read_or_make
 from normnet.training.checkpoints import load_newest, save_checkpoint
 
 VERSION = 2  # of the networks and of how they score
@@ -121,7 +121,7 @@ def train_or_load(method: Method, scale: Scale, bench: Bench, seed: int = 0) -> 
         return tune(method, network, cases, config, settings, seed=seed, device=bench.device).value
 
     path = folder / f"tuned-{method.name}-{settings.restore_steps}.json"
-    value = kept(path, choose) if method.tune else 0.0
+    value = read_or_make(path, choose) if method.tune else 0.0
     return Baseline(
         method, settings, config, network, Tuned(value, settings.restore_steps), seed, folder
     )

@@ -12,8 +12,6 @@ Every key is a hash of all that the content depends on (of the code its version 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 import shutil
 from collections.abc import Callable, Iterable
@@ -34,7 +32,7 @@ from normnet.errors import InputError
 from normnet.experiments.catalogue import SETS
 from normnet.inference.voting import Votes, predict_normal
 from normnet.io.atomic import replacing
-from normnet.io.fingerprint import fingerprint
+from normnet.io.fingerprint import digest_of, fingerprint
 from normnet.lungs.learned import segment_lungs
 from normnet.models import Model, load_lungs, load_model, read_lung_manifest, shipped, with_lungs
 from normnet.network.weights import load_members, save_model, split_settings
@@ -122,7 +120,7 @@ def find_data(paths: list[Path], leave_out: list[str]) -> Data:
 
 def digest(parts: Any) -> str:
     """Sixteen hexadecimal digits that change with anything in ``parts``."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return digest_of(parts)[:16]
 
 
 @dataclass

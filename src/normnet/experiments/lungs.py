@@ -24,9 +24,9 @@ from normnet.errors import InputError, ValueRangeError
 from normnet.evaluation.metrics import compute_overlap
 from normnet.experiments.bench import Bench, Interrupted, digest
 from normnet.experiments.catalogue import SETS, Experiment, Scale
-from normnet.experiments.kept import kept
 from normnet.experiments.plain import with_sd, write_plain
 from normnet.io.fingerprint import fingerprint
+from normnet.io.json_files import read_or_make
 from normnet.lungs.learned import segment_lungs
 from normnet.network.weights import load_members, save_model
 from normnet.preparation.orient import Orientation
@@ -237,7 +237,7 @@ def _score(item: LungCase, folds: list[Fold], config: LungsConfig, bench: Bench)
         return dice
 
     key = digest([[fold.key for fold in folds], item.key])
-    return kept(bench.out / "lung-scores" / f"{key}.json", make)
+    return read_or_make(bench.out / "lung-scores" / f"{key}.json", make)
 
 
 def _summary(records: list[dict[str, Any]]) -> list[dict[str, Any]]:

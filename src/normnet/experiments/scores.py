@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from normnet.evaluation.metrics import compute_bright_auc, compute_bright_scores
 from normnet.experiments.bench import Bench, Interrupted, Subject, digest, predict
 from normnet.experiments.catalogue import Experiment, Row, Scale, n_seeds, row_config, row_votes
 from normnet.inference.lesions import predict_lesions
-from normnet.io.atomic import write_bytes
+from normnet.io.json_files import read_json, write_json
 from normnet.models import Model
 from normnet.pipeline import anomaly_map, find_lesions
 
@@ -196,7 +195,7 @@ def _score_group(group: list[_Job], bench: Bench) -> bool:
                 "seeds": job.votes,
                 "cases": kept[job.key],
             }
-            write_bytes(_path(bench, job.key), (json.dumps(content, indent=1) + "\n").encode())
+            write_json(_path(bench, job.key), content)
         bench.say(f"{first.row.label}, seeds {list(first.votes)}: {case.case_id}: {_brief(found)}")
     return True
 
@@ -259,10 +258,8 @@ def _path(bench: Bench, key: str):
 
 def _kept(bench: Bench, key: str) -> dict[str, CaseScores]:
     """Scores that are there already, by the key of their CT."""
-    try:
-        return json.loads(_path(bench, key).read_text())["cases"]
-    except (OSError, ValueError, KeyError):
-        return {}
+    content = read_json(_path(bench, key))
+    return content.get("cases", {}) if isinstance(content, dict) else {}
 
 
 def _brief(found: list[CaseScores]) -> str:

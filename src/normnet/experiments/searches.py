@@ -20,9 +20,9 @@ from normnet.datasets.manifest import Case
 from normnet.errors import InputError
 from normnet.experiments.bench import Bench, Interrupted, Subject, digest, predict, spread_cases
 from normnet.experiments.catalogue import SETS, Experiment, Scale
-from normnet.experiments.kept import kept
 from normnet.experiments.plain import write_plain
 from normnet.inference.voting import Votes
+from normnet.io.json_files import read_or_make
 from normnet.postprocessing import dilate, mean_filter
 from normnet.preparation.prepare import bounding_box
 from normnet.preparation.resample import resample
@@ -317,6 +317,6 @@ def _each_case(
     def search() -> Iterator[tuple[Case, Any]]:
         for case in cases:
             path = bench.out / "searches" / f"{digest([key, bench.case_key(case)])}.json"
-            yield case, kept(path, lambda case=case: make(case))  # type: ignore[misc]
+            yield case, read_or_make(path, lambda case=case: make(case))  # type: ignore[misc]
 
     return key, list(search())

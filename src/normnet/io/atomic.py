@@ -1,4 +1,4 @@
-"""Files that are complete or absent: written under a temporary name, synced, checked, then renamed."""
+"""Files that are complete or absent: written under a temporary name, synced, then renamed."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 @contextmanager
 def replacing(path: Path, check: Callable[[Path], None] | None = None) -> Iterator[BinaryIO]:
-    """Open a temporary file in the folder of ``path``; it takes the name when the block ends without an error.
+    """Open a temporary file that is renamed to ``path`` when the block ends without an error.
 
     Args:
-        path: Final name; what was there before stays until the new file is whole.
-        check: Called with the temporary path after it was synced; raises if it does not read back
-            as written.
+        path: Final name; an older file of that name stays until the new one is whole.
+        check: Called with the path of the synced temporary file; it raises an error if the file
+            does not read back as it was written.
 
     Raises:
         OutputError: NN-OUT-001 no space, 002 not allowed, 003 any other failure of the file system.

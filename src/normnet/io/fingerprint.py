@@ -1,4 +1,4 @@
-"""sha256 sums of files, folders and values."""
+"""sha256 sums of files, folders, bytes and values."""
 
 from __future__ import annotations
 
@@ -10,8 +10,33 @@ from pathlib import Path
 from typing import Any
 
 
+def sha256_of(content: Path | bytes) -> str:
+    """sha256 of a file's bytes, or of bytes in memory, in hexadecimal digits.
+
+    Raises:
+        OSError: If the file cannot be read.
+    """
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).hexdigest()
+    with content.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def digest_of(value: Any, *, sort_keys: bool = True) -> str:
+    """sha256 of a value as JSON, in hexadecimal digits.
+
+    Args:
+        value: Numbers, texts, lists and dictionaries.
+        sort_keys: Whether the order of keys makes no difference.
+    """
+    return sha256_of(json.dumps(value, sort_keys=sort_keys).encode())
+
+
 def fingerprint(path: Path) -> str:
-    """sha256 of a file, of a header with the data beside it, or of all files of a folder."""
+    """sha256 of a scan: of a file, of a header and the data beside it, or of all files of a folder.
+
+    Files that cannot be read are left out: reading the scan will fail with their error.
+    """
     digest = hashlib.sha256()
     files = [path]
     if path.is_dir():
@@ -22,20 +47,9 @@ def fingerprint(path: Path) -> str:
             for file in path.parent.glob("*")
             if file.is_file() and file.stem.split(".")[0] == path.stem
         )
-    with suppress(OSError):  # a file that cannot be read fails when the scan is read
+    with suppress(OSError):
         for file in files:
             if path.is_dir():
                 digest.update(os.fsencode(file.relative_to(path)))
             digest.update(bytes.fromhex(sha256_of(file)))
     return digest.hexdigest()
-
-
-def sha256_of(path: Path) -> str:
-    """sha256 of the bytes of a file, in hexadecimal digits."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def digest_of(value: Any) -> str:
-    """sha256 of a value as JSON with sorted keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

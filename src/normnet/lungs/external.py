@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from normnet.errors import ModelError
+from normnet.io.fingerprint import sha256_of
 from normnet.network.weights import MANIFEST
 
 RIGHT, LEFT, EITHER = 1, 2, 3
@@ -176,5 +176,4 @@ def _sha256(path: Path) -> str:
 @lru_cache
 def _sha256_of(path: Path, n_bytes: int, changed_ns: int) -> str:
     """Large files are read once a run, as long as they stay as they are."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+    return sha256_of(path)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from normnet.config import NetworkConfig
 from normnet.errors import ConfigError, ModelError
 from normnet.io.atomic import write_bytes
+from normnet.io.fingerprint import sha256_of
 
 if TYPE_CHECKING:
     import torch
@@ -103,7 +103,7 @@ def save_model(
         entries.append(
             {
                 "file": f"{name}.safetensors",
-                "sha256": hashlib.sha256(data).hexdigest(),
+                "sha256": sha256_of(data),
                 "bytes": len(data),
             }
         )
@@ -182,7 +182,7 @@ def load_members(folder: Path, kind: str) -> tuple[list[nn.Module], dict[str, An
             raise ModelError(
                 "NN-MOD-004", "weights file missing", str(path), "copy the whole model folder"
             ) from error
-        if hashlib.sha256(data).hexdigest() != sha256:
+        if sha256_of(data) != sha256:
             raise ModelError(
                 "NN-MOD-005",
                 "weights differ from their sha256",

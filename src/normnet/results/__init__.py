@@ -1,1 +1,1 @@
-"""The folder of results per scan: its files, its schema, its picture."""
+"""The results of a scan: what they hold, in which folder they lie, the picture, and the table."""

@@ -1,7 +1,7 @@
 """``preview.png``: axial and coronal slices with the lesions, as a radiologist reads them.
 
-The patient's right is on the left of the picture, the front above in axial slices, the head above in coronal ones;
-axial slices run from head to foot, coronal ones from front to back.
+The patient's right is on the left of the picture. In axial slices the front is above, in coronal
+slices the head. The axial slices run from head to foot, the coronal ones from front to back.
 """
 
 from __future__ import annotations
@@ -29,12 +29,15 @@ MARGIN_MM = 14.0
 BAR_MM = 50.0
 
 
-def draw_preview(scan: Scan, segmentation: Segmentation, model_name: str = "") -> Image.Image:
+def draw_preview(
+    scan: Scan, segmentation: Segmentation, caption: str = "", model_name: str = ""
+) -> Image.Image:
     """Draw a sheet of slices with lungs and lesions.
 
     Args:
         scan: As read, any orientation.
         segmentation: Its ``lesion_mask``, ``lung_labels`` and ``volumes`` are shown.
+        caption: Line with the numbers, as made by ``write_caption``.
         model_name: Line that names the model.
 
     Returns:
@@ -92,16 +95,17 @@ def draw_preview(scan: Scan, segmentation: Segmentation, model_name: str = "") -
             tile,
             (GAP_PX + place * (coronal_size[0] + GAP_PX), HEAD_PX + n_rows * (axial_px + GAP_PX)),
         )
-    _head(sheet, scan, segmentation, model_name)
+    _head(sheet, scan, caption, model_name)
     _legend(sheet, segmentation)
     return sheet
 
 
 def choose_slices(lungs: np.ndarray, lesions: np.ndarray, axis: int, n: int) -> list[int]:
-    """Spread over the lungs, in each stretch a slice with much lesion, its middle where there is none.
+    """Choose slices for the sheet, spread over the lungs, with much lesion.
 
-    The stretches leave out the outermost fiftieth of the lungs on both sides; the slice with the
-    most lesion of all is among the chosen ones.
+    The lungs without their outermost fiftieth on both sides are divided into ``n`` stretches. Of
+    each the slice with the most lesion is chosen, slices near its middle being preferred; its
+    middle where there is no lesion. The slice with the most lesion of all is always chosen.
 
     Args:
         lungs: (z, y, x), 0 outside.
@@ -123,9 +127,8 @@ def choose_slices(lungs: np.ndarray, lesions: np.ndarray, axis: int, n: int) -> 
     chosen = []
     for start, stop in pairwise(edges.tolist()):
         centre = (start + stop - 1) / 2
-        nearness = 1 - 0.8 * np.abs(np.arange(start, stop) - centre) / (
-            stop - start
-        )  # neighbours look alike
+        # Prefers the middle: neighbours look alike.
+        nearness = 1 - 0.8 * np.abs(np.arange(start, stop) - centre) / (stop - start)
         stretch = area[start:stop] * nearness
         if start <= area.argmax() < stop:
             stretch = area[start:stop]
@@ -134,7 +137,7 @@ def choose_slices(lungs: np.ndarray, lesions: np.ndarray, axis: int, n: int) -> 
 
 
 def lungs_box(lungs: np.ndarray, spacing_mm: tuple[float, ...]) -> tuple[slice, slice, slice]:
-    """The lungs' box with a margin; the whole array without lungs."""
+    """The box around the lungs with a margin; the whole array where there are no lungs."""
     parts = []
     for axis, spacing in enumerate(spacing_mm):
         hits = np.flatnonzero(lungs.any(axis=tuple(a for a in range(3) if a != axis)))
@@ -147,7 +150,7 @@ def lungs_box(lungs: np.ndarray, spacing_mm: tuple[float, ...]) -> tuple[slice, 
 def _tile(
     hu: np.ndarray, lungs: np.ndarray, lesions: np.ndarray, size: tuple[int, int]
 ) -> Image.Image:
-    """One slice in the lung window with lung outlines and lesions, (width, height) pixels."""
+    """One slice of ``size`` (width, height) pixels, with lungs outlined and lesions tinted."""
     canvas = grey_canvas(hu, size)
     for label, colour in LUNGS.items():
         canvas[outline(enlarge(lungs == label, size))] = np.array(colour) * 0.85
@@ -170,12 +173,12 @@ def shade(canvas: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int], al
 
 
 def as_picture(canvas: np.ndarray) -> Image.Image:
-    """The canvas as RGB."""
+    """The canvas as an RGB picture."""
     return Image.fromarray(canvas.round().astype(np.uint8))
 
 
 def enlarge(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A mask at another (width, height), its outline following the interpolated half."""
+    """A mask resized to (width, height) pixels, smoothly: linear interpolation, cut at one half."""
     image = Image.fromarray(mask.astype(np.uint8) * 255)
     return np.asarray(image.resize(size, Image.Resampling.BILINEAR)) >= 128
 
@@ -199,14 +202,14 @@ def write(
     anchor: str = "la",
     fill: tuple[int, int, int] = TEXT,
 ) -> None:
-    """Text with a dark rim, readable on any slice."""
+    """Write text with a dark rim, readable on any slice."""
     draw.text(
         xy, text, font=_font(size), fill=fill, anchor=anchor, stroke_width=1, stroke_fill=(0, 0, 0)
     )
 
 
 def annotate(tile: Image.Image, name: str, position: str, px_per_mm: float, bar: bool) -> None:
-    """Sides, position and, where wanted, a scale bar."""
+    """Write sides, name and position on a slice, and draw a scale bar where wanted."""
     draw = ImageDraw.Draw(tile)
     width, height = tile.size
     write(draw, (7, height / 2), "R", 17, "lm")
@@ -222,23 +225,17 @@ def annotate(tile: Image.Image, name: str, position: str, px_per_mm: float, bar:
         write(draw, (9 + length / 2, y - 6), f"{BAR_MM / 10:.0f} cm", 13, "mb")
 
 
-def _head(sheet: Image.Image, scan: Scan, segmentation: Segmentation, model_name: str) -> None:
+def _head(sheet: Image.Image, scan: Scan, caption: str, model_name: str) -> None:
     draw = ImageDraw.Draw(sheet)
-    both = segmentation.volumes["both"]
-    share = (
-        "no lung"
-        if both["lesion_percent"] is None
-        else f"{both['lesion_percent']:.1f} % of the lung"
-    )
     dz, dy, dx = scan.geometry.spacing_mm
     nz, ny, nx = scan.shape
     write(draw, (GAP_PX + 4, 10), _fitting(scan.case_id, 56), 24)
-    write(draw, (GAP_PX + 4, 46), f"Lesions {both['lesion_ml']:.1f} ml, {share}", 21, fill=LESION)
+    write(draw, (GAP_PX + 4, 46), caption, 21, fill=LESION)
     right = sheet.width - GAP_PX - 4
     write(draw, (right, 10), "Research use only, not a medical device", 17, "ra")
     write(draw, (right, 35), model_name, 14, "ra", DIM)
-    grid = f"{nz} x {ny} x {nx} voxels of {dz:.3g} x {dy:.3g} x {dx:.3g} mm; lung window -600 / 1500 HU"
-    write(draw, (right, 56), grid, 14, "ra", DIM)
+    grid = f"{nz} x {ny} x {nx} voxels of {dz:.3g} x {dy:.3g} x {dx:.3g} mm"
+    write(draw, (right, 56), f"{grid}; lung window -600 / 1500 HU", 14, "ra", DIM)
 
 
 def _legend(sheet: Image.Image, segmentation: Segmentation) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import warnings
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from safetensors.torch import load, save
 from torch import nn
 
 from normnet.io.atomic import write_bytes
+from normnet.io.fingerprint import sha256_of
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     data = save(
         tensors, metadata={"step": str(checkpoint.step), "losses": json.dumps(checkpoint.losses)}
     )
-    write_bytes(folder / f"step-{checkpoint.step:06d}.ckpt", hashlib.sha256(data).digest() + data)
+    path = folder / f"step-{checkpoint.step:06d}.ckpt"
+    write_bytes(path, bytes.fromhex(sha256_of(data)) + data)
     for old in sorted(folder.glob("step-*.ckpt"))[:-2]:
         old.unlink()
 
@@ -98,7 +99,7 @@ def load_newest(folder: Path) -> Checkpoint | None:
     for path in sorted(folder.glob("step-*.ckpt"), reverse=True):
         raw = path.read_bytes()
         data = raw[32:]
-        if hashlib.sha256(data).digest() != raw[:32]:
+        if sha256_of(data) != raw[:32].hex():
             warnings.warn(
                 f"checkpoint {path.name} is damaged, the one before it is used", stacklevel=2
             )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +12,7 @@ from normnet import __version__
 from normnet.config import Config
 from normnet.datasets.manifest import Case
 from normnet.datasets.reading import read_lungs, read_scan
-from normnet.io.fingerprint import fingerprint
+from normnet.io.fingerprint import digest_of, fingerprint
 from normnet.lungs.external import ExternalLungs
 from normnet.lungs.learned import segment_lungs
 from normnet.models import load_lungs, read_lung_manifest, shipped, with_lungs
@@ -84,7 +82,7 @@ class Preparer:
             settings,
             sorted(case.excluded_slices),
         ]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        return digest_of(parts, sort_keys=False)
 
     def _lungs(self, case: Case, scan: Scan) -> np.ndarray:
         given = read_lungs(case, scan) if self.reference_lungs else None

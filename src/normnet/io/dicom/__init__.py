@@ -1,1 +1,1 @@
-"""DICOM series: headers, slices stacked by their positions, pixels decoded in a child process."""
+"""DICOM: one CT series from a folder of files."""

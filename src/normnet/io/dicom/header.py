@@ -1,4 +1,4 @@
-"""What normnet reads of one DICOM file: geometry and scale, never who the patient is."""
+"""The header of one DICOM file: geometry and scale, never who the patient is."""
 
 from __future__ import annotations
 
@@ -22,30 +22,18 @@ from normnet.io.limits import MAX_INFLATED_DICOM_BYTES, check_size
 DEFLATED_SYNTAX = "1.2.840.10008.1.2.1.99"
 _DIRECTORY_CLASS = "1.2.840.10008.1.3.10"
 # Objects that describe images of a series, and may lie in its folder.
-_NOT_IMAGES = frozenset(
-    (
-        "SEG",
-        "SR",
-        "RTSTRUCT",
-        "RTPLAN",
-        "RTDOSE",
-        "RTRECORD",
-        "PR",
-        "KO",
-        "REG",
-        "DOC",
-        "FID",
-        "RWV",
-        "ANN",
-        "PLAN",
-    )
-)
+_NOT_IMAGES = frozenset((
+    "SEG", "SR", "RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD", "PR", "KO", "REG", "DOC", "FID",
+    "RWV", "ANN", "PLAN",
+))  # fmt: skip
 _EXPORT_AGAIN = "export the series again"
 _KEYWORDS = (
-    "Modality", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID", "PatientID", "PatientName",
-    "ImageType", "InstanceNumber", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
-    "SliceThickness", "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames",
-    "RescaleSlope", "RescaleIntercept", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
+    "Modality", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID",
+    "PatientID", "PatientName", "ImageType", "InstanceNumber",
+    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness",
+    "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames",
+    "RescaleSlope", "RescaleIntercept",
+    "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
 )  # fmt: skip
 
 
@@ -84,7 +72,7 @@ class Slice:
 
 @contextmanager
 def quiet_pydicom(path: Path) -> Iterator[None]:
-    """Silence pydicom's warnings, which quote tag values, and name its many errors as one."""
+    """Silence pydicom's warnings, which quote tag values, and turn its many errors into one."""
     logger = logging.getLogger("pydicom")
     level = logger.level
     with warnings.catch_warnings():
@@ -94,7 +82,7 @@ def quiet_pydicom(path: Path) -> Iterator[None]:
             yield
         except (NormNetError, MemoryError):
             raise
-        except Exception as error:  # a foreign parser on hostile bytes: anything may come
+        except Exception as error:  # pydicom may raise anything on corrupt bytes
             raise InputError(
                 "NN-FILE-014", "the DICOM header is corrupt", path.name, _EXPORT_AGAIN
             ) from error
@@ -108,7 +96,7 @@ def shown_uid(uid: object) -> str:
 
 
 def read_header(path: Path) -> Any | None:
-    """The tags normnet needs of a file with DICOM magic bytes; None if it is not an image of the body.
+    """The tags that normnet needs of a DICOM file; None if it is not an image of the body.
 
     Raises:
         InputError: NN-FILE-010 no transfer syntax, NN-FILE-014 corrupt.
@@ -129,7 +117,7 @@ def read_header(path: Path) -> Any | None:
         if syntax == DEFLATED_SYNTAX:
             _check_deflated(path)
         header = dcmread(path, stop_before_pixels=True, specific_tags=list(_KEYWORDS))
-        for _ in header:  # pydicom decodes a value when it is looked at: fail here, not later
+        for _ in header:  # pydicom decodes a value when it is read: let it fail here, not later
             pass
         if header.get("Modality") in _NOT_IMAGES or "LOCALIZER" in (header.get("ImageType") or ()):
             return None
@@ -137,7 +125,7 @@ def read_header(path: Path) -> Any | None:
 
 
 def slice_of(header: Any, path: Path) -> Slice:
-    """Check one image's header and keep what is needed of it.
+    """Check the header of one image and keep what is needed of it.
 
     Raises:
         InputError: NN-FILE-013 no image, 014 bad tag, 015 multi-frame.
@@ -250,7 +238,7 @@ def _geometry(header: Any, name: str) -> tuple[np.ndarray, np.ndarray, tuple[flo
 
 
 def _check_deflated(path: Path) -> None:
-    """Inflate in small steps and refuse a bomb before pydicom would swallow it whole."""
+    """Inflate in small steps and refuse what would fill the memory when pydicom reads it."""
     with path.open("rb") as handle:
         _skip_meta(handle)
         decoder = zlib.decompressobj(-15)

@@ -1,4 +1,4 @@
-"""The pixels of single slices: uncompressed by numpy, compressed ones by pydicom in a child process."""
+"""Pixels of single slices: read by numpy; if compressed, decoded by pydicom in a child process."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _WORKER = "import sys; sys.path[:] = {path!r}; from normnet.io.dicom.worker impo
 
 
 class SliceDecoder:
-    """Decodes slices; a context, because the child process it may start must end with it."""
+    """Decodes slices; a context manager, because the child process must end with it."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -54,7 +54,7 @@ class SliceDecoder:
             ValueRangeError: NN-VAL-010 values beyond BitsStored.
         """
         pixels = _native(item) if item.syntax in _NATIVE else self._compressed(item)
-        if item.signed and item.bits_stored < item.bits_allocated:  # the bits above may be empty
+        if item.signed and item.bits_stored < item.bits_allocated:  # bits above may not be set
             shift = pixels.dtype.itemsize * 8 - item.bits_stored
             return (pixels << shift) >> shift
         if not item.signed and int(pixels.max()) >> item.bits_stored:
@@ -97,7 +97,7 @@ class SliceDecoder:
                 else 0
             )
             return reply, process.stdout.read(n_bytes)
-        except BrokenPipeError:
+        except OSError:  # the child has ended: BrokenPipeError, on Windows also EINVAL
             return {}, b""
         finally:
             clock.cancel()

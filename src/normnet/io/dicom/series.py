@@ -1,4 +1,4 @@
-"""One CT series from a folder of DICOM files, in any order, with any names."""
+"""One CT series from a folder of DICOM files, whatever their order and names."""
 
 from __future__ import annotations
 
@@ -90,13 +90,12 @@ def _dicom_files(folder: Path, warnings: list[str]) -> list[Path]:
 def _choose_series(
     files: list[Path], where: str, series_uid: str | None, warnings: list[str]
 ) -> list[Slice]:
-    """The slices of one patient's one series."""
+    """The slices of the one series of one patient."""
     headers = [(file, read_header(file)) for file in files]
     images = [(file, header) for file, header in headers if header is not None]
     if len(images) < len(files):
-        warnings.append(
-            f"{where}: {len(files) - len(images)} localizers and objects without images were ignored"
-        )
+        n_ignored = len(files) - len(images)
+        warnings.append(f"{where}: {n_ignored} localizers and objects without images were ignored")
     if series_uid is not None:
         images = [
             (file, header)
@@ -111,15 +110,10 @@ def _choose_series(
             "NN-RES-002", f"{len(images)} slices; at most {MAX_SLICES}", where, "give one series"
         )
     series = sorted({str(header.get("SeriesInstanceUID")) for _, header in images})
-    if (
-        len(
-            {
-                str(header.get("PatientID") or header.get("PatientName") or "")
-                for _, header in images
-            }
-        )
-        > 1
-    ):
+    patients = {
+        str(header.get("PatientID") or header.get("PatientName") or "") for _, header in images
+    }
+    if len(patients) > 1:
         raise ValueRangeError(
             "NN-VAL-004", "slices of several patients", where, "give one patient at a time"
         )
@@ -138,7 +132,7 @@ def _same_pixels(decoder: SliceDecoder, one: Slice, other: Slice) -> bool:
 
 
 def _note_missing_end(slices: Sequence[Slice], where: str, warnings: list[str]) -> None:
-    """A missing first or last slice leaves no gap; only the numbering can hint at it."""
+    """Warn of a missing first slice: it leaves no gap, only InstanceNumber can show it."""
     numbers = {item.instance for item in slices if item.instance is not None}
     if numbers and min(numbers) > 1 and max(numbers) - min(numbers) == len(slices) - 1:
         warnings.append(
@@ -149,7 +143,7 @@ def _note_missing_end(slices: Sequence[Slice], where: str, warnings: list[str]) 
 def _read_volume(
     slices: Sequence[Slice], decoder: SliceDecoder, where: str, warnings: list[str]
 ) -> np.ndarray:
-    """(z, y, x) HU, int16 if every slope and intercept is a whole number, else float32."""
+    """(z, y, x) in HU: int16 if every slope and intercept is a whole number, else float32."""
     scales = {(item.slope, item.intercept) for item in slices}
     if len(scales) > 1:
         warnings.append(
@@ -161,7 +155,6 @@ def _read_volume(
     )
     for target, item in zip(volume_hu, slices, strict=True):
         values = decoder.decode(item) * np.float64(item.slope) + item.intercept
-        target[...] = np.clip(
-            values, _INT16.min, _INT16.max
-        )  # far beyond any HU; check_hu sees the rest
+        # The limits are far beyond any HU; check_hu checks the values.
+        target[...] = np.clip(values, _INT16.min, _INT16.max)
     return volume_hu

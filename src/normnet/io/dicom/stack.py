@@ -1,4 +1,4 @@
-"""From single slices to one regular stack, or the reason why they are none."""
+"""From single slices to one regular stack, or the error that says why they form none."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from normnet.io.geometry import check_spacing, geometry_from_axes
 from normnet.scan import Geometry
 
 SAME_PLACE_MM = 0.005
-SILENT_JITTER = (
-    0.0101  # of the spacing, off an even grid; above 1 % for the rounding of decimal strings
-)
+# Of the spacing, off an even grid; above 1 % because decimal strings are rounded.
+SILENT_JITTER = 0.0101
 REFUSED_JITTER = 0.05  # of the spacing, from one slice to the next
 REFUSED_DRIFT = 0.5  # of the spacing, off an even grid
 MAX_TILT_DEGREES = 0.5
@@ -35,9 +34,9 @@ def order_slices(
 
     Args:
         slices: In any order; file names and InstanceNumber do not matter.
-        same_pixels: Whether two slices at one place show the same.
+        same_pixels: Whether two slices at one place have the same pixels.
         where: Folder name for messages.
-        warnings: Gets a line for each kind of thing that was accepted.
+        warnings: Every kind of oddity that is accepted adds a line.
 
     Raises:
         GeometryError: NN-GEO-003, 006, 007, 008, 012 or 014.
@@ -79,9 +78,8 @@ def stack_geometry(slices: Sequence[Slice], where: str, warnings: list[str]) -> 
     check_spacing(np.array([spacing]), where)
     thickness = slices[0].thickness_mm
     if 0 < thickness < spacing / 2:
-        warnings.append(
-            f"{where}: slices of {thickness:g} mm lie {spacing:g} mm apart; lung between them is unseen"
-        )
+        found = f"slices of {thickness:g} mm lie {spacing:g} mm apart"
+        warnings.append(f"{where}: {found}; lung between them is unseen")
     between_rows, between_columns = slices[0].pixel_spacing_mm
     along_row, along_column = slices[0].orientation
     axes = np.column_stack(
@@ -107,7 +105,7 @@ def _check_alike(first: Slice, item: Slice) -> None:
 def _check_straight(
     positions: np.ndarray, normal: np.ndarray, offsets: np.ndarray, where: str
 ) -> None:
-    """Every slice must lie straight above the first."""
+    """Check that every slice lies straight above the first."""
     sideways = positions - positions[0] - np.outer(offsets - offsets[0], normal)  # (n, 3)
     height = offsets[-1] - offsets[0]
     tilt = np.degrees(np.arctan2(np.linalg.norm(sideways[-1]), height))
@@ -126,7 +124,7 @@ def _check_straight(
 
 
 def _check_even(offsets: np.ndarray, where: str, warnings: list[str]) -> float:
-    """Spacing of the slices in mm."""
+    """Check that the slices are evenly spaced; their spacing in mm."""
     steps = np.diff(offsets)
     usual = float(np.median(steps))
     n_steps = np.round(steps / usual)
@@ -135,24 +133,20 @@ def _check_even(offsets: np.ndarray, where: str, warnings: list[str]) -> float:
     few = len(gaps) <= max(3, len(steps) // 10) and n_missing <= len(steps)
     if n_missing and few and np.abs(steps / usual - n_steps).max() <= 2 * REFUSED_JITTER:
         missing = (offsets[g] + usual * k for g in gaps for k in range(1, int(n_steps[g])))
-        shown = ", ".join(f"{z:.2f}" for z in islice(missing, 5)) + (
-            " ..." if n_missing > 5 else ""
-        )
+        shown = ", ".join(f"{z:.2f}" for z in islice(missing, 5))
+        shown += " ..." if n_missing > 5 else ""
         raise GeometryError(
             "NN-GEO-002", f"missing slices ({n_missing:.0f}) at z = {shown} mm", where, _EXPORT
         )
     spacing = float(offsets[-1] - offsets[0]) / len(steps)
     drift = np.abs(offsets - offsets[0] - spacing * np.arange(len(offsets))).max() / spacing
     if np.abs(steps / spacing - 1).max() > REFUSED_JITTER or drift > REFUSED_DRIFT:
-        worst = int(np.argmax(np.abs(steps - usual)))
+        worst_z = offsets[int(np.argmax(np.abs(steps - usual)))]
+        found = f"spacing varies from {steps.min():.3g} to {steps.max():.3g} mm"
         raise GeometryError(
-            "NN-GEO-004",
-            f"spacing varies from {steps.min():.3g} to {steps.max():.3g} mm, first at z = {offsets[worst]:.2f} mm",
-            where,
-            _RESAMPLE,
+            "NN-GEO-004", f"{found}, first at z = {worst_z:.2f} mm", where, _RESAMPLE
         )
     if drift > SILENT_JITTER:
-        warnings.append(
-            f"{where}: slices lie up to {100 * drift:.0f} % of their spacing off an even grid; taken as even"
-        )
+        found = f"slices lie up to {100 * drift:.0f} % of their spacing off an even grid"
+        warnings.append(f"{where}: {found}; taken as even")
     return spacing

@@ -1,0 +1,208 @@
+"""What the results of a scan hold: files, keys of ``result.json``, columns of ``results.csv``.
+
+A result folder holds masks and maps on the scan's own grid, a picture, and ``result.json``. This
+file is written last: where it is, the result is complete. Its keys:
+
+    normnet      version of the package
+    notice       research use only
+    status       "ok", "no_lung" or "error"
+    case_id      name of the input as the user gave it
+    key          sha256 of all that the result follows from: the input, the model, the settings and
+                 a given lung mask
+    scan         shape_zyx and spacing_mm_zyx of the input's own grid
+    volumes      lung_ml, lesion_ml and lesion_percent (% of the lung) of both lungs, of the right
+                 and of the left one
+    certainty    lesion_ml_range: the volume at the larger and at the smaller of share_range;
+                 healthy_hu, disease_hu and boundary_hu: densities of healthy lung, of disease and
+                 of the boundary between them, in a deep inspiration; tissue_in_air: the share of
+                 tissue that was taken out of the air for that
+    labels       what the values of the images mean
+    model        name, version, n_members, min_votes, prob_normal, the sha256 of all manifests, and
+                 the name of the lung segmenter
+    warnings     one line each
+    files        sha256 of each file beside it
+    error        only where the status is not "ok": id, message and exit_code
+    seconds      time of each stage; the only key that differs between two equal runs
+
+``results.csv`` beside the result folders has one row per folder; ``COLUMNS`` lists its columns.
+
+To add a number, compute it in ``describe_result``, name it above, and add a ``Column`` with, if the
+picture shall show it, a ``caption``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from normnet import __version__
+from normnet.inference.voting import needed_votes
+from normnet.io.fingerprint import digest_of
+from normnet.io.json_files import read_json
+
+if TYPE_CHECKING:
+    from normnet.config import Config
+    from normnet.errors import NormNetError
+    from normnet.models import Model
+    from normnet.pipeline import Segmentation
+    from normnet.scan import Scan
+
+NOTICE = "Research use only, not a medical device."
+RESULT = "result.json"
+FILES = ("lesions.nii.gz", "lungs.nii.gz", "anomaly.nii.gz", "votes.nii.gz", "preview.png")
+LABELS = {
+    "lesions.nii.gz": {"0": "no lesion", "1": "lesion"},
+    "lungs.nii.gz": {"0": "outside", "1": "right lung", "2": "left lung"},
+    "anomaly.nii.gz": "probability of anomaly in the lungs, stored / 255: where they are bright, "
+    "1 - mean probability of normal, averaged with the lesion networks where these are used; "
+    "elsewhere the lesion networks alone, or 0 without them",
+    "votes.nii.gz": "members of the ensemble that voted normal where the lung is bright, else 0",
+}
+NO_LUNG = "NN-VAL-020"
+
+Result = dict[str, Any]
+
+
+def describe_result(
+    segmentation: Segmentation, scan: Scan, model: Model, config: Config, key: dict[str, str] | None
+) -> Result:
+    """The content of ``result.json`` for a segmented scan, without ``files`` and ``seconds``.
+
+    Args:
+        segmentation: Of ``scan``, on its grid.
+        scan: As read.
+        model: What segmented it.
+        config: Settings used.
+        key: As made by ``results.folder.result_key``.
+    """
+    return {
+        **_head("ok", scan.case_id, key),
+        "scan": {
+            "shape_zyx": list(scan.shape),
+            "spacing_mm_zyx": [round(v, 6) for v in scan.geometry.spacing_mm],
+        },
+        "volumes": segmentation.volumes,
+        "certainty": segmentation.certainty,
+        "labels": LABELS,
+        "model": {**_describe_model(model, config), "lungs": segmentation.lungs_by},
+        "warnings": list(dict.fromkeys((*scan.warnings, *segmentation.warnings))),
+    }
+
+
+def describe_failure(case_id: str, error: NormNetError, key: dict[str, str] | None) -> Result:
+    """The content of ``result.json`` for a scan that has no result."""
+    status = "no_lung" if error.code == NO_LUNG else "error"
+    found = {"id": error.code, "message": str(error), "exit_code": error.exit_code}
+    return {**_head(status, case_id, key), "error": found}
+
+
+def _head(status: str, case_id: str, key: dict[str, str] | None) -> Result:
+    return {
+        "normnet": __version__,
+        "notice": NOTICE,
+        "status": status,
+        "case_id": case_id,
+        "key": key or {},
+    }
+
+
+def _describe_model(model: Model, config: Config) -> dict[str, Any]:
+    n_members = len(model.asked(config.inference))
+    return {
+        "name": str(model.manifest.get("name", "normnet")),
+        "version": str(model.manifest.get("version", model.manifest.get("normnet", ""))),
+        "n_members": n_members,
+        "min_votes": needed_votes(config.inference, n_members),
+        "prob_normal": config.inference.prob_normal,
+        "sha256": digest_of(model.manifest),
+        "lungs_sha256": digest_of(model.lung_manifest),
+        "lesions_sha256": digest_of(model.lesion_manifest),
+    }
+
+
+def model_label(model: Model, config: Config) -> str:
+    """One line that names a model: name, version, members that vote, first digits of its sha256."""
+    manifest = model.manifest
+    names = (str(manifest.get("name", "normnet")), str(manifest.get("version", "")))
+    n_members = len(model.asked(config.inference))
+    members = f"{n_members} member{'s' if n_members > 1 else ''}"
+    return f"{' '.join(filter(None, names))}, {members}, {digest_of(manifest)[:8]}"
+
+
+def read_result(folder: Path) -> Result | None:
+    """The ``result.json`` of a folder, or None if there is none that can be read."""
+    result = read_json(folder / RESULT)
+    return result if isinstance(result, dict) else None
+
+
+def _at(*keys: str | int) -> Callable[[Result], Any]:
+    """Looks up what stands below these keys of a result; None where one of them is missing."""
+
+    def look_up(result: Result) -> Any:
+        value: Any = result
+        for key in keys:
+            try:
+                value = value[key]
+            except (KeyError, IndexError, TypeError):
+                return None
+        return value
+
+    return look_up
+
+
+def _warnings(result: Result) -> str:
+    return " | ".join(result.get("warnings", []))
+
+
+def _seconds(result: Result) -> float | None:
+    seconds = result.get("seconds")
+    return round(sum(seconds.values()), 3) if seconds else None
+
+
+class Column(NamedTuple):
+    """A column of ``results.csv``.
+
+    Attributes:
+        name: Its heading.
+        meaning: What stands in it.
+        value: Looks it up in the content of ``result.json``. None is an empty cell.
+        caption: Format of the value in the picture's caption; empty: not shown there.
+    """
+
+    name: str
+    meaning: str
+    value: Callable[[Result], Any]
+    caption: str = ""
+
+
+COLUMNS = (
+    Column("case_id", "name of the input", _at("case_id")),
+    Column("folder", "folder of the result", _at("folder")),
+    Column("status", "ok, no_lung or error", _at("status")),
+    Column("error", "id of the error, where there is one", _at("error", "id")),
+    Column("lung_ml", "volume of both lungs", _at("volumes", "both", "lung_ml")),
+    Column("right_lung_ml", "volume of the right lung", _at("volumes", "right", "lung_ml")),
+    Column("left_lung_ml", "volume of the left lung", _at("volumes", "left", "lung_ml")),
+    Column("lesion_ml", "all lesions", _at("volumes", "both", "lesion_ml"), "Lesions {:.1f} ml"),
+    Column("right_lesion_ml", "lesions on the right", _at("volumes", "right", "lesion_ml")),
+    Column("left_lesion_ml", "lesions on the left", _at("volumes", "left", "lesion_ml")),
+    Column(
+        "lesion_percent",
+        "lesions, % of both lungs",
+        _at("volumes", "both", "lesion_percent"),
+        "{:.1f} % of the lung",
+    ),
+    Column("right_lesion_percent", "% of that lung", _at("volumes", "right", "lesion_percent")),
+    Column("left_lesion_percent", "% of that lung", _at("volumes", "left", "lesion_percent")),
+    Column("lesion_ml_low", "narrower boundary", _at("certainty", "lesion_ml_range", 0)),
+    Column("lesion_ml_high", "wider boundary", _at("certainty", "lesion_ml_range", 1)),
+    Column("warnings", "all warnings, separated by ' | '", _warnings),
+    Column("seconds", "time of all stages together", _seconds),
+)
+
+
+def write_caption(result: Result) -> str:
+    """The numbers in the head of the picture, as one line."""
+    values = [(column.caption, column.value(result)) for column in COLUMNS if column.caption]
+    return ", ".join(caption.format(value) for caption, value in values if value is not None)
