@@ -12,9 +12,8 @@ import pytest
 from normnet.cli.main import main
 from normnet.datasets.manifest import Case, read_manifest
 from normnet.evaluation.metrics import compute_overlap
-from normnet.io.images import read_stored
 from normnet.io.masks import read_mask
-from normnet.io.read import read_ct
+from normnet.io.read import read_ct, read_stored
 from normnet.pipeline import segment
 from normnet.results.folder import RESULT
 

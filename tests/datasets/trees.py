@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from normnet.io.images import write_image
+from normnet.io.formats.nifti import write_image
 from normnet.scan import Geometry, Scan
 from tests.phantoms import TISSUE_HU, Phantom, thorax_phantom, write_dicom
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from normnet.errors import NormNetError, OutputError
 from normnet.io import case_id_of, find_scans, read_ct, write_image
-from normnet.io.images import read_stored
+from normnet.io.read import read_stored
 from normnet.scan import Geometry
 from tests import phantoms
 
@@ -486,7 +486,7 @@ def test_out_of_memory_is_said(scan, tmp_path, monkeypatch):
     def fail(*_):
         raise MemoryError
 
-    monkeypatch.setattr("normnet.io.images.rescale", fail)
+    monkeypatch.setattr("normnet.io.read.rescale", fail)
     assert_refused(path, "NN-RES-004")
 
 
@@ -596,7 +596,7 @@ def test_missing_folder(scan, tmp_path):
 
 
 def test_read_back_notices_a_bad_disk(scan, tmp_path, monkeypatch):
-    monkeypatch.setattr("normnet.io.images._inflated_crc", lambda path: (0, 0))
+    monkeypatch.setattr("normnet.io.formats.nifti._inflated_crc", lambda path: (0, 0))
     with pytest.raises(OutputError, match="NN-OUT-004"):
         phantoms.write_nifti(scan, tmp_path / "out.nii.gz")
     assert list(tmp_path.iterdir()) == []

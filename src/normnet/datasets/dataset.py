@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from normnet.datasets.manifest import Case
-from normnet.io.read import IMAGE_SUFFIXES, case_id_of
+from normnet.io.read import case_id_of, has_image_suffix
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def images_of(folder: Path) -> dict[str, Path]:
         for path in sorted(folder.iterdir())
         if path.is_file() and not path.name.startswith(".")
     ]
-    return {case_id_of(path): path for path in files if path.name.lower().endswith(IMAGE_SUFFIXES)}
+    return {case_id_of(path): path for path in files if has_image_suffix(path)}
 
 
 def image_or_expected(images: dict[str, Path], name: str, folder: Path) -> Path:

@@ -8,9 +8,8 @@ import numpy as np
 
 from normnet.datasets.manifest import Case
 from normnet.errors import GeometryError
-from normnet.io.images import read_stored
 from normnet.io.masks import read_labels
-from normnet.io.read import read_ct
+from normnet.io.read import read_ct, read_stored
 from normnet.io.values import check_hu, labels_of, rescale
 from normnet.scan import Scan
 

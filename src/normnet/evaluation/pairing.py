@@ -9,7 +9,7 @@ from pathlib import Path
 from normnet.datasets.manifest import Case, read_manifest
 from normnet.datasets.registry import load
 from normnet.errors import InputError
-from normnet.io.read import IMAGE_SUFFIXES, case_id_of
+from normnet.io.read import case_id_of, has_image_suffix
 
 
 @dataclass(frozen=True)
@@ -81,11 +81,7 @@ def _named_as_results(cases: list[Case]) -> list[Reference]:
 
 
 def _images(folder: Path) -> list[Path]:
-    return [
-        path
-        for path in sorted(folder.iterdir())
-        if path.is_file() and path.name.lower().endswith(IMAGE_SUFFIXES)
-    ]
+    return [path for path in sorted(folder.iterdir()) if path.is_file() and has_image_suffix(path)]
 
 
 def _before_lesion(path: Path) -> str:

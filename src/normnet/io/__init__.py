@@ -24,7 +24,7 @@ Error ids (the number never changes its meaning)::
                       004 out of memory
 """
 
-from normnet.io.images import write_image
+from normnet.io.formats.nifti import write_image
 from normnet.io.masks import read_labels, read_mask, write_mask
 from normnet.io.read import case_id_of, find_scans, read_ct
 

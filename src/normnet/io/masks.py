@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from normnet.errors import GeometryError
-from normnet.io.images import read_stored, write_image
+from normnet.io.formats.nifti import write_image
+from normnet.io.read import read_stored
 from normnet.io.values import labels_of
 from normnet.scan import Geometry, Scan
 

@@ -44,7 +44,7 @@ from normnet import __version__
 from normnet.errors import NormNetError, OutputError
 from normnet.io.atomic import replacing
 from normnet.io.fingerprint import digest_of, fingerprint, sha256_of
-from normnet.io.images import write_image
+from normnet.io.formats.nifti import write_image
 from normnet.io.read import case_id_of
 
 if TYPE_CHECKING:
