@@ -10,7 +10,7 @@ import numpy as np
 from normnet.config import PreparationConfig, WindowConfig
 from normnet.preparation.breath import estimate_fluid, take_fluid
 from normnet.preparation.orient import Orientation
-from normnet.preparation.resample import Grid, resample
+from normnet.preparation.resample import Grid, resample, resample_mask
 from normnet.preparation.window import scale_hu
 from normnet.scan import Scan
 
@@ -61,9 +61,7 @@ class Prepared:
             array: (z, y, x) on the prepared grid, any numeric type.
             nearest: For whole numbers that must not be averaged.
         """
-        return resample(
-            array, self.grid.inverse(tuple(part.stop - part.start for part in self.box)), nearest
-        )
+        return resample(array, self._box_grid(), nearest)
 
     def restore(self, array: np.ndarray, nearest: bool = False) -> np.ndarray:
         """Bring a result back to the scan's own grid.
@@ -79,7 +77,11 @@ class Prepared:
 
     def restore_mask(self, mask: np.ndarray) -> np.ndarray:
         """A bool mask on the scan's grid: where its linear interpolation reaches one half."""
-        return self.embed(self.regrid(mask.astype(np.uint8) * np.uint8(200)) >= 100)
+        return self.embed(resample_mask(mask, self._box_grid()))
+
+    def _box_grid(self) -> Grid:
+        """The scan's grid in the lungs' box, in voxels of the prepared grid."""
+        return self.grid.inverse(tuple(part.stop - part.start for part in self.box))
 
 
 def bounding_box(mask: np.ndarray, margin: int) -> tuple[slice, ...]:
@@ -126,7 +128,7 @@ def prepare(
         size = wanted
     grid = Grid(start, step, size)
     crop = np.clip(turned_hu[box], LOWEST_HU, window.high_hu).astype(np.float32)
-    lung_mask = resample(turned_lungs[box].astype(np.uint8) * np.uint8(200), grid) >= 100
+    lung_mask = resample_mask(turned_lungs[box], grid)
     volume_hu = resample(crop, grid, outside=LOWEST_HU)
     fluid = estimate_fluid(volume_hu, lung_mask, config)
     volume_hu = np.maximum(take_fluid(volume_hu, fluid), LOWEST_HU, dtype=np.float32)
