@@ -61,7 +61,9 @@ class Prepared:
             array: (z, y, x) on the prepared grid, any numeric type.
             nearest: For whole numbers that must not be averaged.
         """
-        return resample(array, self._box_grid(), nearest)
+        return resample(
+            array, self.grid.inverse(tuple(part.stop - part.start for part in self.box)), nearest
+        )
 
     def restore(self, array: np.ndarray, nearest: bool = False) -> np.ndarray:
         """Bring a result back to the scan's own grid.
@@ -77,11 +79,7 @@ class Prepared:
 
     def restore_mask(self, mask: np.ndarray) -> np.ndarray:
         """A bool mask on the scan's grid: where its linear interpolation reaches one half."""
-        return self.embed(resample_mask(mask, self._box_grid()))
-
-    def _box_grid(self) -> Grid:
-        """The scan's grid in the lungs' box, in voxels of the prepared grid."""
-        return self.grid.inverse(tuple(part.stop - part.start for part in self.box))
+        return self.embed(self.regrid(mask.astype(np.uint8) * np.uint8(200)) >= 100)
 
 
 def bounding_box(mask: np.ndarray, margin: int) -> tuple[slice, ...]:
