@@ -1,4 +1,4 @@
-"""``normnet prepare``: normal CTs on the training grid, kept for many trainings."""
+"""``normnet prepare``: normal CTs on the training grid, stored for many trainings."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ import typer
 
 def prepare(
     inputs: Annotated[
-        list[Path], typer.Argument(help="Normal CTs, folders, or CSV lists.", show_default=False)
+        list[Path],
+        typer.Argument(
+            help="Normal CTs, folders of them, data sets, or CSV lists.", show_default=False
+        ),
     ],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder for the prepared cases, <case>.npz.")
     ],
     split: Annotated[
-        str | None, typer.Option(help="Split of a CSV list; else 'train' and unmarked.")
+        str | None,
+        typer.Option(help="Split of a CSV list; without it, 'train' and unmarked cases."),
     ] = None,
     leave_out: Annotated[
         list[str] | None, typer.Option(help="A case to leave out; repeatable.")
@@ -34,10 +38,10 @@ def prepare(
     config: Annotated[str, typer.Option(help="default, paper, or a TOML file.")] = "default",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> int:
-    """Find the lungs of normal CTs, bring them to the training grid and mark erroneous edges.
+    """Find the lungs of normal CTs, resample them to the training grid and mark erroneous edges.
 
-    Slices that a list marks as suspect are kept out of the training. What is up to date is not made
-    again.
+    Nothing is learned from slices that a list marks as suspect. A case that is up to date is not
+    prepared again.
     """
     from normnet.cli.devices import choose_device
     from normnet.cli.normals import find_cases, prepare_all, without_slices

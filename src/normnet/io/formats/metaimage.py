@@ -29,8 +29,8 @@ def read_metaimage(path: Path) -> Stored:
     """Read a MetaImage; detached data must lie beside its header.
 
     Raises:
-        InputError: Corrupt, truncated, text data, or data in another place.
-        GeometryError: Not 3-D, or axes that are no orientation.
+        InputError: Corrupt, truncated, text data, or data in another folder.
+        GeometryError: Not three-dimensional, or axes that are no orientation.
         ValueRangeError: Several channels or not a number type.
         ResourceError: Larger than the limits.
     """
@@ -60,7 +60,7 @@ def read_metaimage(path: Path) -> Stored:
 
 
 def _read_header(handle: Any, where: str) -> dict[str, str]:
-    """Fields up to and with ElementDataFile; the file is left at the first byte of local data."""
+    """Fields up to ElementDataFile; the file then stands at the first byte of local data."""
     fields: dict[str, str] = {}
     n_left = MAX_HEADER_BYTES
     while n_left > 0:
@@ -81,7 +81,7 @@ def _read_header(handle: Any, where: str) -> dict[str, str]:
 def _numbers(
     fields: dict[str, str], names: tuple[str, ...], n_wanted: int, where: str
 ) -> np.ndarray | None:
-    """The first of ``names`` that is there, as numbers; None if none is."""
+    """The numbers of the first of ``names`` that the header has; None if it has none of them."""
     name = next((name for name in names if name in fields), None)
     if name is None:
         return None

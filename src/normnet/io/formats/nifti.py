@@ -46,11 +46,11 @@ _CHUNK_BYTES = 2**22
 
 
 def read_nifti(path: Path) -> Stored:
-    """Read .nii or .nii.gz.
+    """Read a NIfTI file; the header is checked before the voxels are decoded.
 
     Raises:
-        InputError: Corrupt, truncated, or a .hdr/.img pair.
-        GeometryError: Not 3-D, or no usable orientation.
+        InputError: Corrupt, truncated, or a .hdr and .img pair.
+        GeometryError: Not three-dimensional, or no usable orientation.
         ValueRangeError: Colour or complex voxels, unusable scale factors.
         ResourceError: Larger than the limits.
     """
@@ -86,7 +86,7 @@ def write_image(
         path: Ends in ``.nii.gz``; an existing file is replaced.
         array: (z, y, x); bool, integer up to 32 bits, float32 or float64.
         geometry: Where it lies; stored as sform and qform.
-        slope: Readers give ``array * slope + intercept``.
+        slope: Readers return ``array * slope + intercept``.
         intercept: See ``slope``.
 
     Raises:
@@ -180,7 +180,7 @@ def _check_dtype(header: dict[str, Any], where: str) -> np.dtype:
 
 def _check_scale(header: dict[str, Any], where: str) -> tuple[float, float]:
     slope, intercept = header["slope"], header["intercept"]
-    if slope == 0:  # the standard's sign for "not scaled"
+    if slope == 0:  # by the standard: not scaled
         return 1.0, 0.0
     if not (math.isfinite(slope) and math.isfinite(intercept)):
         raise ValueRangeError(

@@ -42,8 +42,8 @@ def read_nrrd(path: Path) -> Stored:
     """Read an NRRD file; detached data must lie beside its header.
 
     Raises:
-        InputError: Corrupt, truncated, another encoding, or data in another place.
-        GeometryError: Not 3-D, or no orientation.
+        InputError: Corrupt, truncated, another encoding, or data in another folder.
+        GeometryError: Not three-dimensional, or no orientation.
         ValueRangeError: Not a number type.
         ResourceError: Larger than the limits.
     """
@@ -69,7 +69,7 @@ def read_nrrd(path: Path) -> Stored:
 
 
 def _read_header(handle: Any, where: str) -> dict[str, str]:
-    """Fields up to the blank line; the file is left at the first byte of data."""
+    """Fields up to the blank line; the file then stands at the first byte of data."""
     fields: dict[str, str] = {}
     handle.readline(16)
     n_left = MAX_HEADER_BYTES
