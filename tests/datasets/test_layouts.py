@@ -270,7 +270,7 @@ def test_a_data_set_is_one_module(tmp_path, monkeypatch):
     try:
         assert [dataset.name for dataset, _ in recognise(tmp_path / "data")] == ["toy"]
         assert [dataset.name for dataset in registry.with_role("normal")] == ["luna16", "toy"]
-        cases = normals.find_cases([tmp_path], None, [])
+        cases = normals.find_normals([tmp_path], None, [])
         assert [(case.case_id, case.excluded_slices) for case in cases] == [("a", {0}), ("b", {0})]
         assert list(registry.DATASETS)[-2:] == ["toy", "csv"]
     finally:

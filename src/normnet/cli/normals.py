@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from normnet.training.normals import Preparer
 
 
-def find_cases(inputs: list[Path], split: str | None, leave_out: Iterable[str]) -> list[Case]:
+def find_normals(inputs: list[Path], split: str | None, leave_out: Iterable[str]) -> list[Case]:
     """The normal CTs among the inputs.
 
     Args:
@@ -29,7 +29,7 @@ def find_cases(inputs: list[Path], split: str | None, leave_out: Iterable[str]) 
         InputError: If an input is missing, if no case has a name to leave out (NN-TRN-010), if no
             case is left (NN-TRN-011), or if two cases have one name (NN-TRN-012).
     """
-    from normnet.datasets.manifest import Case, read_manifest
+    from normnet.datasets.manifest import Case, read_cases
     from normnet.datasets.registry import find_roots, find_used, with_role
     from normnet.io.read import case_id_of, find_scans
 
@@ -37,7 +37,7 @@ def find_cases(inputs: list[Path], split: str | None, leave_out: Iterable[str]) 
     for path in inputs:
         if path.suffix.lower() == ".csv":
             wanted = {"", "train"} if split is None else {split}
-            listed = [case for case in read_manifest(path) if case.split in wanted]
+            listed = [case for case in read_cases(path) if case.split in wanted]
             cases += [case for case in listed if case.image.suffix != ".npz"]
         elif path.is_dir() and (found := find_roots(path, with_role("normal"))):
             # A data set knows which slices hold nodules.

@@ -44,14 +44,14 @@ def prepare(
     prepared again.
     """
     from normnet.cli.devices import choose_device
-    from normnet.cli.normals import find_cases, prepare_all, without_slices
+    from normnet.cli.normals import find_normals, prepare_all, without_slices
     from normnet.cli.texts import progress_bar, say
     from normnet.config import load_config
     from normnet.results.folder import check_output, locked
     from normnet.training.normals import Preparer
 
     settings = load_config(config)
-    cases = without_slices(find_cases(inputs, split, leave_out or []), exclude or [])
+    cases = without_slices(find_normals(inputs, split, leave_out or []), exclude or [])
     check_output(out, inputs)
     with locked(out), progress_bar() as bar:
         preparer = Preparer(out, settings, lung_model, reference_lungs, choose_device(device))

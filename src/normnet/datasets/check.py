@@ -28,7 +28,7 @@ from normnet.datasets.reading import read_lesions, read_lungs, read_scan
 from normnet.errors import GeometryError, InputError, NormNetError, ValueRangeError
 from normnet.scan import Scan
 
-WINDOW_HU = (-800.0, 100.0)  # of the method, Sec. IV-B2
+NEEDED_HU = (-800.0, 100.0)  # the window of the method, Sec. IV-B2
 BONE_HU = 300  # a CT without brighter voxels was clipped
 DARK_HU = -400  # aerated lung is darker, the chest wall brighter
 COARSE_MM = 3.0  # grid on which positions are compared; much finer than the chest wall
@@ -192,8 +192,8 @@ def _missing_masks(case: Case, expects: tuple[str, ...]) -> Iterator[NormNetErro
 def _check_window(scan: Scan, case: Case) -> list[str]:
     """Notes on clipped values; raises NN-DAT-019 if the values do not cover the method's window."""
     low, high = float(scan.volume_hu.min()), float(scan.volume_hu.max())
-    if low > WINDOW_HU[0] or high < WINDOW_HU[1]:
-        needed = f"the method needs {WINDOW_HU[0]:g} to {WINDOW_HU[1]:g} HU"
+    if low > NEEDED_HU[0] or high < NEEDED_HU[1]:
+        needed = f"the method needs {NEEDED_HU[0]:g} to {NEEDED_HU[1]:g} HU"
         raise ValueRangeError(
             "NN-DAT-019", f"clipped to {low:g} to {high:g} HU", _where(case, case.image), needed
         )

@@ -47,7 +47,7 @@ class Case:
     left_out: str = ""
 
 
-def read_manifest(path: Path) -> list[Case]:
+def read_cases(path: Path) -> list[Case]:
     """The cases of a CSV file whose CT exists, with the masks that exist.
 
     Raises:
@@ -58,7 +58,7 @@ def read_manifest(path: Path) -> list[Case]:
 
 
 def read_rows(path: Path) -> list[Case]:
-    """All cases of a CSV file, also those whose files are missing; raises as ``read_manifest``."""
+    """All cases of a CSV file, also those whose files are missing; raises as ``read_cases``."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))

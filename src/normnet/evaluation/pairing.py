@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from normnet.datasets.manifest import Case, read_manifest
+from normnet.datasets.manifest import Case, read_cases
 from normnet.datasets.registry import load
 from normnet.errors import InputError
 from normnet.io.read import case_id_of, has_image_suffix
@@ -38,7 +38,7 @@ def find_references(source: Path) -> list[Reference]:
     """Reference masks of a folder of masks, of a public data set or of a CSV list of cases."""
     if source.is_file():
         return [
-            Reference(case, True) for case in read_manifest(source) if case.lesion_mask is not None
+            Reference(case, True) for case in read_cases(source) if case.lesion_mask is not None
         ]
     _check_folder(source)
     images = _images(source)

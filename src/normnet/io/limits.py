@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from normnet.errors import ResourceError
+from normnet.errors import GeometryError, ResourceError
 
 MAX_SLICES = 5_000  # also the longest axis of any volume
 MAX_VOXELS = 2**29  # 1 GiB as int16; 2048 slices of 512 x 512
@@ -25,3 +25,13 @@ def check_size(shape: tuple[int, ...], where: str) -> None:
         raise ResourceError(
             "NN-RES-001", f"a volume of {size} voxels; {allowed}", where, "crop or resample it"
         )
+
+
+def check_thickness(shape: tuple[int, ...], where: str) -> None:
+    """Refuse a volume of a single slice, along any axis.
+
+    Raises:
+        GeometryError: NN-GEO-012.
+    """
+    if min(shape) < 2:
+        raise GeometryError("NN-GEO-012", "a single slice", where, "give the whole volume")

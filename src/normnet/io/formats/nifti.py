@@ -16,7 +16,7 @@ from normnet.errors import GeometryError, InputError, OutputError, ValueRangeErr
 from normnet.io.atomic import replacing
 from normnet.io.formats import ImageFormat
 from normnet.io.geometry import RAS_TO_LPS, axes_of, check_spacing, geometry_from_axes
-from normnet.io.limits import check_size
+from normnet.io.limits import check_size, check_thickness
 from normnet.io.payload import Inflated, read_payload, read_up_to
 from normnet.io.values import Stored
 from normnet.scan import Geometry
@@ -158,8 +158,7 @@ def _check_shape(dim: tuple[int, ...], where: str) -> tuple[int, int, int]:
             "NN-GEO-013", f"{n_axes} dimensions", where, "give one three-dimensional volume"
         )
     shape = (sizes[0], sizes[1], sizes[2])
-    if min(shape) < 2:
-        raise GeometryError("NN-GEO-012", "a single slice", where, "give the whole volume")
+    check_thickness(shape, where)
     check_size(shape, where)
     return shape
 

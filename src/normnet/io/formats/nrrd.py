@@ -12,7 +12,7 @@ import numpy as np
 from normnet.errors import GeometryError, InputError, ValueRangeError
 from normnet.io.formats import ImageFormat
 from normnet.io.geometry import geometry_from_axes
-from normnet.io.limits import MAX_HEADER_BYTES, check_size
+from normnet.io.limits import MAX_HEADER_BYTES, check_size, check_thickness
 from normnet.io.payload import Inflated, local_data_file, read_payload, read_up_to
 from normnet.io.values import Stored
 from normnet.scan import Geometry
@@ -109,8 +109,7 @@ def _shape(fields: dict[str, str], where: str) -> tuple[int, int, int]:
         )
     shape = (int(sizes[0]), int(sizes[1]), int(sizes[2]))
     check_size(shape, where)
-    if min(shape) < 2:
-        raise GeometryError("NN-GEO-012", "a single slice", where, "give the whole volume")
+    check_thickness(shape, where)
     return shape
 
 
