@@ -51,8 +51,8 @@ def find_normals(inputs: list[Path], split: str | None, leave_out: Iterable[str]
             raise InputError(
                 "NN-TRN-010", f"no case '{name}' to leave out", "--leave-out", "check its name"
             )
-    kept = [case for case in cases if case.case_id not in set(leave_out)]
-    if not kept:
+    remaining = [case for case in cases if case.case_id not in set(leave_out)]
+    if not remaining:
         raise InputError(
             "NN-TRN-011",
             "no normal CT to learn from",
@@ -67,7 +67,7 @@ def find_normals(inputs: list[Path], split: str | None, leave_out: Iterable[str]
             "the inputs",
             "rename one of them",
         )
-    return kept
+    return remaining
 
 
 def without_slices(cases: list[Case], ranges: list[str]) -> list[Case]:
