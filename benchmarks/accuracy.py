@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 import normnet
-from normnet.datasets.manifest import Case, read_manifest
+from normnet.datasets.manifest import Case, read_cases
 from normnet.evaluation.metrics import compute_bright_auc, compute_overlap
 from normnet.io.masks import read_mask
 from normnet.postprocessing import postprocess
@@ -125,7 +125,7 @@ def main() -> None:
         infected = {
             row["case_id"]: row.get("infected_slices") or "" for row in csv.DictReader(file)
         }
-    for case in read_manifest(options.manifest):
+    for case in read_cases(options.manifest):
         wanted = not options.split or case.split in options.split
         if (
             wanted

@@ -20,7 +20,7 @@ from scipy.ndimage import gaussian_filter
 from torch.nn.functional import avg_pool3d
 
 import normnet
-from normnet.datasets.manifest import read_manifest
+from normnet.datasets.manifest import read_cases
 from normnet.errors import NormNetError
 from normnet.evaluation.metrics import compute_overlap
 from normnet.io.masks import read_mask
@@ -79,7 +79,7 @@ def main() -> None:
     model = normnet.load_model()
     print("| case | variant | lungs | marked | change of volume | DSC | precision | sensitivity |")
     print("|---|---|---|---|---|---|---|---|")
-    for case in read_manifest(options.manifest):
+    for case in read_cases(options.manifest):
         if case.case_id not in options.case:
             continue
         scan = normnet.read_ct(case.image)

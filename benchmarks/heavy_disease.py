@@ -18,7 +18,7 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 import normnet
-from normnet.datasets.manifest import read_manifest
+from normnet.datasets.manifest import read_cases
 from normnet.errors import NormNetError
 from normnet.evaluation.metrics import compute_overlap
 from normnet.io.masks import read_mask
@@ -95,7 +95,7 @@ def main() -> None:
     print(
         "| case | disease | Dice of the lungs | disease inside them | marked | precision |\n|---|---|---|---|---|---|"
     )
-    for case in read_manifest(options.manifest):
+    for case in read_cases(options.manifest):
         if case.case_id not in options.case:
             continue
         scan = normnet.read_ct(case.image)

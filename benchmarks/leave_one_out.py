@@ -18,7 +18,7 @@ import numpy as np
 
 import normnet
 from normnet.config import Config, PostprocessingConfig
-from normnet.datasets.manifest import Case, read_manifest
+from normnet.datasets.manifest import Case, read_cases
 from normnet.evaluation.metrics import compute_overlap
 from normnet.inference.lesions import predict_lesions
 from normnet.inference.voting import predict_normal
@@ -96,7 +96,7 @@ def main() -> None:
     model = normnet.load_model()
     cases = [
         case
-        for case in read_manifest(options.manifest)
+        for case in read_cases(options.manifest)
         if case.split == options.split and case.lesion_mask
     ]
     measured = [measure(case, model, model.config) for case in cases]

@@ -236,7 +236,7 @@ def compare(first: Path, second: Path, lungs: Path) -> tuple[float, list[float],
     """DSC of two lesion masks, the millilitres of each, and the box of the lungs."""
     import numpy as np
 
-    from normnet.io.images import read_stored
+    from normnet.io.read import read_stored
     from normnet.preparation.prepare import bounding_box
 
     masks = [np.asarray(read_stored(path).voxels) > 0 for path in (first, second)]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from normnet.io.images import write_image
+from normnet.io.formats.nifti import write_image
 from normnet.scan import Geometry, Scan
 
 AIR_HU, LUNG_HU, TISSUE_HU, BONE_HU = -1000, -850, 40, 400

@@ -31,7 +31,7 @@ from normnet.pipeline import (
 from normnet.postprocessing import Boundary, LesionSteps
 from normnet.preparation.breath import add_fluid
 from normnet.preparation.prepare import prepare
-from normnet.preparation.resample import resample
+from normnet.preparation.resample import resample_mask
 from normnet.quantification import quantify
 from normnet.scan import Geometry, Scan
 from tests.phantoms import Phantom, reorient, thorax_phantom
@@ -421,7 +421,7 @@ def test_lungs_are_wider_beside_a_lesion_alone():
     lesion[8:16, 12:20, 16:20] = 1
     config = Config().model_copy(update={"postprocessing": PostprocessingConfig(lungs_vox=4)})
     prepared = prepare(scan, lungs, config.preparation, config.window)
-    on_grid = resample(prepared.cut(lesion) * np.uint8(200), prepared.grid) >= 100
+    on_grid = resample_mask(prepared.cut(lesion), prepared.grid)
     wider = widen_lungs(scan, lungs, possible, prepared, on_grid, config)
     np.testing.assert_array_equal(wider[lungs > 0], lungs[lungs > 0])
     assert wider[12, 16, 20:26].tolist() == [2, 2, 2, 2, 0, 0]

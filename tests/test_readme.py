@@ -13,7 +13,7 @@ import normnet
 from normnet.cli.main import app, main
 from normnet.config import Config, NetworkConfig, load_config
 from normnet.errors import NormNetError
-from normnet.io.images import write_image
+from normnet.io.formats.nifti import write_image
 from normnet.results.schema import FILES, RESULT
 from tests.experiments.conftest import SCALE
 from tests.phantoms import thorax_phantom, write_dicom, write_nifti

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 
 from normnet.cli.main import main
-from normnet.datasets.manifest import Case, read_manifest
+from normnet.datasets.manifest import Case, read_cases
 from normnet.evaluation.metrics import compute_overlap
-from normnet.io.images import read_stored
 from normnet.io.masks import read_mask
-from normnet.io.read import read_ct
+from normnet.io.read import read_ct, read_stored
 from normnet.pipeline import segment
 from normnet.results.schema import RESULT
 
@@ -28,7 +27,7 @@ BRIGHT_HU = -500
 
 @pytest.fixture(scope="module")
 def cases() -> dict[str, Case]:
-    return {case.case_id: case for case in read_manifest(Path(DATA) / "cases.csv")}
+    return {case.case_id: case for case in read_cases(Path(DATA) / "cases.csv")}
 
 
 def test_better_than_a_threshold(cases, shipped_model):

@@ -1,4 +1,4 @@
-"""A CT scan in memory: HU on the grid of its file, and where that grid lies in the patient."""
+"""A CT scan in memory: HU on the grid of its file, and the place of that grid in the patient."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ import numpy as np
 # Patient axes: L, P, S are +x, +y, +z of DICOM; in (z, y, x) order.
 _IDENTITY = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 
-Triple = tuple[float, ...]  # always three, z y x
+Triple = tuple[float, ...]  # always three values: z, y, x
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where a (z, y, x) array lies in the patient, all in (z, y, x) order, LPS+ world (DICOM, ITK).
+    """Where a (z, y, x) array lies in the patient.
+
+    All values are in (z, y, x) order. World positions are LPS+ as in DICOM and ITK.
 
     Attributes:
         spacing_mm: Distance between voxel centres along each array axis.
-        origin_mm: World position (z, y, x) of voxel [0, 0, 0].
-        direction: ``direction[i][j]``: component along world axis i (z, y, x) of a step along array
+        origin_mm: World position of voxel [0, 0, 0].
+        direction: ``direction[i][j]`` is the component along world axis i of a step along array
             axis j.
     """
 
@@ -29,7 +31,7 @@ class Geometry:
 
     @property
     def affine(self) -> np.ndarray:
-        """(4, 4) float64, index (z, y, x, 1) to world (z, y, x, 1) in mm."""
+        """(4, 4) float64: from index (z, y, x, 1) to world position (z, y, x, 1) in mm."""
         matrix = np.eye(4)
         matrix[:3, :3] = np.asarray(self.direction) * np.asarray(self.spacing_mm)
         matrix[:3, 3] = self.origin_mm
@@ -41,7 +43,7 @@ class Geometry:
         return float(np.prod(self.spacing_mm)) / 1000.0
 
     def moved_to(self, index_zyx: Triple) -> Geometry:
-        """The same axes with the origin at the given (possibly fractional) voxel index."""
+        """The same axes with the origin at a voxel index, which may be fractional."""
         origin = self.affine @ np.array([*index_zyx, 1.0])
         return replace(self, origin_mm=tuple(float(v) for v in origin[:3]))
 
@@ -53,7 +55,7 @@ class Scan:
     Attributes:
         volume_hu: (z, y, x) int16 or float32, Hounsfield units, in the order the file stores it.
         geometry: Where the array lies in the patient.
-        case_id: Name of the input as the user gave it (file or folder name), never a DICOM tag.
+        case_id: Name of the input file or folder as the user named it, never a DICOM tag.
         warnings: What the reader noticed and accepted, one line each.
     """
 

@@ -59,7 +59,7 @@ def tiny_models(tmp_path_factory):
 @pytest.fixture
 def scans(tmp_path):
     """A folder of two CTs and a lesion mask, and one DICOM series beside it."""
-    from normnet.io.images import write_image
+    from normnet.io.formats.nifti import write_image
     from tests.phantoms import thorax_phantom, write_dicom, write_nifti
 
     folder = tmp_path / "scans"

@@ -15,9 +15,8 @@ import pytest
 import normnet
 from normnet.cli.main import main
 from normnet.errors import GeometryError
-from normnet.io.images import read_stored
 from normnet.io.output_folder import locked
-from normnet.io.read import read_ct
+from normnet.io.read import read_ct, read_stored
 from normnet.results.schema import FILES, RESULT
 
 COMMANDS = [
@@ -213,7 +212,7 @@ def test_no_lung_is_told(segment, scans, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("labels", [1, 2])
 def test_lungs_of_the_user(segment, scans, tmp_path, labels):
-    from normnet.io.images import write_image
+    from normnet.io.formats.nifti import write_image
     from normnet.io.masks import read_labels
     from tests.phantoms import phantom_lungs
 
@@ -230,7 +229,7 @@ def test_lungs_of_the_user(segment, scans, tmp_path, labels):
 def test_lungs_need_one_scan_of_their_grid(segment, scans, tmp_path, capsys):
     assert segment(scans, "--lungs", tmp_path / "a_lungs.nii.gz") == 2
     assert "NN-CLI-002" in capsys.readouterr().err
-    from normnet.io.images import write_image
+    from normnet.io.formats.nifti import write_image
     from normnet.scan import Geometry
 
     write_image(tmp_path / "small.nii.gz", np.ones((4, 4, 4), bool), Geometry())

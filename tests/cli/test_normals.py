@@ -56,11 +56,11 @@ def test_excluded_slices_are_not_usable(scans, tiny_models, tmp_path, capsys):
 
 def test_luna16_brings_its_nodules(tmp_path):
     """A nodule of 12 mm on slices 5 mm apart."""
-    from normnet.cli.normals import find_cases
+    from normnet.cli.normals import find_normals
 
     first = trees.chest().scan.geometry.origin_mm[0]
     root = trees.luna16(tmp_path / "luna", f"{trees.SERIES}1,0,0,{first + 50},12\n")
-    cases = find_cases([tmp_path], None, [])
+    cases = find_normals([tmp_path], None, [])
     assert [(case.case_id, sorted(case.excluded_slices)) for case in cases] == [
         (f"{trees.SERIES}0", []),
         (f"{trees.SERIES}1", [9, 10, 11]),

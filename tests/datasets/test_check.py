@@ -1,4 +1,4 @@
-"""Every finding of ``normnet datasets check``: a sound miniature gives none, each fault gives its own."""
+"""``normnet datasets check``: a sound miniature has no finding, each fault has its own."""
 
 from __future__ import annotations
 
@@ -312,7 +312,10 @@ def test_usage(arguments, capsys):
 
 
 def test_help_imports_nothing_heavy():
-    code = "import sys, normnet.cli.main as m; m.main(['datasets', '--help']); print(*sys.modules, file=sys.stderr)"
+    code = (
+        "import sys, normnet.cli.main as m; m.main(['datasets', '--help']); "
+        "print(*sys.modules, file=sys.stderr)"
+    )
     modules = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stderr.split()

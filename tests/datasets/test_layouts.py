@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 
+from normnet.cli import normals
+from normnet.datasets import layouts, registry
+from normnet.datasets.dataset import Role
 from normnet.datasets.reading import read_lesions, read_lungs, read_scan
 from normnet.datasets.registry import DATASETS, load, recognise
 from normnet.errors import ConfigError, InputError
@@ -32,7 +37,7 @@ def test_a_layout_is_recognised(name, tmp_path):
 
 @pytest.mark.parametrize("name", TREES)
 def test_ct_and_masks_read_back(name, tmp_path):
-    """What the layout calls lungs and lesions are those of the phantom, in HU that the method can use."""
+    """Lungs and lesions of the layout are those of the phantom; the CT is in HU."""
     root = TREES[name](tmp_path)
     for case in load(root):
         scan = read_scan(case)
@@ -53,7 +58,7 @@ def test_every_known_set_has_a_miniature():
 
 
 def test_luna16(tmp_path):
-    """A nodule of 10 mm around slice 16: two slices on either side; another CT's nodule counts for that one alone."""
+    """A nodule of 10 mm around slice 16 reaches two slices on either side, of its own CT only."""
     z = float(chest().scan.geometry.origin_mm[0])
     rows = [
         f"{SERIES}0,1,2,{z + 16 * 5},20.0",
@@ -160,7 +165,7 @@ def test_mosmed(tmp_path):
 
 
 def test_nsclc(tmp_path):
-    """The CT, not the contours beside it; the first reviewer's mask; patients without one are left out."""
+    """The CT, not the contours; the first reviewer's mask; without a mask a patient is left out."""
     one, two = found_in(trees.nsclc(tmp_path), "nsclc")
     assert (one.image.name, two.image.name) == ("0.000000-NA-1", "0.000000-NA-1")
     assert one.lung_mask.name == "LUNG1-001_thor_cav_primary_reviewer.nii.gz"
@@ -217,6 +222,69 @@ def test_an_unknown_name(tmp_path):
         recognise(tmp_path, "imagenet")
     assert caught.value.code == "NN-DAT-010"
     assert "luna16" in caught.value.todo
+
+
+TOY = '''
+"""Toy data set: one folder of normal CTs; the first slice of each shows a finding."""
+
+from normnet.datasets.dataset import Dataset, images_of
+from normnet.datasets.manifest import Case
+
+
+def find_cases(root):
+    images = images_of(root / "toy_cts")
+    return [
+        Case(name, path, excluded_slices=frozenset({0}), left_out="odd" if name == "c" else "")
+        for name, path in images.items()
+    ]
+
+
+DATASET = Dataset(
+    name="toy",
+    label="Toy",
+    title="A toy",
+    role="normal",
+    n_volumes=3,
+    table1="",
+    use="-",
+    licence="-",
+    source="-",
+    layout=("toy_cts/a.nii.gz",),
+    markers=("toy_cts",),
+    expects=(),
+    find=find_cases,
+)
+'''
+
+
+def test_a_data_set_is_one_module(tmp_path, monkeypatch):
+    """Its role alone makes ``prepare`` take it, with what it knows of its cases."""
+    (tmp_path / "plugin").mkdir()
+    (tmp_path / "plugin" / "toy_set.py").write_text(TOY)
+    for name in "abc":
+        trees.store_ct(tmp_path / "data" / "toy_cts" / f"{name}.nii.gz")
+    with pytest.raises(InputError, match="NN-DAT-011"):
+        recognise(tmp_path / "data")
+    monkeypatch.setattr(layouts, "__path__", [*layouts.__path__, str(tmp_path / "plugin")])
+    monkeypatch.setattr(registry, "DATASETS", registry.known_datasets())
+    try:
+        assert [dataset.name for dataset, _ in recognise(tmp_path / "data")] == ["toy"]
+        assert [dataset.name for dataset in registry.with_role("normal")] == ["luna16", "toy"]
+        cases = normals.find_normals([tmp_path], None, [])
+        assert [(case.case_id, case.excluded_slices) for case in cases] == [("a", {0}), ("b", {0})]
+        assert list(registry.DATASETS)[-2:] == ["toy", "csv"]
+    finally:
+        sys.modules.pop("normnet.datasets.layouts.toy_set", None)
+
+
+def test_roles():
+    """As the paper uses the sets; a list tells the role of every case itself."""
+    roles = {role: [one.name for one in registry.with_role(role)] for role in get_args(Role)}
+    assert roles == {
+        "normal": ["luna16"],
+        "lesions": ["coronacases", "radiopaedia", "uestc"],
+        "lungs": ["nsclc", "structseg", "msd-lung"],
+    }
 
 
 def test_the_page_names_what_is_known():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from normnet.io.images import write_image
+from normnet.io.formats.nifti import write_image
 from normnet.scan import Geometry, Scan
 from tests.phantoms import TISSUE_HU, Phantom, thorax_phantom, write_dicom
 
@@ -18,7 +18,7 @@ SERIES = "1.3.6.1.4.1.14519.5.2.1.6279.6001.1"
 
 @cache
 def chest() -> Phantom:
-    """A heart on the left in front and a high left diaphragm, so that every mirrored mask lies elsewhere."""
+    """A heart on the left in front and a high left diaphragm: no mirrored mask fits."""
     phantom = thorax_phantom(SHAPE, SPACING_MM, vessels=False)
     blocked = np.zeros(SHAPE, bool)
     blocked[:14, :, 32:] = True
@@ -157,7 +157,9 @@ def csv(root: Path) -> Path:
     store(root / "one/lungs.nii.gz", chest().lung_mask)
     store(root / "one/lesions.nii.gz", chest().lesion_mask)
     (root / "cases.csv").write_text(
-        "case_id,folder,file,lung_mask,lesion_mask\na,one,ct.nii.gz,lungs.nii.gz,lesions.nii.gz\nb,one,ct.nii.gz,,\n"
+        "case_id,folder,file,lung_mask,lesion_mask\n"
+        "a,one,ct.nii.gz,lungs.nii.gz,lesions.nii.gz\n"
+        "b,one,ct.nii.gz,,\n"
     )
     return root
 

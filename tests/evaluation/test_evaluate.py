@@ -13,7 +13,7 @@ from normnet.evaluation.evaluate import COLUMNS, compare, evaluate_folder
 from normnet.evaluation.pairing import pair_names
 from normnet.evaluation.statistics import bootstrap_mean
 from normnet.evaluation.tables import to_csv, to_slices_csv
-from normnet.io.images import write_image
+from normnet.io.formats.nifti import write_image
 from normnet.scan import Geometry
 from tests.datasets import trees
 

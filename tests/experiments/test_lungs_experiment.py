@@ -12,7 +12,7 @@ from normnet.errors import InputError, ValueRangeError
 from normnet.experiments import lungs
 from normnet.experiments.bench import Bench, Interrupted, find_data
 from normnet.experiments.catalogue import find_experiment, load_scale
-from normnet.io.images import write_image
+from normnet.io.formats.nifti import write_image
 from normnet.training.lungs import segmenter
 from tests.datasets import trees
 from tests.phantoms import thorax_phantom, write_nifti

@@ -97,7 +97,7 @@ def test_stopped_in_the_middle_it_goes_on(bench, scale, data, tmp_path):
 
 
 def test_a_changed_mask_is_scored_anew(bench, scale, data, tmp_path):
-    from normnet.io.images import write_image
+    from normnet.io.formats.nifti import write_image
     from normnet.io.read import read_ct
 
     list(run_rows(list(ROWS[:1]), scale, bench))

@@ -200,7 +200,10 @@ def test_a_decoder_may_crash_or_hang(crash, scan, tmp_path, monkeypatch):
             )
 
     folder = phantoms.write_dicom(scan, tmp_path / "ct", store)
-    spoil = f"import normnet.io.dicom.worker as worker, os, time; worker._decode = lambda path: {crash}; "
+    spoil = (
+        "import normnet.io.dicom.worker as worker, os, time; "
+        f"worker._decode = lambda path: {crash}; "
+    )
     worker = pixels._WORKER.replace("from normnet", spoil + "from normnet")
     monkeypatch.setattr(pixels, "_WORKER", worker)
     monkeypatch.setattr(pixels, "MAX_SECONDS", 3.0)

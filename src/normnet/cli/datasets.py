@@ -1,4 +1,4 @@
-"""``normnet datasets``: the paper's data sets, and whether a folder holds one of them."""
+"""``normnet datasets``: the known data sets, and the check of a copy of one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from normnet.cli.texts import Bar
     from normnet.datasets.check import Report
 
 
@@ -22,21 +23,21 @@ class Action(StrEnum):
 def datasets(
     action: Annotated[
         Action,
-        typer.Argument(help="'list' what is known, or 'check' a folder.", show_default=False),
+        typer.Argument(help="'list' the data sets, or 'check' a folder.", show_default=False),
     ],
     path: Annotated[
         Path | None,
         typer.Argument(help="Folder or CSV list of cases to check.", show_default=False),
     ] = None,
     kind: Annotated[
-        str | None, typer.Option(help="Name in the list, where the folder does not tell.")
+        str | None, typer.Option(help="Name in the list, to look for this data set only.")
     ] = None,
 ) -> int:
-    """The data sets of the paper: where to get them, how they lie on disk, and what is wrong with a copy.
+    """List the data sets of the paper and where to get them, or check a copy of one.
 
-    'check' recognises the layout, reads every CT and mask, and says in a line each what is missing
-    or odd and what to do. It ends with 0 if every case that the paper uses is usable, with 9 if
-    only some are.
+    'check' recognises the layout and reads every CT and mask. It prints one line for everything
+    that is missing or odd, and says what to do. It ends with 0 if all cases that the paper uses are
+    usable, with 9 if only some are.
     """
     if action is Action.LIST:
         if path is not None or kind is not None:
@@ -72,7 +73,8 @@ def _print_list() -> None:
     console = Console()
     (console if console.is_terminal else Console(width=160)).print(table)
     say(
-        "Not read: COVID-CT, SIRM-COVID, SIRM-Seg and BIMCV of Table I; single images, or graded without lesion masks."
+        "Not read: COVID-CT, SIRM-COVID, SIRM-Seg and BIMCV of Table I; "
+        "single images, or graded without lesion masks."
     )
     say("How each lies on disk: docs/datasets.md")
 
@@ -85,11 +87,11 @@ def _check(path: Path, kind: str | None) -> int:
     codes = []
     for dataset, root in recognise(path, kind):
         with progress_bar() as bar:
-            report = check_dataset(
-                dataset,
-                root,
-                lambda name, n, of, bar=bar: bar(f"{name}: checking", n, of),  # type: ignore[misc]
-            )
+
+            def show(name: str, n: int, n_cases: int, bar: Bar = bar) -> None:
+                bar(f"{name}: checking", n, n_cases)
+
+            report = check_dataset(dataset, root, show)
         _print_report(report)
         codes.append(report.exit_code)
     return codes[0] if len(set(codes)) == 1 else 9

@@ -1,4 +1,4 @@
-"""Normal CTs for training, from files, folders or CSV lists."""
+"""Normal CTs for training, from files, folders, data sets or CSV lists."""
 
 from __future__ import annotations
 
@@ -16,32 +16,33 @@ if TYPE_CHECKING:
     from normnet.training.normals import Preparer
 
 
-def find_cases(inputs: list[Path], split: str | None, leave_out: Iterable[str]) -> list[Case]:
+def find_normals(inputs: list[Path], split: str | None, leave_out: Iterable[str]) -> list[Case]:
     """The normal CTs among the inputs.
 
     Args:
-        inputs: CTs, folders of them, LUNA16 as it is given out, or CSV lists of cases.
-        split: Of the cases in a list; None takes those marked ``train`` and those without a mark.
+        inputs: CTs, folders of CTs, data sets with the role ``normal``, or CSV lists of cases.
+        split: Which cases of a list to take; None takes those marked ``train`` and those without a
+            mark.
         leave_out: Names of cases to leave out.
 
     Raises:
-        InputError: If an input is missing, nothing is left, two cases have one name, or none has a
-            name to leave out.
+        InputError: If an input is missing, if no case has a name to leave out (NN-TRN-010), if no
+            case is left (NN-TRN-011), or if two cases have one name (NN-TRN-012).
     """
-    from normnet.datasets.manifest import Case, read_manifest
-    from normnet.datasets.registry import DATASETS, root_of
+    from normnet.datasets.manifest import Case, read_cases
+    from normnet.datasets.registry import find_roots, find_used, with_role
     from normnet.io.read import case_id_of, find_scans
 
     cases: list[Case] = []
     for path in inputs:
         if path.suffix.lower() == ".csv":
             wanted = {"", "train"} if split is None else {split}
-            listed = [case for case in read_manifest(path) if case.split in wanted]
+            listed = [case for case in read_cases(path) if case.split in wanted]
             cases += [case for case in listed if case.image.suffix != ".npz"]
-        elif (
-            root := root_of("luna16", path)
-        ) is not None:  # its list of nodules tells what not to learn
-            cases += DATASETS["luna16"].find(root)
+        elif path.is_dir() and (found := find_roots(path, with_role("normal"))):
+            # A data set knows which slices hold nodules.
+            for dataset, root in found:
+                cases += find_used(dataset, root)
         else:
             cases += [Case(case_id_of(scan), scan) for scan in find_scans([path])]
     names = [case.case_id for case in cases]
@@ -50,8 +51,8 @@ def find_cases(inputs: list[Path], split: str | None, leave_out: Iterable[str]) 
             raise InputError(
                 "NN-TRN-010", f"no case '{name}' to leave out", "--leave-out", "check its name"
             )
-    kept = [case for case in cases if case.case_id not in set(leave_out)]
-    if not kept:
+    remaining = [case for case in cases if case.case_id not in set(leave_out)]
+    if not remaining:
         raise InputError(
             "NN-TRN-011",
             "no normal CT to learn from",
@@ -66,19 +67,19 @@ def find_cases(inputs: list[Path], split: str | None, leave_out: Iterable[str]) 
             "the inputs",
             "rename one of them",
         )
-    return kept
+    return remaining
 
 
 def without_slices(cases: list[Case], ranges: list[str]) -> list[Case]:
-    """The cases with more slices excluded.
+    """The cases with further slices excluded.
 
     Args:
-        cases: As found.
-        ranges: ``CASE:FIRST-LAST``, slices counted from 0 as the file stores them, both ends
-            excluded.
+        cases: The cases.
+        ranges: Each ``CASE:FIRST-LAST``; slices are counted from 0 as the file stores them, and
+            both ends are excluded.
 
     Raises:
-        ConfigError: If a range is not of that form or names no case.
+        ConfigError: NN-CFG-013 if a range is not of that form or names no case.
     """
     names = {case.case_id for case in cases}
     more: dict[str, set[int]] = {}
@@ -91,7 +92,7 @@ def without_slices(cases: list[Case], ranges: list[str]) -> list[Case]:
                 "NN-CFG-013",
                 f"'{text}' is not CASE:FIRST-LAST of a given case",
                 "--exclude",
-                "mend it",
+                "correct it",
             )
         more.setdefault(name, set()).update(range(int(first), int(last) + 1))
     return [
@@ -103,7 +104,16 @@ def without_slices(cases: list[Case], ranges: list[str]) -> list[Case]:
 def prepare_all(
     cases: list[Case], preparer: Preparer, bar: Bar
 ) -> tuple[list[NormalCase], list[NormNetError]]:
-    """Prepare every case, a line each; a case that fails is told and left out."""
+    """Prepare every case and print one line per case; a case that fails is left out.
+
+    Args:
+        cases: The cases.
+        preparer: Prepares them.
+        bar: Shows the progress.
+
+    Returns:
+        The prepared cases, and the errors of the others.
+    """
     from normnet.cli.failures import as_named_error
     from normnet.cli.texts import say, warn
 

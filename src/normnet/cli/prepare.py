@@ -1,4 +1,4 @@
-"""``normnet prepare``: normal CTs on the training grid, kept for many trainings."""
+"""``normnet prepare``: normal CTs on the training grid, stored for many trainings."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ import typer
 
 def prepare(
     inputs: Annotated[
-        list[Path], typer.Argument(help="Normal CTs, folders, or CSV lists.", show_default=False)
+        list[Path],
+        typer.Argument(
+            help="Normal CTs, folders of them, data sets, or CSV lists.", show_default=False
+        ),
     ],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder for the prepared cases, <case>.npz.")
     ],
     split: Annotated[
-        str | None, typer.Option(help="Split of a CSV list; else 'train' and unmarked.")
+        str | None,
+        typer.Option(help="Split of a CSV list; without it, 'train' and unmarked cases."),
     ] = None,
     leave_out: Annotated[
         list[str] | None, typer.Option(help="A case to leave out; repeatable.")
@@ -34,20 +38,20 @@ def prepare(
     config: Annotated[str, typer.Option(help="default, paper, or a TOML file.")] = "default",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> int:
-    """Find the lungs of normal CTs, bring them to the training grid and mark erroneous edges.
+    """Find the lungs of normal CTs, resample them to the training grid and mark erroneous edges.
 
-    Slices that a list marks as suspect are kept out of the training. What is up to date is not made
-    again.
+    Nothing is learned from slices that a list marks as suspect. A case that is up to date is not
+    prepared again.
     """
     from normnet.cli.devices import choose_device
-    from normnet.cli.normals import find_cases, prepare_all, without_slices
+    from normnet.cli.normals import find_normals, prepare_all, without_slices
     from normnet.cli.texts import progress_bar, say
     from normnet.config import load_config
     from normnet.io.output_folder import check_output, locked
     from normnet.training.normals import Preparer
 
     settings = load_config(config)
-    cases = without_slices(find_cases(inputs, split, leave_out or []), exclude or [])
+    cases = without_slices(find_normals(inputs, split, leave_out or []), exclude or [])
     check_output(out, inputs)
     with locked(out), progress_bar() as bar:
         preparer = Preparer(out, settings, lung_model, reference_lungs, choose_device(device))

@@ -43,7 +43,10 @@ def segment(
     context: typer.Context,
     scans: Annotated[
         list[Path],
-        typer.Argument(help="CTs: DICOM folder, NIfTI, NRRD, MHA; or folders.", show_default=False),
+        typer.Argument(
+            help="CTs: DICOM folders, image files such as .nii.gz, or folders of these.",
+            show_default=False,
+        ),
     ],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder for the results, one folder per scan.")
@@ -212,7 +215,7 @@ def is_label_image(path: Path) -> bool:
     import numpy as np
 
     from normnet.errors import NormNetError
-    from normnet.io.images import read_stored
+    from normnet.io.read import read_stored
     from normnet.io.values import labels_of
 
     if path.is_dir() or not MASK_NAME.search(path.name):

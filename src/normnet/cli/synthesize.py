@@ -1,4 +1,4 @@
-"""``normnet synthesize``: a sheet of synthetic lesions in a normal CT."""
+"""``normnet synthesize``: a picture of synthetic lesions in a normal CT."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def synthesize(
     ct: Annotated[
         Path, typer.Argument(help="A normal CT, or a prepared case (.npz).", show_default=False)
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Picture to write, .png.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The picture, a .png file.")],
     seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same lesions.")] = 0,
     config: Annotated[str, typer.Option(help="default, paper, or a TOML file.")] = "default",
     lung_model: Annotated[

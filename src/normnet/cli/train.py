@@ -107,7 +107,7 @@ def load_normals(
     Raises:
         InputError: If a prepared case is damaged, a CT fails, or there is none.
     """
-    from normnet.cli.normals import find_cases, prepare_all
+    from normnet.cli.normals import find_normals, prepare_all
     from normnet.errors import InputError
     from normnet.preparation.cache import load_case
     from normnet.training.normals import Preparer
@@ -134,7 +134,7 @@ def load_normals(
             cases.append(case)
     if others:
         preparer = Preparer(cache, config, lung_model, False, device)
-        prepared, errors = prepare_all(find_cases(others, split, skipped), preparer, bar)
+        prepared, errors = prepare_all(find_normals(others, split, skipped), preparer, bar)
         if errors:
             raise errors[0]
         cases += prepared

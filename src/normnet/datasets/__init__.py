@@ -1,1 +1,4 @@
-"""Where the images and masks of a data set lie, one file each; ``registry`` knows them by name."""
+"""Data sets: where their CTs and masks lie, how a case is read, and the check of a copy.
+
+``layouts`` holds one file per data set; ``registry`` finds them by name, role or folder.
+"""

@@ -1,9 +1,15 @@
-"""What is wrong with a data set on disk, case by case: files, grids, values, and masks that lie elsewhere.
+"""What is wrong with a data set on disk, case by case: files, grids, values and place of the masks.
 
-Error ids: NN-DAT-010 unknown name, 011 unknown layout, 012 no CT, 013 CT missing, 014 mask missing, 015 mask empty,
-016 mask mirrored, 017 mask not on the lungs, 018 lesions not in the lungs, 019 window too narrow, 020 nothing that the
-paper uses, 021 and 022 nodules of LUNA16. What the readers refuse keeps their ids (``normnet.io``): NN-GEO-016 another
-grid, NN-VAL-007 no HU.
+Error ids::
+
+    NN-DAT 010 unknown name          011 unknown layout              012 no CT
+           013 CT missing            014 mask missing                015 mask empty
+           016 mask mirrored         017 mask not on the lungs       018 lesions not in the lungs
+           019 window too narrow     020 nothing that the paper uses
+           021, 022 nodules of LUNA16
+
+An error of a reader has the id of that reader (``normnet.io``): NN-GEO-016 another grid,
+NN-VAL-007 no HU.
 """
 
 from __future__ import annotations
@@ -22,14 +28,14 @@ from normnet.datasets.reading import read_lesions, read_lungs, read_scan
 from normnet.errors import GeometryError, InputError, NormNetError, ValueRangeError
 from normnet.scan import Scan
 
-WINDOW_HU = (-800.0, 100.0)  # of the method, Sec. IV-B2
-BONE_HU = 300  # a CT that ends below was clipped
+NEEDED_HU = (-800.0, 100.0)  # the window of the method, Sec. IV-B2
+BONE_HU = 300  # a CT without brighter voxels was clipped
 DARK_HU = -400  # aerated lung is darker, the chest wall brighter
-COARSE_MM = 3.0  # grid on which positions are compared; well below the chest wall
+COARSE_MM = 3.0  # grid on which positions are compared; much finer than the chest wall
 CLOSING_MM = 15.0  # bridges vessels and consolidations
 MIN_AIR_SHARE = 0.2  # of the mask's volume; with less air in the body its place cannot be judged
-# Eight real lung masks overlap with the dark lungs by 0.94 to 0.97 as stored and by 0.85 at most
-# mirrored.
+# Eight real lung masks overlap with the dark lungs by 0.94 to 0.97 as stored, and by at most 0.85
+# when they are mirrored.
 LEAST = {"lung_mask": 0.3, "lesion_mask": 0.5}
 GAIN = {"lung_mask": 0.1, "lesion_mask": 0.2}
 _NAMES = {"lung_mask": "lung mask", "lesion_mask": "lesion mask"}
@@ -44,11 +50,11 @@ class Report:
     """What was found in one data set.
 
     Attributes:
-        dataset: Which one.
-        root: Where.
-        cases: All of it.
+        dataset: The data set.
+        root: Its folder.
+        cases: All its cases.
         faults: What makes a case unusable, by case; cases without a fault are not in it.
-        notes: What is odd and can be lived with, a line each.
+        notes: What is odd but does no harm, one line each.
     """
 
     dataset: Dataset
@@ -69,7 +75,7 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """0 if every case that the paper uses is usable, 9 if some are, else that of the first fault."""
+        """0 if all cases that the paper uses are usable, 9 if some are, else that of a fault."""
         if not self.faults:
             return 0
         return 9 if self.n_usable else next(iter(self.faults.values()))[0].exit_code
@@ -83,12 +89,13 @@ def check_dataset(
     """Read every CT and mask that the paper uses and compare them.
 
     Args:
-        dataset: Its kind.
-        root: Its folder, as ``registry.recognise`` gives it.
-        progress: Called before each case with its name, its number and how many there are.
+        dataset: The data set.
+        root: Its folder, as ``registry.recognise`` returns it.
+        progress: Called before each case with its name, its number and the number of cases.
 
     Raises:
-        InputError: NN-DAT-012 if it holds no case at all; what ``dataset.find`` raises.
+        InputError: NN-DAT-012 if there is no case at all.
+        NormNetError: As ``dataset.find``.
     """
     cases = dataset.find(root)
     if not cases:
@@ -119,8 +126,8 @@ def check_case(case: Case, expects: tuple[str, ...] = ()) -> tuple[list[NormNetE
     """Faults and notes of one case.
 
     Args:
-        case: Its CT and masks are read.
-        expects: Masks it must have, ``lung_mask`` or ``lesion_mask``.
+        case: The case; its CT and masks are read.
+        expects: Masks that it must have: ``lung_mask``, ``lesion_mask``.
     """
     if not case.image.exists():
         error = InputError(
@@ -183,10 +190,10 @@ def _missing_masks(case: Case, expects: tuple[str, ...]) -> Iterator[NormNetErro
 
 
 def _check_window(scan: Scan, case: Case) -> list[str]:
-    """Notes on clipped values; raises NN-DAT-019 where the method's window is not covered."""
+    """Notes on clipped values; raises NN-DAT-019 if the values do not cover the method's window."""
     low, high = float(scan.volume_hu.min()), float(scan.volume_hu.max())
-    if low > WINDOW_HU[0] or high < WINDOW_HU[1]:
-        needed = f"the method needs {WINDOW_HU[0]:g} to {WINDOW_HU[1]:g} HU"
+    if low > NEEDED_HU[0] or high < NEEDED_HU[1]:
+        needed = f"the method needs {NEEDED_HU[0]:g} to {NEEDED_HU[1]:g} HU"
         raise ValueRangeError(
             "NN-DAT-019", f"clipped to {low:g} to {high:g} HU", _where(case, case.image), needed
         )
@@ -198,7 +205,10 @@ def _check_window(scan: Scan, case: Case) -> list[str]:
 
 
 def _misplaced(case: Case, scan: Scan, masks: dict[str, np.ndarray]) -> Iterator[NormNetError]:
-    """Masks that lie elsewhere than the lungs, on a coarse grid whose axes run along the patient's."""
+    """Masks that do not lie where the lungs are.
+
+    The masks are compared on a coarse grid whose axes run along those of the patient.
+    """
     turn = _coarse_and_turned(scan)
     air = _air_in_body(turn(scan.volume_hu) < DARK_HU)
     lungs = turn(masks["lung_mask"]) if "lung_mask" in masks else None
@@ -207,18 +217,15 @@ def _misplaced(case: Case, scan: Scan, masks: dict[str, np.ndarray]) -> Iterator
         fault = _judge(case, "lung_mask", lungs, lambda mask: _compute_dice(mask, air))
         if fault is not None:
             yield fault
-            return  # nothing to measure the lesions by
+            return  # the place of the lesions cannot be judged without lungs
     if lesions is None or not lesions.any():
         return
     if lungs is None:
         if not air.any():
             return
-        inside = (
-            ndimage.binary_closing(np.pad(air, 8), iterations=int(CLOSING_MM / COARSE_MM))[
-                8:-8, 8:-8, 8:-8
-            ]
-            | air
-        )
+        n_steps = int(CLOSING_MM / COARSE_MM)
+        closed = ndimage.binary_closing(np.pad(air, 8), iterations=n_steps)
+        inside = closed[8:-8, 8:-8, 8:-8] | air
     else:
         inside = lungs
     fault = _judge(
@@ -229,7 +236,11 @@ def _misplaced(case: Case, scan: Scan, masks: dict[str, np.ndarray]) -> Iterator
 
 
 def _judge(case: Case, name: str, mask: np.ndarray, score: Score) -> GeometryError | None:
-    """NN-DAT-016 if the mask scores far better mirrored, NN-DAT-017 or 018 if it scores badly either way."""
+    """The fault of a mask's place, or None.
+
+    NN-DAT-016 if the mask scores much better when it is mirrored; NN-DAT-017 (lungs) or 018
+    (lesions) if it scores badly in both ways.
+    """
     where = _where(case, getattr(case, name))
     now = score(mask)
     best, axes = max((score(np.flip(mask, axes)), axes) for axes in _FLIPS)
@@ -248,10 +259,12 @@ def _judge(case: Case, name: str, mask: np.ndarray, score: Score) -> GeometryErr
 
 
 def _coarse_and_turned(scan: Scan) -> Callable[[np.ndarray], np.ndarray]:
-    """How an array of the scan becomes a view of about ``COARSE_MM`` with its axes along z, y, x, either way round."""
-    axes = np.abs(np.asarray(scan.geometry.direction)).argmax(
-        axis=1
-    )  # array axis that runs along world z, y, x
+    """A function that returns a coarse view of an array of the scan, its axes along z, y, x.
+
+    The voxels of the view are about ``COARSE_MM`` apart. Its axes may run in both directions.
+    """
+    # The array axis that runs along world z, y, x.
+    axes = np.abs(np.asarray(scan.geometry.direction)).argmax(axis=1)
     picked = tuple(
         slice(None, None, max(1, round(COARSE_MM / scan.geometry.spacing_mm[axis])))
         for axis in axes
@@ -260,7 +273,10 @@ def _coarse_and_turned(scan: Scan) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _air_in_body(dark: np.ndarray) -> np.ndarray:
-    """(z, y, x) bool: dark voxels without those that reach the sides of the picture; lungs may reach its ends."""
+    """(z, y, x) bool: dark voxels that are not connected to a side of the picture.
+
+    Only the four sides within the slices count: lungs may reach the first and the last slice.
+    """
     parts, _ = ndimage.label(dark)
     sides = (parts[:, 0], parts[:, -1], parts[:, :, 0], parts[:, :, -1])
     outside = np.unique(np.concatenate([side.ravel() for side in sides]))
@@ -268,7 +284,7 @@ def _air_in_body(dark: np.ndarray) -> np.ndarray:
 
 
 def _compute_dice(mask: np.ndarray, air: np.ndarray) -> float:
-    """Overlap in the slices that the mask reaches: some masks hold only slices with lesions."""
+    """Dice in the slices where the mask is not empty: some masks cover only slices with lesions."""
     rows = mask.any(axis=(1, 2))
     total = mask.sum() + air[rows].sum()
     return float(2 * (mask & air).sum() / total) if total else 0.0
@@ -279,10 +295,8 @@ def _where(case: Case, path: Path) -> str:
 
 
 def _at(error: NormNetError, case: Case) -> NormNetError:
-    """The same error with the case named; equal file names lie in several folders."""
-    where = (
-        error.where
-        if case.case_id in error.where
-        else ", ".join(filter(None, (case.case_id, error.where)))
-    )
+    """The same error with the name of the case; several folders hold files of one name."""
+    where = error.where
+    if case.case_id not in where:
+        where = ", ".join(filter(None, (case.case_id, where)))
     return type(error)(error.code, error.found, where, error.todo)

@@ -1,36 +1,46 @@
-"""What is known of a public data set, and how its folders are listed."""
+"""What is known of a data set, and how the files of its folders are listed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from normnet.datasets.manifest import Case
-from normnet.io.read import IMAGE_SUFFIXES, case_id_of
+from normnet.io.read import case_id_of, has_image_suffix
+
+Role = Literal["normal", "lesions", "lungs"]
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A public data set; nothing is read before ``find`` is called.
+    """A data set; nothing is read before ``find`` is called.
 
     Attributes:
         name: On the command line.
+        label: In tables.
         title: What its authors call it.
-        n_volumes: CTs in it, as published; 0 where that is open.
-        table1: Its quantity in Table I of the paper; empty where the table does not list it.
-        use: In the paper.
-        licence: As far as it is known; ask the source before sharing anything.
+        role: What its CTs are for: ``normal`` to learn normal lungs from, ``lesions`` to test the
+            segmentation on, ``lungs`` to train the lung segmenter on. None if they are not used, or
+            if every case tells its own role.
+        n_volumes: Number of CTs in it, as published; 0 if it is open.
+        table1: Its quantity in Table I of the paper; empty if the table does not list it.
+        use: What the paper does with it.
+        licence: As far as it is known; ask the source before you share anything.
         source: Public page or DOI to get it from.
-        layout: Its folders, a line each.
-        markers: Globs below its root, any of which tells it from others.
+        layout: Its folders, one line each.
+        markers: Globs below its root; a folder with a match for any of them is this data set.
         expects: Masks that every case of it has: ``lung_mask``, ``lesion_mask``.
-        find: All cases below a root, also those that are left out or lack a file, in the order of
-            their names.
+        find: Returns all cases below a root in the order of their names, also those that are left
+            out and those that lack a file.
+        rank: Data sets with a lower rank are listed first.
     """
 
     name: str
+    label: str
     title: str
+    role: Role | None
     n_volumes: int
     table1: str
     use: str
@@ -40,10 +50,14 @@ class Dataset:
     markers: tuple[str, ...]
     expects: tuple[str, ...]
     find: Callable[[Path], list[Case]]
+    rank: int = 100
 
 
 def images_of(folder: Path) -> dict[str, Path]:
-    """Image files of a folder by name without suffix; empty without the folder. Hidden files are none."""
+    """Image files of a folder by their name without suffix, without hidden files.
+
+    The result is empty if there is no such folder.
+    """
     if not folder.is_dir():
         return {}
     files = [
@@ -51,9 +65,9 @@ def images_of(folder: Path) -> dict[str, Path]:
         for path in sorted(folder.iterdir())
         if path.is_file() and not path.name.startswith(".")
     ]
-    return {case_id_of(path): path for path in files if path.name.lower().endswith(IMAGE_SUFFIXES)}
+    return {case_id_of(path): path for path in files if has_image_suffix(path)}
 
 
 def image_or_expected(images: dict[str, Path], name: str, folder: Path) -> Path:
-    """The image of that name, or the file that should be there."""
+    """The image of that name, or the path where it should be."""
     return images.get(name, folder / f"{name}.nii.gz")

@@ -1,8 +1,8 @@
-"""One CT of a data set, and any set of CTs through a small CSV: one row a case.
+"""A case of a data set, and lists of cases as CSV files, one row per case.
 
-Columns: ``case_id``, ``folder`` and ``file`` (relative to the CSV), and, all optional, ``lung_mask``, ``lesion_mask``,
-``nodule_mask`` (files in the same folder), ``nodule_slices`` and ``suspect_slices`` (slice indices separated by ``;``),
-``split``, ``licence``.
+Columns of a list: ``case_id``, ``folder`` and ``file`` (relative to the CSV file). Optional
+columns: ``lung_mask``, ``lesion_mask``, ``nodule_mask`` (files in the same folder),
+``nodule_slices`` and ``suspect_slices`` (slice indices separated by ``;``), ``split``, ``licence``.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ class Case:
     Attributes:
         case_id: Its name.
         image: The CT.
-        lung_mask, lesion_mask, nodule_mask: Reference masks, where there are any.
-        excluded_slices: Slices of the file that are not to be learned from.
-        split: Such as ``train``.
+        lung_mask, lesion_mask, nodule_mask: Reference masks, None if there are none.
+        excluded_slices: Slices of the file from which nothing is learned.
+        split: Part of the data set, such as ``train``.
         licence: Of the CT.
-        lung_labels, lesion_labels: Labels of the mask that count; empty where all but 0 do.
-        window_hu: Where the CT is stored as 0 to 1 of this window instead of HU.
-        mask_follows_array: The masks lie on the array of the CT, whatever place in the world their
-            header says.
-        left_out: Why the paper does not use it; empty where it does.
+        lung_labels, lesion_labels: Labels of the mask that count; if empty, all except 0 count.
+        window_hu: If not None, the CT is stored as 0 to 1 of this window instead of HU.
+        mask_follows_array: The masks lie on the array of the CT, and the place in their header is
+            wrong.
+        left_out: Why the paper does not use the case; empty if it does.
     """
 
     case_id: str
@@ -47,17 +47,18 @@ class Case:
     left_out: str = ""
 
 
-def read_manifest(path: Path) -> list[Case]:
-    """All cases of a CSV whose ``file`` exists, with the masks that exist.
+def read_cases(path: Path) -> list[Case]:
+    """The cases of a CSV file whose CT exists, with the masks that exist.
 
     Raises:
-        InputError: If the CSV cannot be read or lacks ``case_id`` or ``file``.
+        InputError: NN-DAT-001 if the CSV file cannot be read, NN-DAT-002 if it has no column
+            ``case_id`` or ``file``.
     """
     return [_with_masks_there(case) for case in read_rows(path) if case.image.exists()]
 
 
 def read_rows(path: Path) -> list[Case]:
-    """All cases of a CSV as it is written, whether their files exist or not; raises as ``read_manifest``."""
+    """All cases of a CSV file, also those whose files are missing; raises as ``read_cases``."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))

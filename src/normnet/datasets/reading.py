@@ -1,4 +1,4 @@
-"""A case's CT and masks in memory: HU also where a data set stores a window, and only the labels that count."""
+"""CT and masks of a case: always in HU, and only with the labels that count."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import numpy as np
 
 from normnet.datasets.manifest import Case
 from normnet.errors import GeometryError
-from normnet.io.images import read_stored
 from normnet.io.masks import read_labels
-from normnet.io.read import read_ct
+from normnet.io.read import read_ct, read_stored
 from normnet.io.values import check_hu, labels_of, rescale
 from normnet.scan import Scan
 
@@ -20,8 +19,8 @@ _ROUNDING = 0.01  # of a window stored as 0..1
 def read_scan(case: Case) -> Scan:
     """The CT in HU.
 
-    Values of 0 to 1 are put back into the case's window; a copy that holds HU already is taken as
-    it is.
+    If the case has a window, values of 0 to 1 are converted to HU with it. A copy of such a CT that
+    is in HU already is not changed.
 
     Raises:
         NormNetError: As ``read_ct``.
@@ -39,17 +38,17 @@ def read_scan(case: Case) -> Scan:
 
 
 def read_lungs(case: Case, scan: Scan) -> np.ndarray | None:
-    """(z, y, x) bool on the grid of the scan, None without a mask; raises as ``read_labels``."""
-    return None if case.lung_mask is None else _read(case.lung_mask, case.lung_labels, case, scan)
+    """Lungs, (z, y, x) bool on the grid of the scan, or None; raises as ``read_labels``."""
+    if case.lung_mask is None:
+        return None
+    return _read(case.lung_mask, case.lung_labels, case, scan)
 
 
 def read_lesions(case: Case, scan: Scan) -> np.ndarray | None:
-    """(z, y, x) bool on the grid of the scan, None without a mask; raises as ``read_labels``."""
-    return (
-        None
-        if case.lesion_mask is None
-        else _read(case.lesion_mask, case.lesion_labels, case, scan)
-    )
+    """Lesions, (z, y, x) bool on the grid of the scan, or None; raises as ``read_labels``."""
+    if case.lesion_mask is None:
+        return None
+    return _read(case.lesion_mask, case.lesion_labels, case, scan)
 
 
 def _read(path: Path, wanted: frozenset[int], case: Case, scan: Scan) -> np.ndarray:
@@ -58,7 +57,7 @@ def _read(path: Path, wanted: frozenset[int], case: Case, scan: Scan) -> np.ndar
 
 
 def _on_array(path: Path, scan: Scan) -> np.ndarray:
-    """(z, y, x) labels voxel by voxel as stored."""
+    """(z, y, x) labels as they are stored, without a look at their place in the header."""
     labels = labels_of(read_stored(path), path.name)
     if labels.shape != scan.shape:
         shapes = [" x ".join(map(str, shape)) for shape in (labels.shape, scan.shape)]

@@ -2,39 +2,33 @@
 
 from __future__ import annotations
 
+import pkgutil
+from collections.abc import Iterable
+from importlib import import_module
 from pathlib import Path
 
-from normnet.datasets import (
-    coronacases,
-    luna16,
-    mosmed,
-    msd_lung,
-    nsclc,
-    radiopaedia,
-    structseg,
-    uestc,
-)
-from normnet.datasets.dataset import Dataset
-from normnet.datasets.manifest import Case, read_rows
+from normnet.datasets import layouts
+from normnet.datasets.dataset import Dataset, Role
+from normnet.datasets.manifest import Case
 from normnet.errors import ConfigError, InputError
 
-CSV = Dataset(
-    name="csv",
-    title="Any CTs in a CSV list of cases",
-    n_volumes=0,
-    table1="",
-    use="-",
-    licence="column licence",
-    source="columns: see normnet.datasets.manifest",
-    layout=("cases.csv", "<folder>/<file>, and masks beside it"),
-    markers=("cases.csv",),
-    expects=(),
-    find=lambda root: read_rows(root if root.is_file() else root / "cases.csv"),
-)
-DATASETS: dict[str, Dataset] = {
-    module.DATASET.name: module.DATASET
-    for module in (luna16, coronacases, radiopaedia, uestc, mosmed, nsclc, structseg, msd_lung)
-} | {CSV.name: CSV}
+
+def known_datasets() -> dict[str, Dataset]:
+    """The ``DATASET`` of every module in ``layouts`` by name, by rank."""
+    modules = [
+        import_module(f"{layouts.__name__}.{found.name}")
+        for found in pkgutil.iter_modules(layouts.__path__)
+    ]
+    known = sorted((module.DATASET for module in modules), key=lambda one: (one.rank, one.name))
+    return {dataset.name: dataset for dataset in known}
+
+
+DATASETS = known_datasets()
+
+
+def with_role(role: Role) -> list[Dataset]:
+    """The data sets of a role."""
+    return [dataset for dataset in DATASETS.values() if dataset.role == role]
 
 
 def recognise(path: Path, kind: str | None = None) -> list[tuple[Dataset, Path]]:
@@ -42,11 +36,10 @@ def recognise(path: Path, kind: str | None = None) -> list[tuple[Dataset, Path]]
 
     Args:
         path: A folder, or a CSV list of cases.
-        kind: Look for this one only.
+        kind: Name of the only data set to look for.
 
     Raises:
-        InputError: NN-FILE-001 if there is no such path, NN-DAT-011 if none of the layouts is
-            there.
+        InputError: NN-FILE-001 if there is no such path, NN-DAT-011 if it has none of the layouts.
         ConfigError: NN-DAT-010 if ``kind`` is not known.
     """
     if kind is not None and kind not in DATASETS:
@@ -57,11 +50,10 @@ def recognise(path: Path, kind: str | None = None) -> list[tuple[Dataset, Path]]
         raise InputError("NN-FILE-001", "no such file or folder", path.name, "check the path")
     wanted = list(DATASETS.values()) if kind is None else [DATASETS[kind]]
     if path.is_file():
-        found = [(CSV, path)] if CSV in wanted and path.suffix.lower() == ".csv" else []
+        csv = DATASETS["csv"]
+        found = [(csv, path)] if csv in wanted and path.suffix.lower() == ".csv" else []
     else:
-        places = _places(path)
-        roots = ((dataset, _root(dataset, places)) for dataset in wanted)
-        found = [(dataset, root) for dataset, root in roots if root is not None]
+        found = find_roots(path, wanted)
     if not found:
         layout = (
             f"the layout of {kind}: {'; '.join(DATASETS[kind].layout)}"
@@ -77,20 +69,25 @@ def recognise(path: Path, kind: str | None = None) -> list[tuple[Dataset, Path]]
     return found
 
 
+def find_roots(folder: Path, wanted: Iterable[Dataset]) -> list[tuple[Dataset, Path]]:
+    """Which of the wanted data sets lie in a folder or one level below it, each with its root."""
+    places = [folder, *sorted(below for below in folder.iterdir() if below.is_dir())]
+    roots = ((dataset, _root(dataset, places)) for dataset in wanted)
+    return [(dataset, root) for dataset, root in roots if root is not None]
+
+
+def find_used(dataset: Dataset, root: Path) -> list[Case]:
+    """The cases of a data set whose CT is there and that the paper uses.
+
+    Raises:
+        NormNetError: As ``dataset.find``.
+    """
+    return [case for case in dataset.find(root) if case.image.exists() and not case.left_out]
+
+
 def load(path: Path, kind: str | None = None) -> list[Case]:
-    """The cases in a folder whose CT is there and that the paper uses; raises as ``recognise``."""
-    cases = [case for dataset, root in recognise(path, kind) for case in dataset.find(root)]
-    return [case for case in cases if case.image.exists() and not case.left_out]
-
-
-def root_of(name: str, path: Path) -> Path | None:
-    """Root of the data set of that name in a folder or one level below it; None if it is not there."""
-    return _root(DATASETS[name], _places(path)) if path.is_dir() else None
-
-
-def _places(folder: Path) -> list[Path]:
-    """Where a data set's root may lie."""
-    return [folder, *sorted(below for below in folder.iterdir() if below.is_dir())]
+    """The used cases of all data sets in a folder; raises as ``recognise``."""
+    return [case for dataset, root in recognise(path, kind) for case in find_used(dataset, root)]
 
 
 def _root(dataset: Dataset, places: list[Path]) -> Path | None:

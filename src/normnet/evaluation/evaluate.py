@@ -24,8 +24,8 @@ from normnet.evaluation.pairing import Reference, find_predictions, find_referen
 from normnet.evaluation.statistics import Interval, Paired, bootstrap_mean, compare_paired
 from normnet.evaluation.surfaces import TOLERANCE_MM, SurfaceScores, compute_surface_scores
 from normnet.evaluation.volumes import Agreement, SliceAreas, compute_agreement, compute_slice_areas
-from normnet.io.images import read_stored
 from normnet.io.masks import read_labels
+from normnet.io.read import read_stored
 from normnet.io.values import labels_of
 from normnet.preparation.prepare import bounding_box
 from normnet.results.schema import read_result

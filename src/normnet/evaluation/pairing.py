@@ -6,10 +6,10 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from normnet.datasets.manifest import Case, read_manifest
+from normnet.datasets.manifest import Case, read_cases
 from normnet.datasets.registry import load
 from normnet.errors import InputError
-from normnet.io.read import IMAGE_SUFFIXES, case_id_of
+from normnet.io.read import case_id_of, has_image_suffix
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def find_references(source: Path) -> list[Reference]:
     """Reference masks of a folder of masks, of a public data set or of a CSV list of cases."""
     if source.is_file():
         return [
-            Reference(case, True) for case in read_manifest(source) if case.lesion_mask is not None
+            Reference(case, True) for case in read_cases(source) if case.lesion_mask is not None
         ]
     _check_folder(source)
     images = _images(source)
@@ -81,11 +81,7 @@ def _named_as_results(cases: list[Case]) -> list[Reference]:
 
 
 def _images(folder: Path) -> list[Path]:
-    return [
-        path
-        for path in sorted(folder.iterdir())
-        if path.is_file() and path.name.lower().endswith(IMAGE_SUFFIXES)
-    ]
+    return [path for path in sorted(folder.iterdir()) if path.is_file() and has_image_suffix(path)]
 
 
 def _before_lesion(path: Path) -> str:

@@ -42,8 +42,6 @@ from normnet.scan import Scan
 from normnet.training.member import train_member
 from normnet.training.normals import Preparer
 
-NORMAL_SETS = ("luna16",)
-
 
 class Interrupted(Exception):  # noqa: N818
     """The run was asked to stop; what is finished is kept."""
@@ -98,9 +96,9 @@ def find_data(paths: list[Path], leave_out: list[str]) -> Data:
                 if case.case_id in leave_out or case.left_out or not case.image.exists():
                     continue
                 with_lesions = case.lesion_mask is not None and case.lesion_mask.exists()
-                if dataset.name in NORMAL_SETS:
+                if dataset.role == "normal":
                     normals.append(case)
-                elif dataset.name in SETS and with_lesions:
+                elif dataset.role == "lesions" and with_lesions:
                     tests[dataset.name].append(case)
                 elif dataset.name == "csv" and with_lesions:
                     tests.setdefault(re.sub(r"[\W_]*\d*$", "", case.case_id), []).append(case)

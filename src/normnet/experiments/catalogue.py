@@ -15,9 +15,10 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from normnet.config import Config, Section, load_config, override
+from normnet.datasets.registry import with_role
 from normnet.errors import ConfigError
 
-SETS = {"coronacases": "Coronacases", "radiopaedia": "Radiopaedia", "uestc": "UESTC"}
+SETS = {dataset.name: dataset.label for dataset in with_role("lesions")}
 Reading = Literal["lesions", "no growing", "cap"]
 Kind = Literal["datasets", "scores", "search-postprocessing", "search-threshold", "lungs", "figure"]
 

@@ -19,7 +19,7 @@ from normnet import __version__
 from normnet.config import LungsConfig
 from normnet.datasets.manifest import Case
 from normnet.datasets.reading import read_lungs, read_scan
-from normnet.datasets.registry import DATASETS
+from normnet.datasets.registry import DATASETS, with_role
 from normnet.errors import InputError, ValueRangeError
 from normnet.evaluation.metrics import compute_overlap
 from normnet.experiments.bench import Bench, Interrupted, digest
@@ -33,7 +33,7 @@ from normnet.preparation.orient import Orientation
 from normnet.training.lungs import segmenter
 from normnet.training.lungs.slices import volume_slices
 
-LUNG_SETS = ("nsclc", "structseg", "msd-lung")
+LUNG_SETS = tuple(dataset.name for dataset in with_role("lungs"))
 PAPER = {"coronacases": "> 98", "radiopaedia": "> 98"}
 N_FOLDS = 5
 LUNG_ITERATIONS = {"paper": 3000}

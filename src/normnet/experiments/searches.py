@@ -25,7 +25,7 @@ from normnet.inference.voting import Votes
 from normnet.io.json_files import read_or_make
 from normnet.postprocessing import dilate, mean_filter
 from normnet.preparation.prepare import bounding_box
-from normnet.preparation.resample import resample
+from normnet.preparation.resample import resample_mask
 
 N_CASES = 3
 K_D = K_F = (5, 7, 9, 11)
@@ -233,10 +233,7 @@ def find_threshold_of_counts(counts: Iterable[Counts]) -> tuple[float, float]:
 def reference_on_grid(subject: Subject) -> np.ndarray:
     """(z, y, x) bool: the reference on the prepared grid, within the lungs' box."""
     prepared = subject.prepared
-    return (
-        resample(prepared.cut(subject.reference).astype(np.uint8) * np.uint8(200), prepared.grid)
-        >= 100
-    )
+    return resample_mask(prepared.cut(subject.reference), prepared.grid)
 
 
 def write_search(

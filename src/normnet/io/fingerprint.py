@@ -9,6 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from normnet.io.formats import is_detached_header
+
 
 def sha256_of(content: Path | bytes) -> str:
     """sha256 of a file's bytes, or of bytes in memory, in hexadecimal digits.
@@ -41,7 +43,7 @@ def fingerprint(path: Path) -> str:
     files = [path]
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file())
-    elif path.suffix.lower() in (".mhd", ".nhdr"):
+    elif is_detached_header(path):
         files = sorted(
             file
             for file in path.parent.glob("*")

@@ -1,4 +1,4 @@
-"""From the axes a file stores to a checked ``Geometry``, and back for writers."""
+"""From the axes that a file stores to a checked ``Geometry``, and back to axes for writers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
 
 
 def check_spacing(spacing_mm: np.ndarray, where: str) -> None:
-    """Refuse spacings no chest CT has.
+    """Refuse spacings that no chest CT has.
 
     Raises:
         GeometryError: NN-GEO-011 if zero, negative, not finite, or beyond the limits.
@@ -34,12 +34,11 @@ def check_spacing(spacing_mm: np.ndarray, where: str) -> None:
 
 
 def geometry_from_axes(axes_xyz: np.ndarray, origin_xyz: np.ndarray, where: str) -> Geometry:
-    """Geometry of an array whose fastest axis comes first in the file.
+    """Geometry of an array that a file stores with its fastest axis first.
 
     Args:
-        axes_xyz: (3, 3); column n is the step in mm, LPS+ (x, y, z), along the file's n-th axis
-            (fastest first).
-        origin_xyz: LPS+ position of the first voxel.
+        axes_xyz: (3, 3) in mm; column n is the step along the file's n-th axis, LPS+ (x, y, z).
+        origin_xyz: (3,) in mm; position of the first voxel, LPS+ (x, y, z).
         where: File name for messages.
 
     Raises:
@@ -70,7 +69,11 @@ def geometry_from_axes(axes_xyz: np.ndarray, origin_xyz: np.ndarray, where: str)
 
 
 def axes_of(geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
-    """Inverse of ``geometry_from_axes``: (3, 3) steps in mm as columns and the origin, both LPS+ (x, y, z)."""
+    """Inverse of ``geometry_from_axes``.
+
+    Returns:
+        (3, 3) steps in mm as columns, and the (3,) origin in mm; both LPS+ (x, y, z).
+    """
     affine = geometry.affine
     return affine[:3, :3][::-1, ::-1].copy(), affine[:3, 3][::-1].copy()
 

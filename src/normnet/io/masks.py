@@ -1,4 +1,4 @@
-"""Masks on the grid of a scan, however their file stores them."""
+"""Masks on the grid of a scan, in whatever orientation their file stores them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from normnet.errors import GeometryError
-from normnet.io.images import read_stored, write_image
+from normnet.io.formats.nifti import write_image
+from normnet.io.read import read_stored
 from normnet.io.values import labels_of
 from normnet.scan import Geometry, Scan
 
@@ -18,14 +19,15 @@ def read_labels(path: Path | str, like: Scan) -> np.ndarray:
     """Read a label image onto the grid of a scan; it may be stored in any orientation.
 
     Args:
-        path: NIfTI, NRRD or MetaImage file.
+        path: An image file of any format in ``io.formats``.
         like: The scan it belongs to.
 
     Returns:
         (z, y, x) uint8, the shape of ``like``.
 
     Raises:
-        GeometryError: NN-GEO-016 if the grids differ in more than the order of their axes.
+        GeometryError: NN-GEO-016 if the grids differ in more than the order and direction of their
+            axes.
         ValueRangeError: NN-VAL-009 if the values are not labels.
     """
     path = Path(path)
@@ -34,23 +36,24 @@ def read_labels(path: Path | str, like: Scan) -> np.ndarray:
 
 
 def read_mask(path: Path | str, like: Scan) -> np.ndarray:
-    """As ``read_labels``, with every label but 0 counted as inside: (z, y, x) bool."""
+    """As ``read_labels``, but (z, y, x) bool: every label except 0 is inside."""
     return read_labels(path, like) > 0
 
 
 def write_mask(path: Path | str, mask: np.ndarray, geometry: Geometry) -> None:
-    """Write a (z, y, x) bool or uint8 array as ``.nii.gz``; raises ``OutputError``."""
+    """Write a (z, y, x) bool or uint8 array as ``.nii.gz``; raises as ``write_image``."""
     write_image(Path(path), mask, geometry)
 
 
 def _reordered(labels: np.ndarray, geometry: Geometry, like: Scan, where: str) -> np.ndarray:
-    """Flip and permute the axes so that both grids are one; the affines decide, never the shapes."""
-    step = np.linalg.solve(
-        like.geometry.affine, geometry.affine
-    )  # index of the mask to index of the scan
-    axes = np.argmax(
-        np.abs(step[:3, :3]), axis=0
-    )  # axis of the scan along which each axis of the mask runs
+    """Flip and permute the axes of a mask to those of the scan.
+
+    Only the affines decide how, never the shapes.
+    """
+    # From an index of the mask to the index of the scan.
+    step = np.linalg.solve(like.geometry.affine, geometry.affine)
+    # The axis of the scan along which each axis of the mask runs.
+    axes = np.argmax(np.abs(step[:3, :3]), axis=0)
     if sorted(axes) == [0, 1, 2]:
         flips = tuple(axis for axis in range(3) if step[axes[axis], axis] < 0)
         order = np.argsort(axes)

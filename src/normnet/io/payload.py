@@ -1,4 +1,4 @@
-"""Voxel bytes from a plain or compressed file: exactly as many as the header promises, or an error."""
+"""Voxel bytes of a file, compressed or not: exactly as many as its header promises, or an error."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ _REPEAT = "copy or download the file again"
 
 
 class Inflated:
-    """Sequential reader of a gzip (also many members) or zlib stream; checks the checksums.
+    """Sequential reader of a gzip or zlib stream that checks the checksums.
+
+    A gzip stream may have several members.
 
     Args:
         handle: Open file at the start of the stream.
@@ -27,11 +29,18 @@ class Inflated:
     def __init__(self, handle: BufferedReader, where: str):
         self._handle = handle
         self._where = where
-        self._decoder = zlib.decompressobj(47)  # 47: gzip or zlib, by its first bytes
+        self._decoder = zlib.decompressobj(47)  # gzip or zlib, decided by the first bytes
         self._pending = b""
 
     def readinto(self, view: memoryview) -> int:
-        """Fill up to the whole of ``view``; 0 when the stream has ended and its checksum was right."""
+        """Fill ``view``, or a part of it, from its start.
+
+        Returns:
+            Number of bytes; 0 if the stream has ended and its checksum is right.
+
+        Raises:
+            InputError: NN-FILE-005 if the stream ends too early, NN-FILE-006 if it is corrupt.
+        """
         wanted = min(len(view), 4 * _CHUNK_BYTES)
         while wanted:
             if self._decoder.eof:
@@ -58,7 +67,7 @@ class Inflated:
 
 
 def read_up_to(stream: BufferedReader | Inflated, n_bytes: int) -> np.ndarray:
-    """Up to ``n_bytes`` from the stream as uint8; fewer only where it ends."""
+    """(n_bytes,) uint8 from the stream; fewer only if it ends before."""
     buffer = np.empty(n_bytes, np.uint8)
     view = buffer.data
     done = 0
@@ -77,16 +86,16 @@ def read_payload(
 
     Args:
         stream: Open file or ``Inflated``, at the first voxel.
-        n_bytes: What the header promises.
-        path: For messages and the size of the file.
-        warnings: Gets a line when a few bytes follow the voxels.
+        n_bytes: Number of bytes that the header promises.
+        path: The file, for messages and for its size.
+        warnings: Gets one line if a few bytes follow the voxels.
 
     Returns:
         (n_bytes,) uint8.
 
     Raises:
-        InputError: NN-FILE-005 if there are fewer or many more bytes, NN-FILE-006 if a checksum is
-            wrong.
+        InputError: NN-FILE-005 if there are fewer or many more bytes, NN-FILE-006 if the compressed
+            data is corrupt.
     """
     ratio = _MAX_DEFLATE_RATIO if isinstance(stream, Inflated) else 1
     short = path.stat().st_size * ratio < n_bytes  # before anything is allocated
@@ -107,19 +116,19 @@ def read_payload(
 
 
 def local_data_file(header: Path, name: str) -> Path:
-    """The detached data file beside a header; nothing outside its folder.
+    """The data file that a header names; it must lie in the folder of the header.
 
     Raises:
         InputError: NN-FILE-007 for any other place, NN-FILE-001 if it is missing.
     """
     data = header.parent / name
-    plain = (
+    stays = (
         Path(name).name == name
         and "\\" not in name
         and "%" not in name
         and name not in ("", ".", "..")
     )
-    if not plain or data.resolve().parent != header.parent.resolve():
+    if not stays or data.resolve().parent != header.parent.resolve():
         raise InputError(
             "NN-FILE-007",
             "header points at a data file in another place",

@@ -1,26 +1,58 @@
-"""What a file is, by its first bytes; names and suffixes may lie."""
+"""The format of a file, by its first bytes; file names and suffixes may be wrong."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Literal
 
 from normnet.errors import InputError
+from normnet.io.formats import ImageFormat, image_formats, image_suffixes, one_of
 from normnet.io.payload import Inflated, read_up_to
 
-Kind = Literal["dicom", "nifti", "nrrd", "metaimage"]
-
-_META_IMAGE = re.compile(rb"^\s*(ObjectType|ObjectSubType|NDims|Comment|Name|ID)\s*=")
-_NIFTI_SIZES = (348, 540)
+_GZIP, _ZIP = b"\x1f\x8b", b"PK\x03\x04"
 
 
-def kind_of(path: Path) -> Kind:
-    """The format of a file.
+def format_of(path: Path) -> ImageFormat | None:
+    """The format of an image file; None for a DICOM file.
 
     Raises:
-        InputError: NN-FILE-001 not readable, 002 empty, 003 not known, 006 broken gzip.
+        InputError: NN-FILE-001 not readable, 002 empty, 003 not known, 005 or 006 broken gzip.
     """
+    head, gzipped = _first_bytes(path)
+    if not head and not gzipped:
+        raise InputError(
+            "NN-FILE-002", "the file is empty (0 bytes)", path.name, "copy or download it again"
+        )
+    zipped = head.startswith(_ZIP)
+    if _starts_as_dicom(head) and not (gzipped or zipped):
+        return None
+    for known in image_formats():
+        if (known.gzipped or not gzipped) and known.recognises(head):
+            return known
+    if gzipped:
+        inside = one_of([known.name for known in image_formats() if known.gzipped])
+        found = f"gzip, but not of a {inside} file"
+    elif zipped:
+        found = "a zip archive, not unpacked"
+    else:
+        found = f"not {one_of(['DICOM', *(known.name for known in image_formats())])}"
+    raise InputError(
+        "NN-FILE-003", found, path.name, f"give {one_of(['a DICOM folder', *image_suffixes()])}"
+    )
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file starts as DICOM files do; False for a file that cannot be read."""
+    try:
+        if not path.is_file():  # a pipe would block
+            return False
+        with path.open("rb") as handle:
+            return _starts_as_dicom(handle.read(132))
+    except OSError:
+        return False
+
+
+def _first_bytes(path: Path) -> tuple[bytes, bool]:
+    """The first bytes of a file, inflated if it is gzip-compressed, and whether it is."""
     try:
         if path.exists() and not path.is_file():
             raise InputError(
@@ -28,55 +60,19 @@ def kind_of(path: Path) -> Kind:
             )
         with path.open("rb") as handle:
             head = handle.read(512)
-            if head.startswith(b"\x1f\x8b"):
-                handle.seek(0)
-                kind = _kind_of_bytes(read_up_to(Inflated(handle, path.name), 132).tobytes())
-                return (
-                    "nifti" if kind == "nifti" else _unknown(path, "gzip, but not of a NIfTI file")
-                )
+            if not head.startswith(_GZIP):
+                return head, False
+            handle.seek(0)
+            return read_up_to(Inflated(handle, path.name), 132).tobytes(), True
     except OSError as error:
-        reason = (
-            "no such file" if isinstance(error, FileNotFoundError) else "the file cannot be opened"
-        )
+        missing = isinstance(error, FileNotFoundError)
         raise InputError(
-            "NN-FILE-001", reason, path.name, "check the path and its permissions"
+            "NN-FILE-001",
+            "no such file" if missing else "the file cannot be opened",
+            path.name,
+            "check the path and its permissions",
         ) from error
-    if not head:
-        raise InputError(
-            "NN-FILE-002", "the file is empty (0 bytes)", path.name, "copy or download it again"
-        )
-    if head.startswith(b"PK\x03\x04"):
-        return _unknown(path, "a zip archive, not unpacked")
-    return _kind_of_bytes(head) or _unknown(path, "not DICOM, NIfTI, NRRD or MetaImage")
 
 
-def is_dicom(path: Path) -> bool:
-    """Whether the file carries the DICOM magic bytes; never raises for odd files."""
-    try:
-        if not path.is_file():  # a pipe would block
-            return False
-        with path.open("rb") as handle:
-            return handle.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
-
-
-def _kind_of_bytes(head: bytes) -> Kind | None:
-    if head[128:132] == b"DICM":
-        return "dicom"
-    if head.startswith(b"NRRD000"):
-        return "nrrd"
-    if any(
-        head[:4] in (size.to_bytes(4, "little"), size.to_bytes(4, "big")) for size in _NIFTI_SIZES
-    ):
-        return "nifti"
-    return "metaimage" if _META_IMAGE.match(head) else None
-
-
-def _unknown(path: Path, found: str) -> Kind:
-    raise InputError(
-        "NN-FILE-003",
-        found,
-        path.name,
-        "give a DICOM folder, .nii, .nii.gz, .nrrd, .nhdr, .mha or .mhd",
-    )
+def _starts_as_dicom(head: bytes) -> bool:
+    return head[128:132] == b"DICM"

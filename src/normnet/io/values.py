@@ -1,4 +1,4 @@
-"""From stored voxels to Hounsfield units or labels, and the check that they are such."""
+"""From stored voxels to Hounsfield units or labels, and the check of their values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,15 @@ _MAX_SAMPLES = 4_000_000
 
 @dataclass(frozen=True)
 class Stored:
-    """A volume as its file stores it: ``voxels * slope + intercept``, (z, y, x)."""
+    """A volume as its file stores it.
+
+    Attributes:
+        voxels: (z, y, x), any numeric type; the values are ``voxels * slope + intercept``.
+        geometry: Where the array lies in the patient.
+        slope: Factor.
+        intercept: Summand.
+        warnings: What the reader noticed and accepted, one line each.
+    """
 
     voxels: np.ndarray
     geometry: Geometry
@@ -25,7 +33,7 @@ class Stored:
 
 
 def rescale(stored: Stored, where: str) -> np.ndarray:
-    """(z, y, x) int16 if every value is a whole number that fits, else float32.
+    """The values: (z, y, x) int16 if all are whole numbers that fit, else float32.
 
     Raises:
         ValueRangeError: NN-VAL-005 if a voxel is NaN or infinite.
@@ -35,7 +43,7 @@ def rescale(stored: Stored, where: str) -> np.ndarray:
         ends = [int(end) * int(slope) + int(intercept) for end in (voxels.min(), voxels.max())]
         small = max(abs(slope), abs(intercept)) <= _INT16.max
         if small and _INT16.min <= min(ends) and max(ends) <= _INT16.max:
-            # Wraps around on the way, never in the end: the result fits in 16 bits.
+            # A step between may overflow and wrap around; the result fits in 16 bits.
             whole = voxels.astype(np.int16, copy=False)
             if (slope, intercept) == (1, 0):
                 return whole
@@ -60,10 +68,11 @@ def rescale(stored: Stored, where: str) -> np.ndarray:
 
 
 def labels_of(stored: Stored, where: str) -> np.ndarray:
-    """(z, y, x) uint8 labels.
+    """The values as (z, y, x) uint8 labels.
 
     Raises:
-        ValueRangeError: NN-VAL-009 if a value is not a whole number in 0..255.
+        ValueRangeError: NN-VAL-005 if a voxel is NaN or infinite, NN-VAL-009 if a value is not a
+            whole number in 0..255.
     """
     values = rescale(stored, where)
     if values.dtype != np.int16 or values.min() < 0 or values.max() > 255:
@@ -77,7 +86,7 @@ def labels_of(stored: Stored, where: str) -> np.ndarray:
 
 
 def check_finite(values: np.ndarray, where: str) -> None:
-    """Raise NN-VAL-005 if anything is NaN or infinite."""
+    """Raise NN-VAL-005 if a value is NaN or infinite."""
     if not np.isfinite(values).all():
         raise ValueRangeError(
             "NN-VAL-005", "NaN or infinite voxels", where, "replace them or export the scan again"
@@ -88,7 +97,7 @@ def check_hu(volume_hu: np.ndarray, where: str) -> None:
     """Refuse a volume that cannot be a chest CT in Hounsfield units.
 
     Air (lung) and soft tissue must both be there, and bright metal must be rare. Padding around the
-    field of view (-2000, -3024 ...) counts as neither.
+    field of view (-2000, -3024 ...) counts as neither of them.
 
     Raises:
         ValueRangeError: NN-VAL-006 constant, NN-VAL-007 not HU.

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from normnet.errors import ModelError, NormNetError, ResourceError, ValueRangeError
-from normnet.io.images import write_image
+from normnet.io.formats.nifti import write_image
 from normnet.io.masks import read_labels
 from normnet.lungs.anatomy import split_left_right
 from normnet.lungs.external import EITHER, LEFT, RIGHT, ExternalLungs

@@ -10,7 +10,7 @@ import numpy as np
 from normnet.config import PreparationConfig, WindowConfig
 from normnet.preparation.breath import estimate_fluid, take_fluid
 from normnet.preparation.orient import Orientation
-from normnet.preparation.resample import Grid, resample
+from normnet.preparation.resample import Grid, resample, resample_mask
 from normnet.preparation.window import scale_hu
 from normnet.scan import Scan
 
@@ -126,7 +126,7 @@ def prepare(
         size = wanted
     grid = Grid(start, step, size)
     crop = np.clip(turned_hu[box], LOWEST_HU, window.high_hu).astype(np.float32)
-    lung_mask = resample(turned_lungs[box].astype(np.uint8) * np.uint8(200), grid) >= 100
+    lung_mask = resample_mask(turned_lungs[box], grid)
     volume_hu = resample(crop, grid, outside=LOWEST_HU)
     fluid = estimate_fluid(volume_hu, lung_mask, config)
     volume_hu = np.maximum(take_fluid(volume_hu, fluid), LOWEST_HU, dtype=np.float32)

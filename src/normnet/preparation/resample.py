@@ -35,12 +35,12 @@ class Grid:
 def resample(
     array: np.ndarray, grid: Grid, nearest: bool = False, outside: float = 0.0
 ) -> np.ndarray:
-    """Values of ``array`` on ``grid``; beyond the array's outermost voxels they are ``outside``.
+    """Values of ``array`` on ``grid``.
 
     Args:
-        array: (z, y, x), any numeric type; the result keeps it.
+        array: (z, y, x), any numeric type; the result has the same type.
         grid: In voxels of ``array``.
-        nearest: Nearest neighbour instead of linear.
+        nearest: Nearest neighbour instead of linear interpolation.
         outside: Value half a voxel and more beyond the array.
     """
     import SimpleITK as sitk
@@ -49,14 +49,26 @@ def resample(
         return array
     image = sitk.GetImageFromArray(np.ascontiguousarray(array))
     interpolator = sitk.sitkNearestNeighbor if nearest else sitk.sitkLinear
-    result = sitk.Resample(
-        image,
-        grid.shape[::-1],
-        sitk.Transform(),
-        interpolator,
-        grid.start[::-1],
-        grid.step[::-1],
-        (),
-        outside,
+    result: np.ndarray = sitk.GetArrayFromImage(
+        sitk.Resample(
+            image,
+            grid.shape[::-1],
+            sitk.Transform(),
+            interpolator,
+            grid.start[::-1],
+            grid.step[::-1],
+            (),
+            outside,
+        )
     )
-    return sitk.GetArrayFromImage(result)
+    return result
+
+
+def resample_mask(mask: np.ndarray, grid: Grid) -> np.ndarray:
+    """A bool mask on ``grid``: where its linear interpolation reaches one half.
+
+    Args:
+        mask: (z, y, x) bool.
+        grid: In voxels of ``mask``.
+    """
+    return resample(mask.astype(np.uint8) * np.uint8(200), grid) >= 100

@@ -19,7 +19,7 @@ from normnet import __version__
 from normnet.errors import NormNetError, OutputError
 from normnet.io.atomic import write_bytes
 from normnet.io.fingerprint import digest_of, fingerprint, sha256_of
-from normnet.io.images import write_image
+from normnet.io.formats.nifti import write_image
 from normnet.io.json_files import write_json
 from normnet.io.output_folder import make_folder
 from normnet.io.read import case_id_of

@@ -1,4 +1,4 @@
-"""Normal CTs on the training grid, prepared once and kept as ``<case>.npz``."""
+"""Normal CTs on the training grid, prepared once and stored as ``<case>.npz``."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 
 class Preparer:
-    """Brings normal CTs into a cache folder; what is there and up to date is only loaded.
+    """Prepares normal CTs into a cache folder; a case that is there and up to date is only loaded.
 
     Args:
         cache: Folder for the ``.npz`` files.
         config: Settings of lungs, window and preparation.
-        lung_model: As ``load_lungs`` takes it; the shipped one where None.
-        reference_lungs: Use the lung masks that a list of cases names, where there are any.
+        lung_model: Path as for ``load_lungs``; None means the shipped model.
+        reference_lungs: Whether to use the lung masks of the cases that have one.
         device: Torch device of the lung networks.
     """
 
@@ -55,7 +55,12 @@ class Preparer:
         self._networks: list[nn.Module] | ExternalLungs | None = None
 
     def load(self, case: Case) -> tuple[NormalCase, bool]:
-        """A case on the training grid, and whether it had to be prepared."""
+        """A case on the training grid, and whether it was prepared now.
+
+        Raises:
+            NormNetError: If the CT or its lungs cannot be read or found.
+            OutputError: If the cache cannot be written.
+        """
         path, key = self.cache / f"{case.case_id}.npz", self.key(case)
         cached = load_case(path, key)
         if cached is not None:
@@ -68,7 +73,7 @@ class Preparer:
         return prepared, True
 
     def key(self, case: Case) -> str:
-        """Changes with the CT, its lungs, its excluded slices, the settings and the version."""
+        """A hash of the CT, its lungs, its excluded slices, the settings and the version."""
         given = case.lung_mask if self.reference_lungs else None
         lungs = (
             _fingerprint(given) if given else [self.lung_manifest, self.config.lungs.model_dump()]
@@ -95,5 +100,5 @@ class Preparer:
 
 @cache
 def _fingerprint(path: Path) -> str:
-    """Of a file that does not change while the program runs; CTs are large."""
+    """Hash of a file that does not change while the program runs; CTs are large."""
     return fingerprint(path)

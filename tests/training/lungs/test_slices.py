@@ -7,7 +7,7 @@ import pytest
 
 from normnet.config import LungsConfig
 from normnet.errors import InputError
-from normnet.io.images import write_image
+from normnet.io.formats.nifti import write_image
 from normnet.lungs.learned import seen_slices
 from normnet.scan import Geometry, Scan
 from normnet.training.lungs.slices import archive_slices, read_lung_slices, volume_slices

@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from normnet.errors import GeometryError, InputError, ValueRangeError
+from normnet.io.formats import ImageFormat
 from normnet.io.geometry import check_spacing, geometry_from_axes
-from normnet.io.limits import MAX_HEADER_BYTES, check_size
+from normnet.io.limits import MAX_HEADER_BYTES, check_size, check_thickness
 from normnet.io.payload import Inflated, local_data_file, read_payload
 from normnet.io.values import Stored
+from normnet.scan import Geometry
 
 _DTYPES = {
     "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2",
     "MET_INT": "i4", "MET_UINT": "u4", "MET_FLOAT": "f4", "MET_DOUBLE": "f8",
 }  # fmt: skip
+_HEADER_SUFFIXES = (".mhd",)
+_FIRST_FIELD = re.compile(rb"^\s*(ObjectType|ObjectSubType|NDims|Comment|Name|ID)\s*=")
 
 
 def read_metaimage(path: Path) -> Stored:
     """Read a MetaImage; detached data must lie beside its header.
 
     Raises:
-        InputError: Corrupt, truncated, text data, or data in another place.
-        GeometryError: Not 3-D, or axes that are no orientation.
+        InputError: Corrupt, truncated, text data, or data in another folder.
+        GeometryError: Not three-dimensional, or axes that are no orientation.
         ValueRangeError: Several channels or not a number type.
         ResourceError: Larger than the limits.
     """
@@ -41,7 +46,7 @@ def read_metaimage(path: Path) -> Stored:
         if name.upper() == "LOCAL":
             data = _read_data(handle, fields, n_bytes, path, warnings)
         else:
-            if path.suffix.lower() != ".mhd" or name.upper().startswith("LIST"):
+            if path.suffix.lower() not in _HEADER_SUFFIXES or name.upper().startswith("LIST"):
                 raise InputError(
                     "NN-FILE-007",
                     "header points at other files",
@@ -55,7 +60,7 @@ def read_metaimage(path: Path) -> Stored:
 
 
 def _read_header(handle: Any, where: str) -> dict[str, str]:
-    """Fields up to and with ElementDataFile; the file is left at the first byte of local data."""
+    """Fields up to ElementDataFile; the file then stands at the first byte of local data."""
     fields: dict[str, str] = {}
     n_left = MAX_HEADER_BYTES
     while n_left > 0:
@@ -76,7 +81,7 @@ def _read_header(handle: Any, where: str) -> dict[str, str]:
 def _numbers(
     fields: dict[str, str], names: tuple[str, ...], n_wanted: int, where: str
 ) -> np.ndarray | None:
-    """The first of ``names`` that is there, as numbers; None if none is."""
+    """The numbers of the first of ``names`` that the header has; None if it has none of them."""
     name = next((name for name in names if name in fields), None)
     if name is None:
         return None
@@ -113,8 +118,7 @@ def _shape(fields: dict[str, str], where: str) -> tuple[int, int, int]:
         raise InputError("NN-FILE-004", "impossible DimSize", where, "correct the header")
     shape = (int(sizes[0]), int(sizes[1]), int(sizes[2]))
     check_size(shape, where)
-    if min(shape) < 2:
-        raise GeometryError("NN-GEO-012", "a single slice", where, "give the whole volume")
+    check_thickness(shape, where)
     return shape
 
 
@@ -137,7 +141,7 @@ def _dtype(fields: dict[str, str], where: str) -> np.dtype:
     return np.dtype(_DTYPES[name]).newbyteorder(">" if big else "<")
 
 
-def _geometry(fields: dict[str, str], where: str, warnings: list[str]):
+def _geometry(fields: dict[str, str], where: str, warnings: list[str]) -> Geometry:
     spacing = _numbers(fields, ("ElementSpacing", "ElementSize"), 3, where)
     if spacing is None:
         raise GeometryError(
@@ -180,3 +184,13 @@ def _read_data(
         handle.seek(-n_bytes, 2)
     stream = Inflated(handle, path.name) if compressed else handle
     return read_payload(stream, n_bytes, path, warnings)
+
+
+FORMAT = ImageFormat(
+    name="MetaImage",
+    suffixes=(".mha", *_HEADER_SUFFIXES),
+    recognises=lambda head: _FIRST_FIELD.match(head) is not None,
+    read=read_metaimage,
+    header_suffixes=_HEADER_SUFFIXES,
+    rank=3,
+)

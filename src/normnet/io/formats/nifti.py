@@ -1,44 +1,56 @@
-"""NIfTI-1 and -2: the header is read and checked here, the voxels are decoded with numpy."""
+"""NIfTI (.nii, .nii.gz): versions 1 and 2 are read, version 1 is written."""
 
 from __future__ import annotations
 
+import gzip
 import math
 import struct
+import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from normnet.errors import GeometryError, InputError, ValueRangeError
-from normnet.io.geometry import RAS_TO_LPS, check_spacing, geometry_from_axes
-from normnet.io.limits import check_size
+from normnet.errors import GeometryError, InputError, OutputError, ValueRangeError
+from normnet.io.atomic import replacing
+from normnet.io.formats import ImageFormat
+from normnet.io.geometry import RAS_TO_LPS, axes_of, check_spacing, geometry_from_axes
+from normnet.io.limits import check_size, check_thickness
 from normnet.io.payload import Inflated, read_payload, read_up_to
 from normnet.io.values import Stored
+from normnet.scan import Geometry
 
-# field: (offset, struct format), for header sizes 348 and 540.
+# field: (offset, struct format), for header sizes 348 (version 1) and 540 (version 2).
 _FIELDS: dict[int, dict[str, tuple[int, str]]] = {
     348: {
-        "datatype": (70, "h"), "dim": (40, "8h"), "pixdim": (76, "8f"), "vox_offset": (108, "f"),
-        "slope": (112, "f"), "intercept": (116, "f"), "units": (123, "B"), "qform_code": (252, "h"),
-        "sform_code": (254, "h"), "quaternion": (256, "6f"), "srow": (280, "12f"), "magic": (344, "4s"),
+        "dim": (40, "8h"), "datatype": (70, "h"), "bits": (72, "h"), "pixdim": (76, "8f"),
+        "vox_offset": (108, "f"), "slope": (112, "f"), "intercept": (116, "f"),
+        "units": (123, "B"), "qform_code": (252, "h"), "sform_code": (254, "h"),
+        "quaternion": (256, "6f"), "srow": (280, "12f"), "magic": (344, "4s"),
     },
     540: {
-        "datatype": (12, "h"), "dim": (16, "8q"), "pixdim": (104, "8d"), "vox_offset": (168, "q"),
-        "slope": (176, "d"), "intercept": (184, "d"), "units": (500, "i"), "qform_code": (344, "i"),
-        "sform_code": (348, "i"), "quaternion": (352, "6d"), "srow": (400, "12d"), "magic": (4, "4s"),
+        "magic": (4, "4s"), "datatype": (12, "h"), "bits": (14, "h"), "dim": (16, "8q"),
+        "pixdim": (104, "8d"), "vox_offset": (168, "q"), "slope": (176, "d"),
+        "intercept": (184, "d"), "qform_code": (344, "i"), "sform_code": (348, "i"),
+        "quaternion": (352, "6d"), "srow": (400, "12d"), "units": (500, "i"),
     },
 }  # fmt: skip
+_SIZES = tuple(size.to_bytes(4, order) for size in _FIELDS for order in ("little", "big"))
 _DTYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4"}
+_CODES = {dtype: code for code, dtype in _DTYPES.items()}
 _MM_PER_UNIT = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 _FORM_TOLERANCE_MM = 0.1
+_GZIP_LEVEL = 4  # a quarter of the time of 6 for 4 % more bytes, on CT and probabilities
+_CHUNK_BYTES = 2**22
 
 
 def read_nifti(path: Path) -> Stored:
-    """Read .nii or .nii.gz.
+    """Read a NIfTI file; the header is checked before the voxels are decoded.
 
     Raises:
-        InputError: Corrupt, truncated, or a .hdr/.img pair.
-        GeometryError: Not 3-D, or no usable orientation.
+        InputError: Corrupt, truncated, or a .hdr and .img pair.
+        GeometryError: Not three-dimensional, or no usable orientation.
         ValueRangeError: Colour or complex voxels, unusable scale factors.
         ResourceError: Larger than the limits.
     """
@@ -61,6 +73,48 @@ def read_nifti(path: Path) -> Stored:
         data = read_payload(stream, math.prod(shape) * dtype.itemsize, path, warnings)
     voxels = data.view(dtype).reshape(shape[::-1])  # the file's first axis is the fastest
     return Stored(voxels, geometry, slope, intercept, tuple(warnings))
+
+
+def write_image(
+    path: Path, array: np.ndarray, geometry: Geometry, slope: float = 1.0, intercept: float = 0.0
+) -> None:
+    """Write a gzip-compressed NIfTI-1 file; the same input gives the same bytes.
+
+    The file is complete or absent: it gets its name after it was synced and read back.
+
+    Args:
+        path: Ends in ``.nii.gz``; an existing file is replaced.
+        array: (z, y, x); bool, integer up to 32 bits, float32 or float64.
+        geometry: Where it lies; stored as sform and qform.
+        slope: Readers return ``array * slope + intercept``.
+        intercept: See ``slope``.
+
+    Raises:
+        OutputError: NN-OUT-001 to 004.
+    """
+    path = Path(path)
+    voxels = np.ascontiguousarray(array.view(np.uint8) if array.dtype == bool else array)
+    voxels = voxels.astype(voxels.dtype.newbyteorder("<"), copy=False)
+    header = _header_of(voxels, geometry, slope, intercept)
+    crc = zlib.crc32(header)
+
+    def check(temporary: Path) -> None:
+        with suppress(InputError):
+            if _inflated_crc(temporary) == (crc, len(header) + voxels.nbytes):
+                return
+        raise OutputError(
+            "NN-OUT-004", "the output does not read back as written", path.name, "check the disk"
+        )
+
+    with (
+        replacing(path, check) as handle,
+        gzip.GzipFile("", "wb", _GZIP_LEVEL, handle, mtime=0) as stream,
+    ):
+        stream.write(header)
+        data = voxels.reshape(-1).view(np.uint8).data
+        for start in range(0, len(data), _CHUNK_BYTES):
+            crc = zlib.crc32(data[start : start + _CHUNK_BYTES], crc)
+            stream.write(data[start : start + _CHUNK_BYTES])
 
 
 def _read_header(stream: Any, where: str) -> tuple[dict[str, Any], int]:
@@ -104,16 +158,16 @@ def _check_shape(dim: tuple[int, ...], where: str) -> tuple[int, int, int]:
             "NN-GEO-013", f"{n_axes} dimensions", where, "give one three-dimensional volume"
         )
     shape = (sizes[0], sizes[1], sizes[2])
-    if min(shape) < 2:
-        raise GeometryError("NN-GEO-012", "a single slice", where, "give the whole volume")
+    check_thickness(shape, where)
     check_size(shape, where)
     return shape
 
 
 def _check_dtype(header: dict[str, Any], where: str) -> np.dtype:
-    code = header["datatype"]
+    code: int = header["datatype"]
     if code in _DTYPES:
-        return np.dtype(header["order"] + _DTYPES[code])
+        order: str = header["order"]
+        return np.dtype(order + _DTYPES[code])
     if code in (32, 128, 1792, 2048, 2304):
         raise ValueRangeError(
             "NN-VAL-008", f"colour or complex voxels (type {code})", where, "give CT values in HU"
@@ -125,7 +179,7 @@ def _check_dtype(header: dict[str, Any], where: str) -> np.dtype:
 
 def _check_scale(header: dict[str, Any], where: str) -> tuple[float, float]:
     slope, intercept = header["slope"], header["intercept"]
-    if slope == 0:  # the standard's sign for "not scaled"
+    if slope == 0:  # by the standard: not scaled
         return 1.0, 0.0
     if not (math.isfinite(slope) and math.isfinite(intercept)):
         raise ValueRangeError(
@@ -147,16 +201,17 @@ def _data_offset(header: dict[str, Any], path: Path, compressed: bool) -> int:
     return int(offset)
 
 
-def _geometry(header: dict[str, Any], shape: tuple[int, int, int], where: str, warnings: list[str]):
+def _geometry(
+    header: dict[str, Any], shape: tuple[int, int, int], where: str, warnings: list[str]
+) -> Geometry:
     mm_per_unit = _MM_PER_UNIT.get(header["units"] & 7)
     if mm_per_unit is None:
         raise GeometryError(
             "NN-GEO-011", f"unknown length unit {header['units'] & 7}", where, "store it in mm"
         )
     if mm_per_unit != 1.0:
-        warnings.append(
-            f"{where}: lengths are stored in {'metres' if mm_per_unit > 1 else 'microns'}; converted to mm"
-        )
+        unit = "metres" if mm_per_unit > 1 else "microns"
+        warnings.append(f"{where}: lengths are stored in {unit}; converted to mm")
     pixdim = np.array(header["pixdim"][1:4]) * mm_per_unit
     check_spacing(pixdim, where)
     forms = {}
@@ -194,3 +249,74 @@ def _quaternion_affine(
     )
     steps = pixdim * [1, 1, -1 if header["pixdim"][0] < 0 else 1]
     return np.column_stack([rotation * steps, np.array(offset) * mm_per_unit])
+
+
+def _header_of(voxels: np.ndarray, geometry: Geometry, slope: float, intercept: float) -> bytes:
+    """The 348 bytes of a header of version 1, and four that announce no extension."""
+    axes_lps, origin_lps = axes_of(geometry)
+    axes, origin = RAS_TO_LPS @ axes_lps, RAS_TO_LPS @ origin_lps
+    spacing = geometry.spacing_mm[::-1]
+    rotation = axes / spacing
+    qfac = 1.0 if np.linalg.det(rotation) > 0 else -1.0
+    values: dict[str, tuple[Any, ...]] = {
+        "dim": (3, *voxels.shape[::-1], 1, 1, 1, 1),
+        "datatype": (_CODES[voxels.dtype.str[1:]],),
+        "bits": (voxels.dtype.itemsize * 8,),
+        "pixdim": (qfac, *spacing, 1, 0, 0, 0),
+        "vox_offset": (352,),
+        "slope": (slope,),
+        "intercept": (intercept,),
+        "units": (2,),  # mm
+        "qform_code": (1,),  # scanner coordinates
+        "sform_code": (1,),
+        "quaternion": (*_quaternion(rotation * [1, 1, qfac]), *origin),
+        "srow": tuple(np.column_stack([axes, origin]).ravel()),
+        "magic": (b"n+1",),
+    }
+    header = bytearray(352)
+    struct.pack_into("<i", header, 0, 348)
+    for name, (offset, code) in _FIELDS[348].items():
+        struct.pack_into("<" + code, header, offset, *values[name])
+    return bytes(header)
+
+
+def _quaternion(rotation: np.ndarray) -> tuple[float, float, float]:
+    """(b, c, d) of a proper (3, 3) rotation, a >= 0."""
+    # Of the four squared components the largest is safe to divide by.
+    signs = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
+    squares = (1 + signs @ np.diag(rotation)) / 4
+    largest = int(np.argmax(squares))
+    r = rotation
+    products = np.array(
+        [
+            [4 * squares[0], r[2, 1] - r[1, 2], r[0, 2] - r[2, 0], r[1, 0] - r[0, 1]],
+            [r[2, 1] - r[1, 2], 4 * squares[1], r[1, 0] + r[0, 1], r[0, 2] + r[2, 0]],
+            [r[0, 2] - r[2, 0], r[1, 0] + r[0, 1], 4 * squares[2], r[2, 1] + r[1, 2]],
+            [r[1, 0] - r[0, 1], r[0, 2] + r[2, 0], r[2, 1] + r[1, 2], 4 * squares[3]],
+        ]
+    )
+    a, b, c, d = products[largest] / (4 * math.sqrt(squares[largest]))
+    sign = -1.0 if a < 0 else 1.0
+    return sign * b, sign * c, sign * d
+
+
+def _inflated_crc(path: Path) -> tuple[int, int]:
+    """CRC-32 and number of the uncompressed bytes."""
+    crc, n_bytes = 0, 0
+    view = memoryview(bytearray(_CHUNK_BYTES))
+    with path.open("rb") as handle:
+        stream = Inflated(handle, path.name)
+        while n_read := stream.readinto(view):
+            crc = zlib.crc32(view[:n_read], crc)
+            n_bytes += n_read
+    return crc, n_bytes
+
+
+FORMAT = ImageFormat(
+    name="NIfTI",
+    suffixes=(".nii", ".nii.gz"),
+    recognises=lambda head: head.startswith(_SIZES),
+    read=read_nifti,
+    gzipped=True,
+    rank=1,
+)

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 
 from normnet.errors import GeometryError, InputError, ValueRangeError
+from normnet.io.formats import ImageFormat
 from normnet.io.geometry import geometry_from_axes
-from normnet.io.limits import MAX_HEADER_BYTES, check_size
+from normnet.io.limits import MAX_HEADER_BYTES, check_size, check_thickness
 from normnet.io.payload import Inflated, local_data_file, read_payload, read_up_to
 from normnet.io.values import Stored
+from normnet.scan import Geometry
 
 _TYPES = {
     "i1": ("signed char", "int8", "int8_t"),
@@ -31,6 +33,8 @@ _TO_LPS = {
     "right-anterior-superior": (-1, -1, 1), "ras": (-1, -1, 1),
     "left-anterior-superior": (1, -1, 1), "las": (1, -1, 1),
 }  # fmt: skip
+_MM = {"mm", "millimeter", "millimeters", ""}
+_HEADER_SUFFIXES = (".nhdr",)
 _VECTOR = re.compile(r"\(([^()]*)\)|(none)")
 
 
@@ -38,8 +42,8 @@ def read_nrrd(path: Path) -> Stored:
     """Read an NRRD file; detached data must lie beside its header.
 
     Raises:
-        InputError: Corrupt, truncated, another encoding, or data in another place.
-        GeometryError: Not 3-D, or no orientation.
+        InputError: Corrupt, truncated, another encoding, or data in another folder.
+        GeometryError: Not three-dimensional, or no orientation.
         ValueRangeError: Not a number type.
         ResourceError: Larger than the limits.
     """
@@ -54,7 +58,7 @@ def read_nrrd(path: Path) -> Stored:
         if name is None:
             data = _read_data(handle, fields, n_bytes, path, warnings)
         else:
-            if path.suffix.lower() != ".nhdr" or name.upper().startswith("LIST"):
+            if path.suffix.lower() not in _HEADER_SUFFIXES or name.upper().startswith("LIST"):
                 raise InputError(
                     "NN-FILE-007", "header points at other files", path.name, "store it as one file"
                 )
@@ -65,7 +69,7 @@ def read_nrrd(path: Path) -> Stored:
 
 
 def _read_header(handle: Any, where: str) -> dict[str, str]:
-    """Fields up to the blank line; the file is left at the first byte of data."""
+    """Fields up to the blank line; the file then stands at the first byte of data."""
     fields: dict[str, str] = {}
     handle.readline(16)
     n_left = MAX_HEADER_BYTES
@@ -105,8 +109,7 @@ def _shape(fields: dict[str, str], where: str) -> tuple[int, int, int]:
         )
     shape = (int(sizes[0]), int(sizes[1]), int(sizes[2]))
     check_size(shape, where)
-    if min(shape) < 2:
-        raise GeometryError("NN-GEO-012", "a single slice", where, "give the whole volume")
+    check_thickness(shape, where)
     return shape
 
 
@@ -125,20 +128,15 @@ def _dtype(fields: dict[str, str], where: str) -> np.dtype:
     return dtype.newbyteorder("<" if endian == "little" else ">")
 
 
-def _geometry(fields: dict[str, str], where: str):
+def _geometry(fields: dict[str, str], where: str) -> Geometry:
     signs = _TO_LPS.get(fields.get("space", "").lower())
     vectors = [match[0] for match in _VECTOR.findall(fields.get("space directions", ""))]
     if signs is None or len(vectors) != 3 or not all(vectors):
         raise GeometryError(
             "NN-GEO-015", "no patient orientation (space)", where, "store the scan with orientation"
         )
-    units = set(re.findall(r'"([^"]*)"', fields.get("space units", ""))) - {
-        "mm",
-        "millimeter",
-        "millimeters",
-        "",
-    }
-    if units:
+    units = set(re.findall(r'"([^"]*)"', fields.get("space units", "")))
+    if units - _MM:
         raise GeometryError("NN-GEO-011", "lengths that are not in mm", where, "store them in mm")
     axes = [_numbers(vector, where) for vector in vectors]
     origin = _numbers(fields.get("space origin", "(0,0,0)").strip("()"), where)
@@ -177,3 +175,13 @@ def _read_data(
             "NN-FILE-005", "the file ends before its voxels", path.name, "copy or download it again"
         )
     return read_payload(stream, n_bytes, path, warnings)
+
+
+FORMAT = ImageFormat(
+    name="NRRD",
+    suffixes=(".nrrd", *_HEADER_SUFFIXES),
+    recognises=lambda head: head.startswith(b"NRRD000"),
+    read=read_nrrd,
+    header_suffixes=_HEADER_SUFFIXES,
+    rank=2,
+)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from normnet.config import LungsConfig
-from normnet.datasets.manifest import read_manifest
+from normnet.datasets.manifest import read_cases
 from normnet.errors import InputError
 from normnet.io.masks import read_mask
 from normnet.io.read import read_ct
@@ -146,7 +146,7 @@ def read_lung_slices(
         if path.suffix == ".npz":
             slices += archive_slices(path, config, archive_to_hu)
         elif path.suffix == ".csv":
-            for case in read_manifest(path):
+            for case in read_cases(path):
                 if (
                     case.lung_mask is None
                     or case.split not in ("", "train")

@@ -1,11 +1,12 @@
-"""NSCLC-Radiomics with the thoracic cavities of PleThora: 402 CTs with lung masks, to train the lung segmenter.
+"""NSCLC-Radiomics with the thoracic cavities of PleThora, to train the lung segmenter.
 
-The masks are thoracic cavities: effusions and tumours count as lung. Left and right have labels of their own, every one
-but 0 is inside. Twenty of the 422 patients have no mask.
+402 of the 422 patients have a mask. The masks are thoracic cavities: effusions and tumours count
+as lung. The left and the right lung have labels of their own; every label except 0 is inside.
 
-Sources: Kiser et al., doi:10.1002/mp.14424; the authors' benchmark that the paper follows (COVID-19-CT-Seg-Benchmark)
-for 402; the folders LUNG1-001/<study>/<series>/ and LUNG1-001/LUNG1-001_thor_cav_primary_reviewer.nii.gz as in two
-public programs that read them. Masks of other reviewers are not used.
+Sources: Kiser et al., doi:10.1002/mp.14424; the authors' benchmark that the paper follows
+(COVID-19-CT-Seg-Benchmark) for the number 402; two public programs for the folders
+LUNG1-001/<study>/<series>/ and LUNG1-001/LUNG1-001_thor_cav_primary_reviewer.nii.gz. Masks of
+other reviewers are not used.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def find_cases(root: Path) -> list[Case]:
 
 
 def _ct_of(patient: Path) -> Path:
-    """The series with the most files: contours (RTSTRUCT) and segmentations (SEG) beside it are one file each."""
+    """The series with the most files; contours and segmentations are series of one file."""
     n_files: dict[Path, int] = {}
     for path in patient.rglob("*.dcm"):
         n_files[path.parent] = n_files.get(path.parent, 0) + 1
@@ -49,7 +50,9 @@ def _ct_of(patient: Path) -> Path:
 
 DATASET = Dataset(
     name="nsclc",
+    label="NSCLC-Radiomics",
     title="NSCLC-Radiomics with PleThora's thoracic cavities",
+    role="lungs",
     n_volumes=422,
     table1="",
     use="training lungs: 402",
@@ -62,4 +65,5 @@ DATASET = Dataset(
     markers=("NSCLC-Radiomics/LUNG1-*", "Thoracic_Cavities/LUNG1-*"),
     expects=("lung_mask",),
     find=find_cases,
+    rank=6,
 )

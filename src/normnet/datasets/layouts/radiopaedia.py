@@ -1,12 +1,13 @@
-"""Radiopaedia in MedSeg's layout: nine CTs from radiopaedia.org, labelled by a radiologist.
+"""Radiopaedia in the layout of MedSeg: nine CTs from radiopaedia.org, labelled by a radiologist.
 
-Volume 6 has next to no lesion ("about 70 positive voxels in 42 slices", the paper's footnote 7); the paper leaves it
-out. In ``rp_msk`` 1 is ground glass and 2 consolidation; 3, pleural effusion in MedSeg's older set of single slices, is
-no lesion here.
+The paper leaves out volume 6, which has next to no lesion ("about 70 positive voxels in 42
+slices", footnote 7). In ``rp_msk`` 1 is ground glass and 2 is consolidation. Label 3 is pleural
+effusion in MedSeg's older set of single slices and does not count as lesion here. Not verified:
+what label 3 would mean in these nine CTs.
 
-Sources: MedSeg's page "COVID-19 CT segmentation dataset" for the nine volumes (829 slices, 373 with lesions); the
-three archives, ``<number>.nii.gz`` in each and labels 0, 1, 2 as in the public reader of neuro-ml's ``amid``, which
-also names the licence. What label 3 would mean in these nine is not verified.
+Sources: MedSeg's page "COVID-19 CT segmentation dataset" for the nine volumes (829 slices, 373
+with lesions); the public reader in neuro-ml's ``amid`` for the three archives, for
+``<number>.nii.gz`` in each of them, for the labels 0, 1 and 2, and for the licence.
 """
 
 from __future__ import annotations
@@ -22,13 +23,10 @@ NEXT_TO_NO_LESION = "about 70 lesion voxels in 42 slices (the paper's footnote 7
 
 
 def find_cases(root: Path) -> list[Case]:
-    """All nine, volume 6 among them as left out."""
+    """All nine CTs; volume 6 is marked as left out."""
     folder = root / "rp_im"
-    cts, lungs, lesions = (
-        images_of(folder),
-        images_of(root / "rp_lung_msk"),
-        images_of(root / "rp_msk"),
-    )
+    cts, lesions = images_of(folder), images_of(root / "rp_msk")
+    lungs = images_of(root / "rp_lung_msk")
     return [
         Case(
             f"radiopaedia_{name}",
@@ -46,7 +44,9 @@ def find_cases(root: Path) -> list[Case]:
 
 DATASET = Dataset(
     name="radiopaedia",
+    label="Radiopaedia",
     title="MedSeg Covid Dataset 2 (Radiopaedia)",
+    role="lesions",
     n_volumes=9,
     table1="9",
     use="test of lesions: 8, without volume 6",
@@ -60,4 +60,5 @@ DATASET = Dataset(
     markers=("rp_im",),
     expects=("lung_mask", "lesion_mask"),
     find=find_cases,
+    rank=3,
 )

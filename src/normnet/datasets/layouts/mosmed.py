@@ -1,11 +1,11 @@
-"""MosMedData: 1110 CTs graded CT-0 (no pneumonia) to CT-4, fifty of CT-1 with lesion masks.
+"""MosMedData: 1110 CTs of grade CT-0 (no pneumonia) to CT-4; fifty of CT-1 have lesion masks.
 
-The paper lists it in Table I and does not use it. CT-0 has no signs of pneumonia, which makes it 254 candidates for
-learning normal lungs beside LUNA16.
+The paper lists it in Table I and does not use it. The 254 CTs of CT-0 show no signs of pneumonia,
+so normal lungs could be learned from them as from LUNA16.
 
-Sources: Morozov et al., doi:10.1101/2020.05.20.20100362, for the grades, the masks and the licence; ``studies/CT-0``
-to ``CT-4``, study_0001 to study_1110, and ``masks/study_0255_mask.nii.gz`` to 0304 as in the public reader of
-neuro-ml's COVID-19-Triage.
+Sources: Morozov et al., doi:10.1101/2020.05.20.20100362, for the grades, the masks and the
+licence; the public reader of neuro-ml's COVID-19-Triage for the names ``studies/CT-0`` to ``CT-4``,
+study_0001 to study_1110, and ``masks/study_0255_mask.nii.gz`` to 0304.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ LICENCE = "CC BY-NC-ND 3.0"
 
 
 def find_cases(root: Path) -> list[Case]:
-    """All studies; the split is ``train`` for CT-0, else ``test`` with a lesion mask and the grade without one."""
+    """All studies.
+
+    The split is ``test`` for a study with a lesion mask, ``train`` for one of CT-0, else the grade.
+    """
     grades = sorted(path for path in (root / "studies").glob("CT-[0-4]") if path.is_dir())
     masks = {name.removesuffix("_mask"): path for name, path in images_of(root / "masks").items()}
     studies = {name: path for grade in grades for name, path in images_of(grade).items()}
@@ -34,7 +37,9 @@ def find_cases(root: Path) -> list[Case]:
 
 DATASET = Dataset(
     name="mosmed",
+    label="Mosmed",
     title="MosMedData: Chest CT Scans with COVID-19 Related Findings",
+    role=None,
     n_volumes=1110,
     table1="50",
     use="listed, not used",
@@ -47,4 +52,5 @@ DATASET = Dataset(
     markers=("studies/CT-[0-4]",),
     expects=(),
     find=find_cases,
+    rank=5,
 )

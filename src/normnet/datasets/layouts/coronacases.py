@@ -1,11 +1,13 @@
-"""Coronacases in the layout of Zenodo 3757476 (Ma et al., doi:10.1002/mp.14676): ten of its twenty CTs.
+"""Coronacases in the layout of Zenodo 3757476: ten of its twenty CTs.
 
-The other ten came from Radiopaedia and are values of 0 to 255 without HU; the paper leaves them out for it
-(footnote 2), and so do we. The authors' README says that a window of -1250 to 250 HU was mapped to 0..255.
+The other ten CTs came from Radiopaedia and hold values of 0 to 255 without HU. The paper leaves
+them out for this reason (footnote 2), and so do we. The README of the authors says that a window
+of -1250 to 250 HU was mapped to 0..255.
 
-Sources: the README of the authors' benchmark (COVID-19-CT-Seg-Benchmark) for what is labelled and the window; the four
-archives and the names of the twenty files were seen in several public programs that unpack them. The licence is
-CC BY-NC-SA in the authors' README and CC BY 4.0 in copies of the record: ask before sharing.
+Sources: Ma et al., doi:10.1002/mp.14676; the README of their benchmark (COVID-19-CT-Seg-Benchmark)
+for the labels and the window. Several public programs that unpack the four archives show the names
+of the twenty files. The licence is CC BY-NC-SA in the README of the authors and CC BY 4.0 in copies
+of the record: ask before you share anything.
 """
 
 from __future__ import annotations
@@ -17,14 +19,15 @@ from normnet.datasets.manifest import Case
 
 LICENCE = "CC BY-NC-SA (authors' README; CC BY 4.0 in copies of the record)"
 WITHOUT_HU = "clipped to 0..255 without HU (the paper's footnote 2)"
-UNION_LUNGS, UNION_LESIONS = (
-    frozenset({1, 2, 3}),
-    frozenset({3}),
-)  # of Lung_and_Infection_Mask; lesions lie in lungs
+# Labels of Lung_and_Infection_Mask; lesions lie in lungs.
+UNION_LUNGS, UNION_LESIONS = frozenset({1, 2, 3}), frozenset({3})
 
 
 def find_cases(root: Path) -> list[Case]:
-    """All twenty; the masks of one kind are preferred, the union of both stands in where one is missing."""
+    """All twenty CTs.
+
+    Where the mask of the lungs or of the lesions is missing, the mask of both replaces it.
+    """
     folder = root / "COVID-19-CT-Seg_20cases"
     cts, union = images_of(folder), images_of(root / "Lung_and_Infection_Mask")
     lungs, lesions = images_of(root / "Lung_Mask"), images_of(root / "Infection_Mask")
@@ -46,7 +49,9 @@ def find_cases(root: Path) -> list[Case]:
 
 DATASET = Dataset(
     name="coronacases",
+    label="Coronacases",
     title="COVID-19 CT Lung and Infection Segmentation Dataset (Coronacases)",
+    role="lesions",
     n_volumes=20,
     table1="20",
     use="test of lesions: the 10 from coronacases.org",
@@ -61,4 +66,5 @@ DATASET = Dataset(
     markers=("COVID-19-CT-Seg_20cases",),
     expects=("lung_mask", "lesion_mask"),
     find=find_cases,
+    rank=2,
 )

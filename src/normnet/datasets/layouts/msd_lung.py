@@ -1,11 +1,13 @@
-"""Medical Segmentation Decathlon, task 6 (lung): 63 CTs of lung tumours, to train the lung segmenter.
+"""Medical Segmentation Decathlon, task 6: 63 CTs of lung tumours, to train the lung segmenter.
 
-Its own labels are tumours, kept as the nodule mask. The lungs are Ma et al.'s (the paper, Sec. IV-A3). Under which
-folder they are published could not be verified, nor that they are: their README names tumours only for this set. Put
-them beside ``imagesTr`` in a folder with "lung" in its name, under the names of the CTs, every label but 0 a lung.
+Its own labels are tumours; they become the nodule mask. The lungs are those of Ma et al. (the
+paper, Sec. IV-A3). Not verified: in which folder they are published, and that they are published
+at all, since the README of Ma et al. names only tumours for this set. Put them beside ``imagesTr``
+in a folder with "lung" in its name, under the names of the CTs; every label except 0 is lung.
 
-Sources: medicaldecathlon.com for the licence; imagesTr/lung_001.nii.gz and labelsTr/lung_001.nii.gz, and the hidden
-``._lung_001.nii.gz`` between them, as in many public programs that read them.
+Sources: medicaldecathlon.com for the licence; many public programs for the names
+imagesTr/lung_001.nii.gz and labelsTr/lung_001.nii.gz, and for the hidden ``._lung_001.nii.gz``
+between them.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ LICENCE = "CC BY-SA 4.0"
 
 
 def find_cases(root: Path) -> list[Case]:
-    """The 63 CTs with labels; those for testing have none and are not listed."""
+    """The 63 CTs with labels; those for testing have no labels and are not listed."""
     task = root / "Task06_Lung" if (root / "Task06_Lung").is_dir() else root
     folder = task / "imagesTr"
     cts, tumours, lungs = images_of(folder), images_of(task / "labelsTr"), _lungs_of(task)
@@ -45,7 +47,9 @@ def _lungs_of(task: Path) -> dict[str, Path]:
 
 DATASET = Dataset(
     name="msd-lung",
+    label="MSD lung",
     title="Medical Segmentation Decathlon, Task06 Lung, with lungs of Ma et al.",
+    role="lungs",
     n_volumes=63,
     table1="",
     use="training lungs: 63",
@@ -59,4 +63,5 @@ DATASET = Dataset(
     markers=("Task06_Lung/imagesTr", "imagesTr/lung_*"),
     expects=("lung_mask",),
     find=find_cases,
+    rank=8,
 )

@@ -1,12 +1,14 @@
 """LUNA16: 888 thin screening CTs of LIDC-IDRI; the paper learns normal lungs from some of them.
 
-The paper takes 453 volumes, "half of the images", and removes the slices with nodules (Sec. IV-A1). By which rule the
-453 were chosen it does not say, so ``find`` gives all of them; name your own choice in a CSV list of cases.
+The paper takes 453 volumes, "half of the images", and removes the slices with nodules (Sec.
+IV-A1). It does not say by which rule the 453 were chosen, so ``find`` returns all CTs; write your
+own choice as a CSV list of cases.
 
-Sources: the challenge's page "Data" for subset0 to subset9, ``annotations.csv`` (nodules of 3 mm and more that three of
-four radiologists marked, in world mm) and the licence. That lung masks lie in ``seg-lungs-LUNA16`` under the CT's name
-was seen in several public programs; that 3 and 4 in them are lungs and 5 the trachea is common knowledge without a
-source on that page: not verified.
+Sources: the page "Data" of the challenge for subset0 to subset9, for the licence and for
+``annotations.csv`` (nodules of 3 mm and more that three of four radiologists marked, in world mm).
+Several public programs show that lung masks lie in ``seg-lungs-LUNA16`` under the name of the CT.
+Not verified: 3 and 4 in them are lungs and 5 is the trachea; this is widely known, but does not
+stand on that page.
 """
 
 from __future__ import annotations
@@ -30,10 +32,10 @@ Nodule = tuple[float, float]  # world z of the centre, diameter, both mm
 
 
 def find_cases(root: Path) -> list[Case]:
-    """Every CT of the subsets, with the slices that a nodule reaches as excluded.
+    """Every CT of the subsets; the slices that a nodule reaches are excluded.
 
     Raises:
-        InputError: NN-DAT-021 without a readable ``annotations.csv``: no slice could be excluded.
+        InputError: NN-DAT-021 if ``annotations.csv`` cannot be read: no slice could be excluded.
         GeometryError: NN-DAT-022 if a CT with nodules is not axial.
     """
     nodules = _read_nodules(root)
@@ -86,13 +88,17 @@ def _slices_of(nodules: list[Nodule] | tuple[()], header: Path) -> frozenset[int
         found.update(
             range(max(0, math.ceil(middle - reach)), min(n - 1, math.floor(middle + reach)) + 1)
         )
-        if 0 <= round(middle) < n:  # a nodule between two slices
+        # A nodule may lie between two slices and reach neither.
+        if 0 <= round(middle) < n:
             found.add(round(middle))
     return frozenset(found)
 
 
 def _slice_axis(header: Path) -> tuple[float, float, int]:
-    """World z of the first slice, step to the next in mm, number of slices; of the header alone, not of the voxels."""
+    """World z of the first slice, step to the next in mm and number of slices.
+
+    Only the header is read.
+    """
     with header.open("rb") as file:
         lines = file.read(_MAX_HEADER_BYTES).decode("latin-1").splitlines()
     fields = {
@@ -118,7 +124,9 @@ def _slice_axis(header: Path) -> tuple[float, float, int]:
 
 DATASET = Dataset(
     name="luna16",
+    label="LUNA16",
     title="LUNA16 (LIDC-IDRI)",
+    role="normal",
     n_volumes=888,
     table1="",
     use="learning normal lungs: 453 volumes, slices with nodules removed",
@@ -132,4 +140,5 @@ DATASET = Dataset(
     markers=("subset*/*.mhd", "subset*/subset*/*.mhd"),
     expects=(),
     find=find_cases,
+    rank=1,
 )

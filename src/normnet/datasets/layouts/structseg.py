@@ -1,11 +1,14 @@
-"""StructSeg 2019, task 3: organs at risk in 50 planning CTs of lung cancer, to train the lung segmenter.
+"""StructSeg 2019, task 3: organs at risk in 50 planning CTs, to train the lung segmenter.
 
-Labels 1 and 2 are the lungs; heart, oesophagus, trachea and spinal cord follow. Public programs disagree on which of
-the two is left, so the pair alone is used. Task 4 marks the tumour in the same patients: it is kept as the nodule mask.
+Labels 1 and 2 are the lungs; heart, oesophagus, trachea and spinal cord follow. Public programs
+disagree on which of the two is the left lung, so only their union is used. Task 4 marks the tumour
+in the same patients; it becomes the nodule mask.
 
-Sources: the challenge's page "StructSeg 2019"; the folders Thoracic_OAR/<number>/data.nii.gz and label.nii.gz and
-Lung_GTV/<number>/label.nii.gz, numbers 1 to 50, and the labels, of the reader in ``torch_em``, which transcribes the
-release's readme. The set is given to participants of the challenge and was not at hand.
+Sources: the page "StructSeg 2019" of the challenge; the reader in ``torch_em``, which copies the
+README of the release, for the labels, the numbers 1 to 50 and the names
+Thoracic_OAR/<number>/data.nii.gz, Thoracic_OAR/<number>/label.nii.gz and
+Lung_GTV/<number>/label.nii.gz. Not verified on the data: only participants of the challenge get
+them.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ LUNG_LABELS = frozenset({1, 2})
 
 
 def find_cases(root: Path) -> list[Case]:
-    """All patients, with lungs and, where task 4 is there too, the tumour."""
+    """All patients with their lungs, and with the tumour if task 4 is there too."""
     folder = _task_folder(root, "Thoracic_OAR", "Task3_Thoracic_OAR")
     tumours = _task_folder(root, "Lung_GTV", "Task4_Lung_GTV")
     cases = []
@@ -41,14 +44,16 @@ def find_cases(root: Path) -> list[Case]:
 
 
 def _task_folder(root: Path, name: str, archive: str) -> Path:
-    """The folder of a task, below that of its archive or not."""
+    """The folder of a task; the folder of its archive may lie around it."""
     places = (root / name, root / archive / name, root / archive)
     return next((place for place in places if place.is_dir()), places[0])
 
 
 DATASET = Dataset(
     name="structseg",
+    label="StructSeg",
     title="StructSeg 2019, task 3 (thoracic organs at risk)",
+    role="lungs",
     n_volumes=50,
     table1="",
     use="training lungs: 50",
@@ -62,4 +67,5 @@ DATASET = Dataset(
     markers=("Thoracic_OAR", "Task3_Thoracic_OAR"),
     expects=("lung_mask",),
     find=find_cases,
+    rank=7,
 )
