@@ -160,7 +160,7 @@ def run_rival(ct: Path, out: Path, model_folder: Path | None, lungs: Path, laps:
     laps.lap("inference")
 
     thorax, lung_mask, hu = (data[key][0].numpy().T for key in [*keys, "hu"])  # (z, y, x)
-    needed = config.inference.min_votes or len(networks) // 2 + 1
+    needed = config.inference.votes_needed(len(networks))
     n_votes = n_normal.numpy().T
     steps = postprocess(
         thorax, hu, lung_mask >= 0.5, n_votes >= needed, window.tau, config.postprocessing

@@ -30,8 +30,7 @@ class Votes:
 
     def normal_mask(self, config: InferenceConfig) -> np.ndarray:
         """Voxels that enough members call normal, bool."""
-        needed = config.min_votes if config.min_votes is not None else self.n_members // 2 + 1
-        return self.n_normal >= needed
+        return self.n_normal >= config.votes_needed(self.n_members)
 
 
 def slab_windows(depth: int, slab: int) -> list[tuple[slice, slice]]:

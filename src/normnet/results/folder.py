@@ -367,12 +367,11 @@ def model_label(model: Model, config: Config) -> str:
 
 def _describe(model: Model, config: Config) -> dict[str, Any]:
     n_members = len(model.asked(config.inference))
-    needed = config.inference.min_votes
     return {
         "name": str(model.manifest.get("name", "normnet")),
         "version": str(model.manifest.get("version", model.manifest.get("normnet", ""))),
         "n_members": n_members,
-        "min_votes": needed if needed is not None else n_members // 2 + 1,
+        "min_votes": config.inference.votes_needed(n_members),
         "prob_normal": config.inference.prob_normal,
         "sha256": digest_of(model.manifest),
         "lungs_sha256": digest_of(model.lung_manifest),
