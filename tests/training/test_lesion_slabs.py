@@ -22,7 +22,6 @@ from normnet.errors import InputError
 from normnet.network.weights import read_manifest
 from normnet.preparation.cache import STEP_HU
 from normnet.preparation.prepare import LOWEST_HU
-from normnet.training import lesion_slabs
 from normnet.training.ensemble import train_ensemble
 from normnet.training.lesion_slabs import LesionSampler
 from tests.training.test_slabs import make_case
@@ -162,11 +161,14 @@ def vary(hu: torch.Tensor, lungs: torch.Tensor, seed: int = 0, **variation) -> t
 
 @pytest.mark.parametrize(("power", "middle"), [(1.0, 0.5), (2.0, 0.25), (4.0, 0.0625)])
 @pytest.mark.parametrize("prone", [False, True])
-def test_density_grows_from_nothing_at_the_front(monkeypatch, power, middle, prone):
-    """To a fifth of the air at the back: 0.8 x -850 + 0.2 x 50 = -670. A larger power leaves more of the lung alone."""
-    monkeypatch.setattr(lesion_slabs, "ANTERIOR_SHARE", float(prone))
+def test_density_grows_from_nothing_at_the_front(power, middle, prone):
+    """To a fifth of the air at the back: 0.8 x -850 + 0.2 x 50 = -670.
+
+    A larger power leaves more of the lung unchanged.
+    """
     hu, lungs = torch.full((6, 9, 8), -850.0), torch.ones(6, 9, 8, dtype=torch.bool)
-    new = vary(hu, lungs, prob_gradient=1.0, gradient=(0.2, 0.2), gradient_power=(power, power))
+    settings = {"gradient": (0.2, 0.2), "gradient_power": (power, power)}
+    new = vary(hu, lungs, prob_gradient=1.0, prob_anterior=float(prone), **settings)
     rows = new[3, :, 4].flip(0) if prone else new[3, :, 4]
     assert torch.equal(new, new[3, :, 4][None, :, None].expand_as(new))
     assert rows[0] == -850

@@ -42,16 +42,19 @@ def split_settings(settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def _to_format_2(manifest: dict[str, Any]) -> dict[str, Any]:
     """Format 1 kept all settings in ``config``, and of a lung model the keys of ``lungs`` alone.
 
-    Lungs had one neighbour on each side (``neighbour_mm``); the first lung models saw one slice.
+    Lungs had one neighbour on each side (``neighbour_mm``); the first lung models saw one slice, and
+    their networks did not say so.
     """
     rest = {name: value for name, value in manifest.items() if name != "config"} | {"format": 2}
+    network = manifest.get("network")
+    if isinstance(network, dict):
+        rest["network"] = network = {"in_channels": 1, **network}
     config = manifest.get("config")
     if not isinstance(config, dict):
         return rest
     if manifest.get("kind") == "lungs":
-        network = manifest.get("network")
-        n_seen = network.get("in_channels", 1) if isinstance(network, dict) else 1
-        config = {"lungs": {"neighbours_mm": [] if n_seen == 1 else [6.0], **config}}
+        saw_one = isinstance(network, dict) and network["in_channels"] == 1
+        config = {"lungs": {"neighbours_mm": [] if saw_one else [6.0], **config}}
     lungs = config.get("lungs")
     if isinstance(lungs, dict) and "neighbour_mm" in lungs:
         others = {name: value for name, value in lungs.items() if name != "neighbour_mm"}

@@ -230,7 +230,7 @@ def train_lungs(
     if resumed is not None:
         resumed.restore(network, optimizer, rng=rng)
         done, losses = resumed.step, list(resumed.losses)
-        schedule.load_state_dict({"last_epoch": done - 1, "_step_count": done})
+        schedule.load_state_dict({"last_epoch": done - 1, "_step_count": done + 1})
         schedule.step()
     weights = draw_weights(slices, training)
     network.train()
