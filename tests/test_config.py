@@ -286,7 +286,7 @@ def test_what_cannot_be_extended(tmp_path, files, code, where):
 
 @pytest.mark.parametrize("name", ["default", "lesions"])
 def test_every_key_is_set_by_a_file(name):
-    """What ``config.py`` says is the value of nothing but old models and ``paper``'s unused keys."""
+    """``config.py`` alone speaks of keys that the paper does not use, and in old models."""
     layers = read_layers(name)
     told = {
         f"{section}.{key}"

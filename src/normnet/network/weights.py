@@ -42,8 +42,8 @@ def split_settings(settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def _to_format_2(manifest: dict[str, Any]) -> dict[str, Any]:
     """Format 1 kept all settings in ``config``, and of a lung model the keys of ``lungs`` alone.
 
-    Lungs had one neighbour on each side (``neighbour_mm``); the first lung models saw one slice, and
-    their networks did not say so.
+    Lungs had one neighbour on each side (``neighbour_mm``). The first lung models saw one slice;
+    their ``network`` did not say so.
     """
     rest = {name: value for name, value in manifest.items() if name != "config"} | {"format": 2}
     network = manifest.get("network")

@@ -96,7 +96,7 @@ def test_large_opacities_take_a_whole_lung_and_keep_its_bronchi(chests):
 
 @pytest.mark.parametrize("tilted", [0.0, 1.0])
 def test_large_opacities_may_end_at_a_height(tilted):
-    """Seven slices over 120 pixels: solid bases, more seldom solid tops; with upright planes none."""
+    """Seven slices over 120 pixels: solid bases, more seldom solid tops; upright planes: none."""
     mask = torch.zeros(60, 7, 96, 112, dtype=torch.bool)
     mask[..., 20:80, 14:98] = True
     clean = torch.where(mask, -850.0, 40.0)

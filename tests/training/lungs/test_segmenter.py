@@ -119,7 +119,7 @@ def test_any_number_of_slices_is_seen(rows, n_seen):
 
 @pytest.mark.parametrize("prob_end", [0.0, 1.0])
 def test_near_the_ends_of_a_scan_slices_repeat(prob_end):
-    """None to three of the neighbours are missing, at both ends alike; the middle slice never is."""
+    """None to three neighbours are missing, at both ends alike; the middle slice never is."""
     item = graded((0, 1, 3, 4, 5, 7, 8))
     rng = torch.Generator().manual_seed(4)
     image, _ = healthy_batch([item], 64, SEVEN, torch.ones(1), rng, prob_end=prob_end)
