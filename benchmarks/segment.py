@@ -119,7 +119,6 @@ def run_rival(ct: Path, out: Path, model_folder: Path | None, lungs: Path, laps:
         ThresholdIntensityd,
     )
 
-    from normnet.inference.voting import needed_votes
     from normnet.models import settings_of, shipped
     from normnet.network.weights import load_members
     from normnet.postprocessing import postprocess
@@ -161,7 +160,7 @@ def run_rival(ct: Path, out: Path, model_folder: Path | None, lungs: Path, laps:
     laps.lap("inference")
 
     thorax, lung_mask, hu = (data[key][0].numpy().T for key in [*keys, "hu"])  # (z, y, x)
-    needed = needed_votes(config.inference, len(networks))
+    needed = config.inference.votes_needed(len(networks))
     n_votes = n_normal.numpy().T
     steps = postprocess(
         thorax, hu, lung_mask >= 0.5, n_votes >= needed, window.tau, config.postprocessing

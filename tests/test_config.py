@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from normnet.config import Config, load_config, parse_config, parse_manifest_config
+from normnet.config import (
+    Config,
+    InferenceConfig,
+    PreparationConfig,
+    known_keys,
+    load_config,
+    parse_config,
+    parse_manifest_config,
+    read_layers,
+)
 from normnet.errors import ConfigError
 
 PAPER = {
@@ -47,7 +56,6 @@ PAPER = {
     ("training", "flip"): False,
     ("training", "prob_thick"): 0,
     ("training", "prob_noise"): 0,
-    ("training", "prob_shift"): 0,
     ("inference", "prob_normal"): 0.95,
     ("inference", "min_votes"): 3,
     ("postprocessing", "k_d"): 9,
@@ -170,3 +178,128 @@ def test_settings_never_change():
     config = Config()
     with pytest.raises(ValueError, match="frozen"):
         config.training.batch = 3
+
+
+# --- words in place of None ---
+
+
+def test_words_and_numbers(tmp_path):
+    default = load_config()
+    assert default.inference.min_votes == "majority"
+    assert default.inference.max_members == "all"
+    assert default.preparation.pad_to == "crop"
+    assert default.preparation.padded_yx_vox is None
+    path = tmp_path / "mine.toml"
+    path.write_text("[preparation]\npad_to = 512\n[inference]\nmin_votes = 3\nmax_members = 2\n")
+    mine = load_config(path)
+    assert mine.preparation.padded_yx_vox == (512, 512)
+    assert PreparationConfig(pad_to=(160, 150)).padded_yx_vox == (160, 150)
+    assert (mine.inference.min_votes, mine.inference.max_members) == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("min_votes", "n_members", "needed"),
+    [("majority", 1, 1), ("majority", 4, 3), ("majority", 5, 3), (0, 5, 0), (4, 5, 4)],
+)
+def test_votes_needed(min_votes, n_members, needed):
+    assert InferenceConfig(min_votes=min_votes).votes_needed(n_members) == needed
+
+
+@pytest.mark.parametrize(("max_members", "voting"), [("all", 5), (1, 1), (5, 5), (9, 5)])
+def test_members_voting(max_members, voting):
+    assert InferenceConfig(max_members=max_members).members_voting(5) == voting
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[inference]\nmin_votes = 'most'", r"'inference\.min_votes': .*'majority', or .*integer"),
+        ("[inference]\nmin_votes = -1", r"'inference\.min_votes': .*greater than or equal to 0"),
+        ("[inference]\nmax_members = 0", r"'inference\.max_members': .*greater than or equal to 1"),
+        ("[preparation]\npad_to = [0, 0]", r"'preparation\.pad_to': .*'crop'"),
+    ],
+)
+def test_wrong_words_are_named(tmp_path, text, told):
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=told) as caught:
+        load_config(path)
+    assert caught.value.code == "NN-CFG-002"
+
+
+# --- extends ---
+
+
+def test_a_file_extends_a_shipped_one(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text("extends = 'lesions'\n[training]\nmembers = 1\n")
+    mine, lesions = load_config(path), load_config("lesions")
+    assert mine.training.members == 1
+    assert mine.model_copy(update={"training": lesions.training}) == lesions
+
+
+def test_a_file_extends_another_one_beside_it(tmp_path, monkeypatch):
+    """The path is that from the file, not from where the command runs."""
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "b.toml").write_text(
+        "extends = 'paper'\n[training]\nbatch = 3\nmembers = 2\n"
+    )
+    (tmp_path / "a.toml").write_text("extends = 'base/b.toml'\n[training]\nbatch = 4\n")
+    monkeypatch.chdir("/")
+    config = load_config(tmp_path / "a.toml")
+    assert (config.training.batch, config.training.members) == (4, 2)
+    assert config.synthesis == load_config("paper").synthesis
+    assert config.preparation.pad_to == (512, 512)
+    assert [layer.name for layer in read_layers(tmp_path / "a.toml")] == [
+        "paper.toml",
+        str(tmp_path / "base" / "b.toml"),
+        str(tmp_path / "a.toml"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("files", "code", "where"),
+    [
+        ({"a": "extends = 'a.toml'"}, "NN-CFG-006", "a.toml"),
+        ({"a": "extends = 'b.toml'", "b": "extends = 'a.toml'"}, "NN-CFG-006", "b.toml"),
+        ({"a": "extends = 'lesion'"}, "NN-CFG-005", "a.toml"),
+        ({"a": "extends = 'b.toml'", "b": "extends = 'c.toml'"}, "NN-CFG-005", "b.toml"),
+        ({"a": "extends = 3"}, "NN-CFG-005", "a.toml"),
+        ({"a": "extends = ['paper']"}, "NN-CFG-005", "a.toml"),
+        ({"a": "extends = ''"}, "NN-CFG-005", "a.toml"),
+        ({"a": "extends = 'b.toml'", "b": "[training]\nbach = 3"}, "NN-CFG-001", "b.toml"),
+        ({"a": "extends = 'b.toml'", "b": "["}, "NN-CFG-004", "b.toml"),
+    ],
+)
+def test_what_cannot_be_extended(tmp_path, files, code, where):
+    for name, text in files.items():
+        (tmp_path / f"{name}.toml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(tmp_path / "a.toml")
+    assert caught.value.code == code
+    assert caught.value.where.endswith(where)
+    assert "\n" not in str(caught.value)
+
+
+# --- every number in a TOML ---
+
+
+@pytest.mark.parametrize("name", ["default", "lesions"])
+def test_every_key_is_set_by_a_file(name):
+    """``config.py`` alone speaks of keys that the paper does not use, and in old models."""
+    layers = read_layers(name)
+    told = {
+        f"{section}.{key}"
+        for layer in layers
+        for section, keys in layer.values.items()
+        for key in keys
+    }
+    assert told == set(known_keys())
+
+
+def test_training_of_the_lungs_is_the_same_everywhere():
+    assert (
+        load_config().lungs_training
+        == Config().lungs_training
+        == load_config("paper").lungs_training
+    )

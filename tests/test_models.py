@@ -1,4 +1,4 @@
-"""Models outlive settings: folders of every format load, and only what exists of their settings counts."""
+"""Models outlive settings: folders of every format load, with the settings that exist."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from normnet.config import (
     Config,
@@ -19,6 +20,7 @@ from normnet.config import (
     WindowConfig,
 )
 from normnet.errors import ConfigError, ModelError
+from normnet.lungs.learned import predict_lungs
 from normnet.models import load_lungs, load_model, settings_of, shipped, with_lungs
 from normnet.network.unet import build_unet
 from normnet.network.weights import (
@@ -35,7 +37,10 @@ from tests.phantoms import thorax_phantom
 
 USED = {"window", "lungs", "preparation", "inference", "postprocessing"}
 OLD_NORMNET = r"^model old_normnet: [^\n]* left out: haze, [^\n]*postprocessing\.thick_slice_mm"
-TRAINED = {"synthesis", "ground_glass", "training", "variation"}
+TRAINED = {"synthesis", "ground_glass", "training", "variation", "lungs_training"}
+
+
+MANIFESTS = Path(__file__).parent / "data" / "manifests"  # commit / kind.json, as they shipped
 
 
 def edit_manifest(folder, **changes) -> None:
@@ -76,7 +81,7 @@ def new_lesions(tmp_path):
 def test_a_saved_model_gives_back_what_it_is_used_with(tmp_path):
     folder, config = tmp_path, write_model(tmp_path)
     on_disk = json.loads((folder / "manifest.json").read_text())
-    assert on_disk["format"] == 2
+    assert on_disk["format"] == 3
     assert "config" not in on_disk
     networks, manifest = load_members(folder, "normnet")
     assert len(networks) == 1
@@ -100,7 +105,7 @@ def test_an_old_manifest_is_read_as_a_new_one(old_model):
     folder = old_model()
     on_disk = json.loads((folder / "manifest.json").read_text())
     manifest = read_manifest(folder, "normnet")
-    assert manifest["format"] == 2
+    assert manifest["format"] == 3
     assert "config" not in manifest
     assert set(manifest["inference"]) == {
         *USED,
@@ -160,6 +165,83 @@ def test_shipped_models_hold_settings_that_exist(kind):
     assert config.lungs.threshold == manifest["inference"]["lungs"]["threshold"]
 
 
+def test_null_of_format_2_is_a_word_now():
+    used = {
+        "inference": {"min_votes": None, "max_members": None, "prob_normal": 0.9},
+        "preparation": {"pad_to": None, "align_vox": 16},
+    }
+    new = MIGRATIONS[2]({"inference": used})["inference"]
+    words = {"min_votes": "majority", "max_members": "all", "prob_normal": 0.9}
+    assert new == {"inference": words, "preparation": {"pad_to": "crop", "align_vox": 16}}
+    assert used["preparation"]["pad_to"] is None
+    numbers = {"inference": {"min_votes": 3}, "preparation": {"pad_to": [512, 512]}}
+    assert MIGRATIONS[2]({"inference": numbers})["inference"] == numbers
+    for damaged in (None, [], {"inference": 3, "preparation": None}):
+        assert MIGRATIONS[2]({"inference": damaged})["inference"] == damaged
+
+
+def test_padding_to_nothing_was_a_crop_without_alignment():
+    used = {"preparation": {"pad_to": [0, 0], "align_vox": 16, "pool_vox": 2}}
+    new = MIGRATIONS[2]({"inference": used})["inference"]
+    assert new == {"preparation": {"pad_to": "crop", "align_vox": 1, "pool_vox": 2}}
+
+
+# --- models of older commits ---
+
+
+def write_old(folder: Path, commit: str, kind: str) -> Path:
+    """A model folder with the manifest of a commit and one member of random weights."""
+    manifest = json.loads((MANIFESTS / commit / f"{kind}.json").read_text())
+    network = NetworkConfig(**manifest["network"])
+    torch.manual_seed(0)
+    save_model(folder, {"member-1": build_unet(network).state_dict()}, kind, network, {})
+    members = json.loads((folder / "manifest.json").read_text())["members"]
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "members": members}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("commit", "number", "neighbours_mm", "lesion_networks", "left_out"),
+    [
+        ("04985e4", 1, (), False, ["inference.halo_vox"]),
+        ("bf88a3e", 1, (6.0,), True, []),
+        ("63a733c", 2, (6.0,), True, []),
+    ],
+)
+def test_models_of_older_commits_segment(
+    tmp_path, new_lesions, commit, number, neighbours_mm, lesion_networks, left_out
+):
+    """The models of 2026-11-23, 24 and 27; slabs of the first overlapped by a halo."""
+    folders = {
+        kind: write_old(tmp_path / kind, commit, kind)
+        for kind in ("normnet", "lungs", "lesions")
+        if (MANIFESTS / commit / f"{kind}.json").exists()
+    }
+    assert json.loads((folders["normnet"] / "manifest.json").read_text())["format"] == number
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        lesions = folders.get("lesions", new_lesions)
+        model = load_model(folders["normnet"], folders["lungs"], lesions)
+    told = [str(warning.message).split(": ")[-1] for warning in caught]
+    assert told == left_out
+    assert model.config.lungs == LungsConfig(neighbours_mm=neighbours_mm)
+    assert model.config.network.channels == (16, 32, 64, 128)
+    assert model.config.preparation.pad_to == "crop"
+    votes = model.config.inference
+    assert (votes.min_votes, votes.max_members) == ("majority", "all")
+    post = model.config.postprocessing
+    assert (post.dilation_vox, post.lesion_networks) == (5, lesion_networks)
+    phantom = thorax_phantom((24, 40, 40), (4.0, 4.0, 4.0))
+    volume = phantom.scan.volume_hu.astype(np.float32)
+    prob = predict_lungs(volume, 4.0, model.lung_networks, model.config.lungs)
+    assert prob.shape == volume.shape
+    assert 0 < prob.min() < prob.max() < 1
+    found = segment(phantom.scan, model, lung_labels=phantom.lung_mask.astype(np.uint8))
+    assert found.lesion_mask.shape == phantom.scan.shape
+    assert found.n_votes_normal.max() <= 1
+    assert found.volumes["both"]["lung_ml"] > 0
+
+
 # --- the lungs' own settings ---
 
 SEVEN = {"neighbours_mm": [6.0, 20.0, 50.0], "threshold": 0.45}
@@ -193,6 +275,19 @@ def test_settings_of_lungs_that_are_no_more_are_left_out():
     )
     with pytest.raises(ConfigError, match=r"'lungs\.threshold'"):
         with_lungs(Config(), {"inference": {"lungs": {"threshold": "low"}}})
+
+
+def test_unknown_settings_of_lungs_are_named(tmp_path, new_model, new_lesions):
+    folder = write_lungs(tmp_path / "lungs", 7, {**SEVEN, "haze": 3})
+    edit_manifest(folder, inference={"lungs": {**SEVEN, "haze": 3}, "fog": {}})
+    wanted = r"^model lungs: settings unknown to this version are left out: lungs\.haze, fog$"
+    with pytest.warns(UserWarning, match=wanted) as caught:
+        load_lungs(folder)
+    assert len(caught) == 1
+    with pytest.warns(UserWarning, match=wanted) as caught:
+        model = load_model(new_model, folder, new_lesions)
+    assert len(caught) == 1
+    assert model.config.lungs.threshold == 0.45
 
 
 @pytest.mark.parametrize("sections", [None, [], 3])

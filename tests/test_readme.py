@@ -135,7 +135,7 @@ def small(source: str | Path | None = None) -> Config:
         update={
             "network": NetworkConfig(channels=(4, 8), n_res_units=0),
             "preparation": settings.preparation.model_copy(
-                update={"spacing_mm": (3.0, 3.0, 3.0), "pad_to": None}
+                update={"spacing_mm": (3.0, 3.0, 3.0), "pad_to": "crop"}
             ),
             "training": settings.training.model_copy(update=training),
             "postprocessing": settings.postprocessing.model_copy(update=trusting),

@@ -1,8 +1,9 @@
 """Every setting of every stage, as TOML with the paper's names beside ours.
 
-``configs/paper.toml`` holds the paper's numbers, ``configs/default.toml`` what the shipped ensemble was trained
-and is used with, ``configs/lesions.toml`` the same for the lesion networks. A user's file overrides single keys of the
-default.
+``configs/paper.toml`` holds the paper's numbers. ``configs/default.toml`` extends it with what the
+shipped ensemble was trained and is used with, and ``configs/lesions.toml`` extends that for the
+lesion networks. A user's file changes single keys of the file that its ``extends`` names
+(``"default"`` where it names none).
 """
 
 from __future__ import annotations
@@ -11,17 +12,19 @@ import difflib
 import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from normnet.errors import ConfigError
 
+SHIPPED = ("paper", "default", "lesions")  # files in configs/, by name
 Range = tuple[float, float]
+Size = Annotated[int, Field(ge=1)]
 
 
 class Section(BaseModel):
-    """A section of the file: unknown keys are refused, values never change after reading."""
+    """A section of the file: unknown keys are errors, and values never change after reading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -48,22 +51,23 @@ class NetworkConfig(Section):
     n_res_units: int = 2
     norm: Literal["batch", "instance"] = "batch"
     rare_start: bool = False  # begin with a steep output that says "no" almost everywhere
+    start_gain: float = 4.0  # of the last map before the output, with rare_start
+    start_logit: float = -3.0  # of the output, with rare_start
 
     @property
     def stride(self) -> int:
         """Every input axis must be a multiple of this."""
-        return 2 ** (len(self.channels) - 1)
+        return 1 << (len(self.channels) - 1)
 
 
 class LungsConfig(Section):
     """Grid and grey scale of the learned lung segmenter."""
 
     pixel_mm: float = 1.5
-    slice_mm: float = 2.0  # thinner scans are looked at this far apart
-    neighbours_mm: tuple[float, ...] = (
-        6.0,
-    )  # how far below and above lie slices that are seen with each
-    # dense tissue: standard deviation of a Gaussian along z, over which slices agree; 0: none
+    slice_mm: float = 2.0  # in thinner scans, slices this far apart are segmented
+    # The network sees each slice with the slices this far below and above it.
+    neighbours_mm: tuple[float, ...] = (6.0,)
+    # In dense tissue the probability is smoothed along z by a Gaussian of this sigma; 0: nowhere.
     smooth_mm: float = 0.0
     low_hu: float = -1024.0
     high_hu: float = 600.0
@@ -82,19 +86,23 @@ class PreparationConfig(Section):
     margin_vox: int = 4  # around the lungs' bounding box
     align_vox: int = 16  # the crop starts at a multiple of this, the network's stride
     pool_vox: int = 2  # edge of the cubes that lesion networks see as one voxel
-    pad_to: tuple[int, int] | None = (
-        None  # (y, x); the paper pads to 512 x 512, the result inside is the same
-    )
-    edge_share: float = (
-        0.5  # components with more of their voxels on the mask's edge are dropped in training
-    )
+    # "crop": the lungs' box as it is. A size, one for both axes or (y, x): zeros around it up to
+    # there; the paper pads to 512 x 512.
+    pad_to: Literal["crop"] | Size | tuple[Size, Size] = "crop"
+    # Training drops components with more than this share of their voxels on the mask's edge.
+    edge_share: float = 0.5
     edge_vox: int = 2  # thickness of that edge
     edge_cut_rim: bool = False  # cut the chest wall's rim off the vessels first
-    inspired_hu: float = -905.0  # what the lightest tenth of the lung is brought to
-    breath_limits: Range = (
-        0.0,
-        0.0,
-    )  # share of tissue in the air that is undone for it; 0, 0: the paper, nothing
+    inspired_hu: float = -905.0  # density that the lightest tenth of the lung is brought to
+    # Limits of the share of tissue in the air that is taken out for it; 0, 0: nothing, the paper.
+    breath_limits: Range = (0.0, 0.0)
+
+    @property
+    def padded_yx_vox(self) -> tuple[int, int] | None:
+        """Least size in y and x; None where the lungs' box is not padded."""
+        if isinstance(self.pad_to, str):
+            return None
+        return (self.pad_to, self.pad_to) if isinstance(self.pad_to, int) else self.pad_to
 
 
 class SynthesisConfig(Section):
@@ -107,7 +115,7 @@ class SynthesisConfig(Section):
     axes_medium_vox: Range = (10, 32)
     axes_large_vox: Range = (32, 64)
     elastic: Range = (0.15, 0.35)  # displacement over mean semi-axis; not published
-    elastic_cells: int = 4  # control points an axis of an ellipsoid's box
+    elastic_cells: int = 4  # control points per axis of an ellipsoid's box
     rotate: bool = True
     sigma_a_vox: Range = (3, 15)  # Eq. 7
     a_limits: Range = (0.0, 0.3)  # Eq. 8: a_L, a_U ~ U[...]
@@ -131,11 +139,16 @@ class GroundGlassConfig(Section):
     sigma_coarse_vox: Range = (1.5, 5.0)
     prob_mottled: float = 0.3
     sigma_mottled_vox: Range = (0.6, 2.5)
-    prob_clumped: float = (
-        0.4  # dense spots in hardly changed lung, the patch around them is the lesion
-    )
+    mottled_floor: Range = (0.1, 0.6)  # relative density between the spots
+    mottled_gain: Range = (0.6, 1.8)  # what the spots add to it
+    # Dense spots in lung that hardly changes; the patch around them is the lesion.
+    prob_clumped: float = 0.4
     sigma_clumped_vox: Range = (0.6, 3.5)
     clump_level: Range = (-0.2, 1.1)  # clumps are where unit noise exceeds it
+    clump_edge: Range = (0.1, 0.5)  # width of their edge, in units of that noise
+    clump_floor: Range = (0.0, 0.35)  # relative density between the clumps
+    most_fluid: float = 0.97  # largest share of the air that is fluid
+    texture_hu: Range = (-800.0, 100.0)  # window of the paper's textures, Sec. IV-B2
     prob_empty: float = 0.1  # slabs without disease
 
 
@@ -147,12 +160,15 @@ class TrainingConfig(Section):
     # on a coarse grid.
     target: Literal["normal", "areas", "lesions", "disease"] = "normal"
     slab_vox: tuple[int, int, int] = (32, 512, 512)
+    usable_share: float = 0.5  # target "disease": least share of a slab's slices without findings
     batch: int = 8
     iterations: int = 2000
     learning_rate: float = 3e-4
     schedule: Literal["constant", "cosine"] = "constant"
-    falls_to: float = 0.02  # share of the learning rate that the cosine ends at
-    # the weights that count are a running mean, to which each step's add this share; 0: the last
+    warm_up: int = 50  # iterations in which the rate of "cosine" rises from zero
+    falls_to: float = 0.02  # share of the learning rate that "cosine" ends at
+    # The trained weights are a running mean, to which each iteration adds this share of its own;
+    # 0: the weights of the last iteration.
     average: float = 0.0
     members: int = 5
     seed: int = 0
@@ -163,8 +179,7 @@ class TrainingConfig(Section):
     thick_mm: Range = (2.0, 6.0)
     prob_noise: float = 0.0  # slabs with reconstruction noise
     noise_hu: Range = (5.0, 60.0)
-    prob_shift: float = 0.0  # slabs whose air is denser or lighter (breathing, scale of the HU)
-    shift_hu: Range = (-40.0, 60.0)
+    noise_sigma_vox: Range = (0.4, 1.0)  # grain of that noise
 
 
 class VariationConfig(Section):
@@ -173,36 +188,127 @@ class VariationConfig(Section):
     zoom: Range = (0.85, 1.18)
     rotate_deg: Range = (0.0, 0.0)  # in the axial plane
     elastic_vox: Range = (0.0, 0.0)  # standard deviation of a smooth displacement
+    elastic_points: int = 5  # control points per axis of that displacement
     scale: Range = (0.95, 1.05)  # of HU + 1024: calibration
     prob_breath: float = 0.35
     breath: Range = (-0.03, 0.08)  # share of the air that is tissue, in the whole lung
     prob_gradient: float = 0.3
     gradient: Range = (0.0, 0.06)  # the same at the back, growing from nothing at the front
     gradient_power: Range = (1.0, 1.0)  # 1: evenly; larger: in the dependent part alone
+    prob_anterior: float = 0.2  # of those, slabs in which it grows to the front: prone patients
     prob_motion: float = 0.0  # slabs in which the diaphragm or the heart has moved
     motion_vox: Range = (2.0, 6.0)  # how far
     motion_share: Range = (0.2, 0.6)  # of the time
     motion_sigma_vox: Range = (6.0, 16.0)  # of the region
+    motion_near_vox: int = 4  # greatest distance of its centre from the border that moves
+    motion_across_vox: int = 45  # from there to the other lung, across the heart
     prob_regional: float = 0.3
     regional: Range = (0.0, 0.025)  # the same, rising and falling over a tenth of the slab
+    regional_points: int = 10  # control points per axis of that density
     prob_kernel: float = 0.0  # slabs smoothed or sharpened inside the lungs, disease included
     kernel: Range = (-0.7, 1.0)  # share of the way to the smoothed lungs; below 0 sharper
     kernel_sigma_vox: Range = (0.4, 1.0)
     prob_slices: float = 0.3
     slices: float = 0.015  # standard deviation of every slice's own scale of HU + 1024
-    lung_share: Range = (
-        0.1,
-        0.6,
-    )  # thick slices: voxels with more lung than this are in the mask, hazy domes too
+    # Thick slices: voxels with more lung than a share drawn from here are in the mask.
+    lung_share: Range = (0.1, 0.6)
+
+
+class LungsTrainingConfig(Section):
+    """How the lung segmenter is trained and what is varied in its crops; ours.
+
+    A width is that of an interval around zero, from which a value is drawn evenly.
+    """
+
+    channels: tuple[int, ...] = (16, 32, 64, 128, 256)  # of its U-Net
+    n_res_units: int = 2
+    iterations: int = Field(default=3000, ge=1)
+    batch: int = 12
+    learning_rate: float = 1.5e-3  # peak; falls to zero along a cosine
+    rise_share: float = 0.05  # share of the iterations in which it rises to the peak
+    weight_decay: float = 1e-4
+    clip_norm: float = 5.0  # largest norm of a gradient
+    seed: int = 0
+    checkpoint_every: int = 100
+    # crops
+    crop_px: int = 192
+    empty_share: float = 0.2  # of the crops, from slices without lung
+    zoom_width: float = 0.6  # of the zoom's logarithm
+    rotate_width_rad: float = 0.6
+    prob_upside_down: float = 0.04
+    prob_flip: float = 0.5  # right and left
+    shift_width: float = 1.2  # of the part of the slice that lies outside the crop
+    shift_crop_share: float = 0.8  # a crop counts as no larger than this share of the slice
+    prob_end: float = 0.15  # crops at either end of the stack, where neighbours are missing
+    # scanner
+    prob_soft: float = 0.25  # crops that are blurred
+    soft_scale: float = 0.6  # by shrinking them to this size and back
+    noise: float = 0.6  # share of fine noise, and the same of noise with a grain of noise_px
+    noise_px: int = 2
+    noise_hu: float = 70.0  # largest factor of that noise; small ones are drawn more often
+    scale_from: float = 0.94  # least factor of the HU
+    scale_width: float = 0.12  # from the least factor to the largest
+    shift_width_hu: float = 60.0
+    prob_clip: float = 0.3  # crops whose bright tissue is clipped, as windowed archives are
+    clip_hu: float = 100.0  # least HU that are clipped
+    clip_width_hu: float = 500.0  # from the least to the largest; crops without it end there, too
+    # disease
+    sick_share: float = Field(default=0.75, ge=0, le=1)  # crops with synthetic disease
+    n_ellipses: int = 6  # most in one crop
+    border_share: float = 0.7  # of the ellipses, centred near the lungs' border
+    border_px: int = 3  # width of that border
+    log_axes_px: Range = (1.1, 4.0)  # logarithm of the semi-axes: 3 to 55 pixels
+    height_share: Range = (-0.7, 0.7)  # height of the centre over the semi-axis along z
+    ripple: float = 0.25  # relative change of the radius
+    ripple_px: int = 12
+    softness: Range = (0.03, 0.25)  # relative width of the edge
+    prob_large: float = 0.3  # sick crops with half a lung or all of it
+    prob_dependent: float = 0.5  # of those, whose plane is horizontal: the back is solid
+    prob_tilted: float = 0.5  # of those, whose plane runs up or down, too
+    tilt: Range = (-0.5, 1.0)  # in right angles; above 0 the bases are solid
+    plane_at: Range = (-0.15, 0.25)  # place of the plane, in crops behind the middle
+    plane_steepness: float = 30.0
+    plane_ripple: float = 2.0
+    plane_ripple_px: int = 24
+    prob_half: float = 0.75  # of the large opacities, those that end at a plane
+    everywhere_level: float = 1.0  # the others: density before smooth noise of everywhere_ripple
+    everywhere_ripple: float = 2.0
+    everywhere_px: int = 32
+    prob_layer: float = 0.25  # sick crops with a layer along the border
+    deepest_px: int = 6  # thickest layer: a thicker one is an effusion
+    layer_level: float = 0.3  # relative thickness before smooth noise; none where below 0
+    layer_px: int = 32
+    layer_edge_px: float = 0.4
+    prob_dense: float = 0.45  # consolidation; the others are ground glass
+    dense_hu: Range = (-150.0, 80.0)
+    pale_hu: Range = (-700.0, -250.0)
+    dense_spread_hu: Range = (5.0, 60.0)
+    pale_spread_hu: Range = (20.0, 130.0)
+    prob_fine: float = 0.5  # opacities with a fine grain; the others have a coarse one
+    fine_px: int = 2
+    coarse_px: int = 10
+    prob_air: float = 0.4  # consolidations with air in their bronchi
+    bronchi_px: int = 3
+    bronchi_level: Range = (0.8, 1.4)  # bronchi are where smooth noise exceeds it
+    air_hu: Range = (-900.0, -300.0)
 
 
 class InferenceConfig(Section):
     """Slabs over the lungs and the vote (Sec. IV-B3)."""
 
-    slab_vox: int = 32  # slices a window sees, as in training; windows lie half a slab apart
+    slab_vox: int = 32  # slices of a slab, as in training; slabs lie half a slab apart
     prob_normal: float = 0.95
-    min_votes: int | None = None  # None: more than half of the members
-    max_members: int | None = Field(default=None, ge=1)  # only the first ones vote; None: all
+    # Members that must call a voxel normal; "majority": more than half of those that vote.
+    min_votes: Literal["majority"] | Annotated[int, Field(ge=0)] = "majority"
+    max_members: Literal["all"] | Size = "all"  # members that vote: so many, the first ones
+
+    def members_voting(self, n_members: int) -> int:
+        """How many of ``n_members`` vote."""
+        return n_members if self.max_members == "all" else min(self.max_members, n_members)
+
+    def votes_needed(self, n_members: int) -> int:
+        """How many of the ``n_members`` that vote must call a voxel normal."""
+        return n_members // 2 + 1 if self.min_votes == "majority" else self.min_votes
 
 
 class PostprocessingConfig(Section):
@@ -220,18 +326,15 @@ class PostprocessingConfig(Section):
     prob_possible: float = 0.02  # or Eq. 10 finds it and they give it more than this
     step_hu: float = 60.0  # lesion: denser than the healthy lung by this
     share: float = 0.15  # and this share of the way from there to the disease
-    share_range: Range = (0.05, 0.25)  # the volume is also told for these
-    disease_percentile: float = (
-        75.0  # the disease's density: this percentile of what is more likely lesion than not
-    )
+    share_range: Range = (0.05, 0.25)  # the results give the volume for these shares, too
+    # Density of the disease: this percentile of what is more likely lesion than not.
+    disease_percentile: float = 75.0
     least_contrast_hu: float = 150.0  # of the disease with the healthy lung
     density_sigma_vox: float = 2.0  # the density is smoothed with this Gaussian
-    rim_vox: int = (
-        0  # layers of the lungs' outline, in each slice, that are never lesion; 0: the paper
-    )
-    lungs_vox: int = (
-        0  # steps from a lesion within which bright tissue that could be lung is lung; 0: the paper
-    )
+    # Layers of the lungs' outline, in each slice, that are never lesion; 0: none, the paper.
+    rim_vox: int = 0
+    # Bright tissue that could be lung is lung up to this many steps from a lesion; 0: the paper.
+    lungs_vox: int = 0
     lungs_prob: float = 0.1  # could be lung: the lung networks give it more than this
 
 
@@ -246,17 +349,18 @@ class Config(Section):
     network: NetworkConfig = NetworkConfig()
     training: TrainingConfig = TrainingConfig()
     variation: VariationConfig = VariationConfig()
+    lungs_training: LungsTrainingConfig = LungsTrainingConfig()
     inference: InferenceConfig = InferenceConfig()
     postprocessing: PostprocessingConfig = PostprocessingConfig()
 
 
-def _known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
-    keys = []
-    for name, info in model.model_fields.items():
-        keys.append(prefix + name)
-        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            keys += _known_keys(info.annotation, f"{prefix}{name}.")
-    return keys
+def known_keys() -> list[str]:
+    """Every key as ``section.key``, in the order of the sections above."""
+    return [
+        f"{section}.{key}"
+        for section, info in Config.model_fields.items()
+        for key in info.annotation.model_fields  # type: ignore[union-attr]
+    ]
 
 
 def parse_config(values: dict[str, Any], where: str) -> Config:
@@ -269,14 +373,19 @@ def parse_config(values: dict[str, Any], where: str) -> Config:
         return Config.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
+        key = ".".join(str(part) for part in first["loc"][:2])
         if first["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(key, _known_keys(Config), n=1, cutoff=0.4)
-            hint = f"did you mean '{near[0]}'?" if near else "see configs/default.toml for all keys"
+            names = ["extends", *Config.model_fields, *known_keys()]
+            near = difflib.get_close_matches(key, names, n=1, cutoff=0.4)
+            hint = f"did you mean '{near[0]}'?" if near else "see 'normnet info --config'"
             raise ConfigError("NN-CFG-001", f"unknown setting '{key}'", where, hint) from error
-        message = first["msg"][0].lower() + first["msg"][1:]
+        # A key with several forms has one error for each of them.
+        wrong = [part for part in error.errors() if part["loc"][:2] == first["loc"][:2]]
+        message = ", or ".join(
+            dict.fromkeys(part["msg"][0].lower() + part["msg"][1:] for part in wrong)
+        )
         raise ConfigError(
-            "NN-CFG-002", f"wrong value of '{key}': {message}", where, "mend the value"
+            "NN-CFG-002", f"wrong value of '{key}': {message}", where, "correct the value"
         ) from error
 
 
@@ -289,53 +398,109 @@ def parse_manifest_config(values: dict[str, Any], where: str) -> tuple[Config, l
     Raises:
         ConfigError: For the first wrong value.
     """
-    known = set(_known_keys(Config))
-    kept, unknown = {}, []
+    keys = set(known_keys())
+    known, unknown = {}, []
     for name, section in values.items():
         if name not in Config.model_fields:
             unknown.append(name)
             continue
         if isinstance(section, dict):
-            unknown += [f"{name}.{key}" for key in section if f"{name}.{key}" not in known]
-            section = {key: value for key, value in section.items() if f"{name}.{key}" in known}
-        kept[name] = section
-    return parse_config(kept, where), unknown
+            unknown += [f"{name}.{key}" for key in section if f"{name}.{key}" not in keys]
+            section = {key: value for key, value in section.items() if f"{name}.{key}" in keys}
+        known[name] = section
+    return parse_config(known, where), unknown
+
+
+class Layer(NamedTuple):
+    """Settings of one file, which stand over those of the file that it extends."""
+
+    name: str  # of a shipped file: "paper.toml"; else the path
+    shipped: bool
+    values: dict[str, Any]
+
+
+def read_layers(source: str | Path | None = None, implied: str | None = "default") -> list[Layer]:
+    """Read a file of settings and all that it extends.
+
+    Args:
+        source: Name of a shipped file (``"paper"``, ``"default"``, ``"lesions"``) or path of a TOML
+            file; ``"default"`` where None.
+        implied: What a user's file without ``extends`` extends; None: nothing.
+
+    Returns:
+        The layers from the lowest to the file itself, each checked.
+
+    Raises:
+        ConfigError: If a file is missing, not TOML, holds unknown keys or wrong values, or extends
+            itself.
+    """
+    layers: list[Layer] = []
+    name, path = str(source or "default"), Path(source or "default")
+    seen: set[str] = set()
+    while True:
+        shipped = name in SHIPPED
+        place = name if shipped else str(path.resolve())
+        if place in seen:
+            raise ConfigError(
+                "NN-CFG-006", "'extends' leads back to the same file", layers[0].name, "remove one"
+            )
+        seen.add(place)
+        values = _read_toml(name, path, layers[0].name if layers else None)
+        parent = values.pop("extends", None if shipped else implied)
+        where = f"{name}.toml" if shipped else str(path)
+        if parent is not None and not isinstance(parent, str):
+            raise ConfigError(
+                "NN-CFG-005", "'extends' is not a text", where, "give a name or a path"
+            )
+        parse_config(values, where)
+        layers.insert(0, Layer(where, shipped, values))
+        if parent is None:
+            return layers
+        name, path = parent, path.parent / parent
+
+
+def _read_toml(name: str, path: Path, extended_by: str | None) -> dict[str, Any]:
+    if name in SHIPPED:
+        file = resources.files("normnet") / "configs" / f"{name}.toml"
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    names = ", ".join(f"'{known}'" for known in SHIPPED)
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        if extended_by is not None:
+            found, todo = f"no config '{name}' to extend", f"give {names} or a path from its folder"
+            raise ConfigError("NN-CFG-005", found, extended_by, todo) from error
+        todo = f"give {names} or a TOML file"
+        raise ConfigError("NN-CFG-003", "no such config", str(path), todo) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            "NN-CFG-004", f"not TOML ({error})", str(path), "correct the file"
+        ) from error
+
+
+def merge_layers(layers: list[Layer]) -> Config:
+    """All settings; a key of a later layer stands over the same key of an earlier one."""
+    values: dict[str, Any] = {}
+    for layer in layers:
+        values = _merged(values, layer.values)
+    return parse_config(values, layers[-1].name)
 
 
 def load_config(source: str | Path | None = None) -> Config:
-    """Settings by name of a shipped file (``"paper"``, ``"default"``, ``"lesions"``) or by path of a TOML file.
-
-    A path overrides single keys of the default.
+    """Settings by name of a shipped file or by path of a TOML file; as ``read_layers`` takes it.
 
     Raises:
-        ConfigError: If the file is missing, not TOML, or holds unknown keys or wrong values.
+        ConfigError: As ``read_layers`` raises it.
     """
-    shipped = resources.files("normnet") / "configs"
-    base = tomllib.loads((shipped / "default.toml").read_text(encoding="utf-8"))
-    if source is None or str(source) == "default":
-        return parse_config(base, "default.toml")
-    if str(source) in ("paper", "lesions"):
-        name = f"{source}.toml"
-        return parse_config(tomllib.loads((shipped / name).read_text(encoding="utf-8")), name)
-    path = Path(source)
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(
-            "NN-CFG-003",
-            "no such config",
-            str(source),
-            "give 'paper', 'default', 'lesions' or a TOML file",
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            "NN-CFG-004", f"not TOML ({error})", str(source), "mend the file"
-        ) from error
-    return parse_config(_merged(base, values), str(source))
+    return merge_layers(read_layers(source))
 
 
 def override(config: Config, values: dict[str, Any], where: str) -> Config:
-    """The settings with single keys of ``values`` (as a TOML file holds them) put over; raises as ``parse_config``."""
+    """The settings with single keys of ``values`` (as a TOML file holds them) in place of theirs.
+
+    Raises:
+        ConfigError: As ``parse_config`` raises it.
+    """
     return parse_config(_merged(config.model_dump(), values), where)
 
 

@@ -45,7 +45,7 @@ class Model:
 
     def asked(self, config: InferenceConfig) -> list[nn.Module]:
         """The members that vote under these settings."""
-        return self.networks[: config.max_members]
+        return self.networks[: config.members_voting(len(self.networks))]
 
 
 def shipped(name: str) -> Path:
@@ -129,10 +129,14 @@ def with_lungs(config: Config, lung_manifest: dict[str, Any]) -> Config:
 
 def _known_settings(manifest: dict[str, Any], folder: Path) -> Config:
     config, unknown = settings_of(manifest, folder)
-    if unknown:
-        text = f"model {folder.name}: settings unknown to this version are left out: {', '.join(unknown)}"
-        warnings.warn(text, stacklevel=3)
+    _warn_of_unknown(folder, unknown)
     return config
+
+
+def _warn_of_unknown(folder: Path, settings: list[str]) -> None:
+    if settings:
+        text = f"settings unknown to this version are left out: {', '.join(settings)}"
+        warnings.warn(f"model {folder.name}: {text}", stacklevel=4)
 
 
 def load_lungs(
@@ -159,6 +163,9 @@ def load_lungs(
         find_program(external)
         return external, external.manifest
     networks, manifest = load_members(path, "lungs")
+    lungs = manifest.get("inference")
+    if isinstance(lungs, dict):
+        _warn_of_unknown(path, parse_manifest_config(lungs, str(path))[1])
     n_seen = with_lungs(Config(), manifest).lungs.n_seen
     if manifest["network"].get("in_channels") != n_seen:
         found = f"its network sees {manifest['network'].get('in_channels')} slices, its settings say {n_seen}"

@@ -41,7 +41,7 @@ def tiny_models(tmp_path_factory):
         network,
         {"name": "tiny", **split_settings(config.model_dump())},
     )
-    flat = lung_network(config.lungs).model_copy(update={"channels": (4, 8)})
+    flat = lung_network(config.lungs, config.lungs_training).model_copy(update={"channels": (4, 8)})
     save_model(
         root / "lungs",
         {"member-1": build_unet(flat).state_dict()},

@@ -479,17 +479,17 @@ def test_train_lungs(scans, tmp_path, monkeypatch, capsys):
     import torch
 
     from normnet.models import load_members
+    from normnet.training.checkpoints import Checkpoint
     from normnet.training.lungs import segmenter as library
 
     calls = {}
 
-    def quick(
-        slices, config, *, iterations, learning_rate, sick_share, seed, on_step, start_from, device
-    ):
-        calls.update(n=len(slices), iterations=iterations, seed=seed)
+    def quick(slices, lungs, training, *, on_step, start_from, device, checkpoints, stop):
+        calls.update(n=len(slices), iterations=training.iterations, seed=training.seed)
         on_step(1, 0.5)
-        torch.manual_seed(seed)
-        return library.build_unet(library.lung_network(config)).state_dict()
+        torch.manual_seed(training.seed)
+        network = library.build_unet(library.lung_network(lungs, training))
+        return Checkpoint(training.iterations, network.state_dict(), {}, [0.5])
 
     monkeypatch.setattr(library, "train_lungs", quick)
     (scans / "list.csv").write_text(
@@ -753,3 +753,106 @@ def test_fast_asks_one_member(scans, tiny_models, tmp_path):
         assert told["model"]["min_votes"] == n_members // 2 + 1
         votes = read_stored(tmp_path / "out" / "a" / "votes.nii.gz").voxels
         assert votes.max() <= n_members
+
+
+def test_info_prints_every_setting_with_its_source(tiny_models, tmp_path, capsys):
+    import tomllib
+
+    from normnet.config import load_config, parse_config
+
+    def told(*arguments) -> tuple[dict, dict]:
+        assert main(["info", "--config", *arguments]) == 0
+        text = capsys.readouterr().out
+        sources = dict(re.findall(r"^(\w+) = .*  # (.+)$", text, re.MULTILINE))
+        return tomllib.loads(text), sources
+
+    values, sources = told()
+    assert parse_config(values, "") == load_config()
+    assert (sources["n_small"], sources["share_range"]) == ("paper.toml", "default.toml")
+    values, sources = told("lesions")
+    assert parse_config(values, "") == load_config("lesions")
+    assert sources["prob_mottled"] == "lesions.toml"
+    path = tmp_path / "mine.toml"
+    path.write_text("extends = 'paper'\n[training]\nmembers = 2\n")
+    values, sources = told(str(path))
+    assert parse_config(values, "") == load_config(path)
+    assert (sources["members"], sources["k_d"]) == (str(path), "paper.toml")
+    assert sources["usable_share"] == "config.py"
+    values, sources = told(str(tiny_models[0]))
+    assert values["preparation"]["spacing_mm"] == [5, 5, 5]
+    assert sources["spacing_mm"] == "ensemble/manifest.json"
+    values, sources = told("model")
+    assert values["lungs"]["neighbours_mm"] == [6, 20, 50]
+    assert (sources["neighbours_mm"], sources["k_d"]) == (
+        "lungs/manifest.json",
+        "normnet/manifest.json",
+    )
+    assert main(["info", "--config", str(tmp_path / "nowhere.toml")]) == 2
+
+
+def test_segment_with_a_file_that_extends(tiny_models):
+    """Without ``extends`` single keys of the model change; with it all but network and lungs."""
+    from normnet.cli.settings import override_config
+    from normnet.config import load_config
+
+    base = load_config().model_copy(update={"network": load_config("paper").network})
+    paper = override_config(base, "paper")
+    assert paper.postprocessing == load_config("paper").postprocessing
+    assert (paper.network, paper.lungs) == (base.network, base.lungs)
+
+
+@pytest.mark.parametrize(
+    ("text", "k_d", "dilation_vox", "neighbours_mm"),
+    [
+        ("[postprocessing]\nk_d = 5", 5, 5, (6, 20, 50)),
+        ("extends = 'paper'\n[postprocessing]\nk_d = 5", 5, 4, (6, 20, 50)),
+        ("extends = 'b.toml'\n[lungs]\nneighbours_mm = []", 3, 5, ()),
+    ],
+)
+def test_override_config(tmp_path, text, k_d, dilation_vox, neighbours_mm):
+    from normnet.cli.settings import override_config
+    from normnet.config import load_config
+
+    (tmp_path / "a.toml").write_text(text)
+    (tmp_path / "b.toml").write_text("[postprocessing]\nk_d = 3")
+    found = override_config(load_config(), str(tmp_path / "a.toml"))
+    assert (found.postprocessing.k_d, found.postprocessing.dilation_vox) == (k_d, dilation_vox)
+    assert found.lungs.neighbours_mm == neighbours_mm
+
+
+def test_train_lungs_is_resumed_as_if_never_stopped(scans, tmp_path, monkeypatch, capsys):
+    from normnet.training.lungs import segmenter
+
+    (scans / "list.csv").write_text("case_id,file,lung_mask\none,a.nii.gz,../a_lungs.nii.gz\n")
+    settings = tmp_path / "settings.toml"
+    settings.write_text(
+        "[lungs_training]\nchannels = [4, 8]\nn_res_units = 0\ncrop_px = 32\nbatch = 2\n"
+        "iterations = 5\ncheckpoint_every = 2\n"
+    )
+
+    def run(out, *options) -> int:
+        arguments = ("train-lungs", scans / "list.csv", "--out", tmp_path / out, *options)
+        return main([str(a) for a in (*arguments, "--config", settings, "--device", "cpu")])
+
+    assert run("straight") == 0
+    real, steps = segmenter.sample_batch, []
+
+    def interrupted(*arguments):
+        steps.append(1)
+        if len(steps) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(*arguments)
+
+    monkeypatch.setattr(segmenter, "sample_batch", interrupted)
+    assert run("stopped") == 130
+    assert len(steps) == 3
+    assert not (tmp_path / "stopped/manifest.json").exists()
+    assert "the same command goes on from here" in capsys.readouterr().err
+    assert run("stopped", "--seed", 1) == 7
+    assert "NN-OUT-013" in capsys.readouterr().err
+    assert run("stopped") == 0
+    assert len(steps) == 5
+    for name in ("manifest.json", "member-1.safetensors"):
+        assert (tmp_path / "stopped" / name).read_bytes() == (
+            tmp_path / "straight" / name
+        ).read_bytes(), name

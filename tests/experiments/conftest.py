@@ -13,7 +13,8 @@ members = 1
 seeds = 2
 [settings.preparation]
 spacing_mm = [5.0, 5.0, 5.0]
-pad_to = [0, 0]
+pad_to = "crop"
+align_vox = 1
 [settings.network]
 channels = [4, 8]
 n_res_units = 0

@@ -105,7 +105,7 @@ def test_the_paper_scale_is_the_papers():
         2000,
         3e-4,
     )
-    assert config.inference.min_votes is None  # a majority of those that vote, five or one
+    assert config.inference.min_votes == "majority"  # a majority of those that vote, five or one
 
 
 def test_votes():

@@ -27,7 +27,7 @@ SCALE = Scale(
     name="tiny",
     members=1,
     settings={
-        "preparation": {"spacing_mm": [3.0, 3.0, 3.0], "pad_to": [0, 0]},
+        "preparation": {"spacing_mm": [3.0, 3.0, 3.0], "pad_to": "crop", "align_vox": 1},
         "network": {"channels": [4, 8], "n_res_units": 0},
         "training": {"slab_vox": [16, 48, 48], "iterations": 1},
         "inference": {"slab_vox": 16},

@@ -18,7 +18,12 @@ from normnet.preparation.cache import NormalCase, prepare_normal
 from tests.phantoms import thorax_phantom
 
 SETTINGS = {
-    "preparation": {"spacing_mm": [3.0, 3.0, 3.0], "pad_to": [0, 0], "edge_cut_rim": True},
+    "preparation": {
+        "spacing_mm": [3.0, 3.0, 3.0],
+        "pad_to": "crop",
+        "align_vox": 1,
+        "edge_cut_rim": True,
+    },
     "training": {"slab_vox": [16, 64, 64]},
     "synthesis": {
         "axes_small_vox": [2, 4],

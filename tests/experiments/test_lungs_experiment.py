@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from normnet.config import NetworkConfig
 from normnet.errors import InputError, ValueRangeError
 from normnet.experiments import lungs
 from normnet.experiments.bench import Bench, Interrupted, find_data
@@ -18,14 +17,12 @@ from tests.datasets import trees
 from tests.phantoms import thorax_phantom, write_nifti
 
 SHAPE, SPACING_MM = (32, 64, 64), (5.0, 5.0, 5.0)
-TINY = NetworkConfig(spatial_dims=2, in_channels=3, channels=(8, 16), n_res_units=1)
+TINY = {"channels": [8, 16], "n_res_units": 1, "crop_px": 64}
 DRAWN = slice(10, 20)  # slices in which the lungs of the test CT are drawn
 
 
 @pytest.fixture(autouse=True)
 def small_and_alone(monkeypatch):
-    monkeypatch.setattr(segmenter, "LUNG_NETWORK", TINY)
-    monkeypatch.setattr(segmenter, "CROP", 64)
     monkeypatch.setattr(lungs, "OTHER_ITERATIONS", 2)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -65,7 +62,7 @@ def own_bench(folder, tmp_path):
 def run(own_bench, tiny_scale, tmp_path):
     def run(bench=own_bench):
         scale = load_scale(str(tiny_scale))
-        coarse = {**scale.settings, "lungs": {"pixel_mm": 5.0}}
+        coarse = {**scale.settings, "lungs": {"pixel_mm": 5.0}, "lungs_training": TINY}
         scale = scale.model_copy(update={"settings": coarse})
         paths = lungs.run_lungs(tmp_path / "tables", find_experiment("lungs"), scale, bench)
         texts = {path.suffix: path.read_text() for path in paths}
@@ -103,9 +100,9 @@ def test_no_fold_has_seen_what_it_is_scored_on(run, own_bench, monkeypatch):
     seen, scored = [], []
     real = segmenter.train_lungs
 
-    def train_lungs(slices, config, **options):
+    def train_lungs(slices, config, training, **options):
         seen.append({item.image_hu.tobytes() for item in slices})
-        return real(slices, config, **options)
+        return real(slices, config, training, **options)
 
     def segment(scan, networks, config, device):
         scored.append((len(networks), networks[0].state_dict()))
@@ -128,9 +125,11 @@ def test_a_trained_network_finds_lungs(run, monkeypatch):
     monkeypatch.setattr(lungs, "OTHER_ITERATIONS", 60)
     real = segmenter.train_lungs
     faster = {"batch": 4, "learning_rate": 1e-2, "sick_share": 0.0}
-    monkeypatch.setattr(
-        segmenter, "train_lungs", lambda *args, **options: real(*args, **options, **faster)
-    )
+
+    def train_lungs(slices, config, training, **options):
+        return real(slices, config, training.model_copy(update=faster), **options)
+
+    monkeypatch.setattr(segmenter, "train_lungs", train_lungs)
     records, _ = run()
     dice = [float(line["dice"]) for line in records]
     assert dice[-1] > 80, dice  # all folds; a single one of so few steps may find nothing
@@ -167,9 +166,9 @@ def test_a_stopped_run_goes_on(run, own_bench, monkeypatch):
     trained = []
     real = segmenter.train_lungs
 
-    def train_lungs(slices, config, **options):
-        trained.append(options["seed"])
-        return real(slices, config, **options)
+    def train_lungs(slices, config, training, **options):
+        trained.append(training.seed)
+        return real(slices, config, training, **options)
 
     monkeypatch.setattr(segmenter, "train_lungs", train_lungs)
     monkeypatch.setattr(lungs, "segment_lungs", true_lungs)
@@ -222,9 +221,9 @@ def test_of_many_cts_fewer_slices_each(run, monkeypatch):
     counted = []
     real = segmenter.train_lungs
 
-    def train_lungs(slices, config, **options):
+    def train_lungs(slices, config, training, **options):
         counted.append(len(slices))
-        return real(slices, config, **options)
+        return real(slices, config, training, **options)
 
     monkeypatch.setattr(segmenter, "train_lungs", train_lungs)
     monkeypatch.setattr(lungs, "segment_lungs", true_lungs)

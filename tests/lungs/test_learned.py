@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from normnet.config import Config, LungsConfig
+from normnet.config import Config, LungsConfig, LungsTrainingConfig
 from normnet.errors import ValueRangeError
 from normnet.lungs.learned import SLICES_AT_ONCE, agree, doubt_lungs, predict_lungs, segment_lungs
 from normnet.models import shipped, with_lungs
@@ -142,7 +142,9 @@ def test_a_slice_is_seen_with_its_neighbours(slice_mm, apart):
 def test_a_network_of_seven_slices_finds_lungs_of_the_scans_shape(phantom):
     """Untrained, it says anything, but of every voxel."""
     torch.manual_seed(0)
-    network = build_unet(lung_network(SEVEN).model_copy(update={"channels": (4, 8)})).eval()
+    network = build_unet(
+        lung_network(SEVEN, LungsTrainingConfig()).model_copy(update={"channels": (4, 8)})
+    ).eval()
     volume = phantom.scan.volume_hu.astype(np.float32)
     prob = predict_lungs(volume, 5.0, [network], SEVEN)
     assert prob.shape == volume.shape

@@ -179,7 +179,7 @@ def test_the_lightest_lung_is_as_in_a_deep_inspiration(inspired):
 
 def test_the_paper_prepares_hu_as_they_are(inspired):
     paper = load_config("paper")
-    coarse = paper.preparation.model_copy(update={"pad_to": None, "spacing_mm": (2.5, 2, 2)})
+    coarse = paper.preparation.model_copy(update={"pad_to": "crop", "spacing_mm": (2.5, 2, 2)})
     whole = prepared(inspired, paper.model_copy(update={"preparation": coarse}))
     assert whole.fluid == 0
     clear = whole.volume_hu[whole.lung_mask & (whole.volume_hu < -700)]

@@ -22,7 +22,6 @@ from normnet.errors import InputError
 from normnet.network.weights import read_manifest
 from normnet.preparation.cache import STEP_HU
 from normnet.preparation.prepare import LOWEST_HU
-from normnet.training import lesion_slabs
 from normnet.training.ensemble import train_ensemble
 from normnet.training.lesion_slabs import LesionSampler
 from tests.training.test_slabs import make_case
@@ -43,7 +42,7 @@ def config_with(**training) -> Config:
 
 
 def test_pairs_are_whole():
-    """Coarse slabs, zero outside the lungs, the target inside them; now and then without disease."""
+    """Coarse slabs, zero outside the lungs, target inside them; now and then without disease."""
     sampler = LesionSampler([CASE], config_with())
     pairs = [sampler.sample(torch.Generator().manual_seed(seed)) for seed in range(30)]
     for image, target, lungs, disease in pairs:
@@ -162,11 +161,14 @@ def vary(hu: torch.Tensor, lungs: torch.Tensor, seed: int = 0, **variation) -> t
 
 @pytest.mark.parametrize(("power", "middle"), [(1.0, 0.5), (2.0, 0.25), (4.0, 0.0625)])
 @pytest.mark.parametrize("prone", [False, True])
-def test_density_grows_from_nothing_at_the_front(monkeypatch, power, middle, prone):
-    """To a fifth of the air at the back: 0.8 x -850 + 0.2 x 50 = -670. A larger power leaves more of the lung alone."""
-    monkeypatch.setattr(lesion_slabs, "ANTERIOR_SHARE", float(prone))
+def test_density_grows_from_nothing_at_the_front(power, middle, prone):
+    """To a fifth of the air at the back: 0.8 x -850 + 0.2 x 50 = -670.
+
+    A larger power leaves more of the lung unchanged.
+    """
     hu, lungs = torch.full((6, 9, 8), -850.0), torch.ones(6, 9, 8, dtype=torch.bool)
-    new = vary(hu, lungs, prob_gradient=1.0, gradient=(0.2, 0.2), gradient_power=(power, power))
+    settings = {"gradient": (0.2, 0.2), "gradient_power": (power, power)}
+    new = vary(hu, lungs, prob_gradient=1.0, prob_anterior=float(prone), **settings)
     rows = new[3, :, 4].flip(0) if prone else new[3, :, 4]
     assert torch.equal(new, new[3, :, 4][None, :, None].expand_as(new))
     assert rows[0] == -850
@@ -202,7 +204,7 @@ MEDIAL, LATERAL, BASE = (
 
 
 def chest() -> tuple[torch.Tensor, torch.Tensor]:
-    """HU and lungs (40, 48, 96): two boxes of lung above a diaphragm, 22 voxels of heart between them."""
+    """HU and lungs (40, 48, 96): two boxes above a diaphragm, 22 voxels of heart between them."""
     lungs = torch.zeros(40, 48, 96, dtype=torch.bool)
     for left, right in ((LATERAL[0], MEDIAL[0]), (MEDIAL[1], LATERAL[1])):
         lungs[BASE:38, 6:42, left : right + 1] = True
@@ -210,7 +212,7 @@ def chest() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def near_what_moves() -> np.ndarray:
-    """How far each voxel is from the lung that lies within four voxels of the diaphragm or of the heart."""
+    """Distance of each voxel from lung within four voxels of the diaphragm or of the heart."""
     moves = np.zeros((40, 48, 96), bool)
     moves[BASE : BASE + 4, 6:42, 10:36] = moves[BASE : BASE + 4, 6:42, 58:86] = True
     moves[BASE:38, 6:42, 32:36] = moves[BASE:38, 6:42, 58:62] = True
@@ -229,7 +231,10 @@ def moved(seed: int, hu: torch.Tensor, lungs: torch.Tensor, **motion) -> torch.T
 
 
 def test_motion_changes_what_lies_at_the_diaphragm_and_the_heart():
-    """HU of noise show all that is mixed; with 0.5 exp(-r^2 / 8) of at most 1300 HU nothing is left at nine voxels."""
+    """HU of noise show all that is mixed.
+
+    With 0.5 exp(-r^2 / 8) of at most 1300 HU nothing is left at nine voxels.
+    """
     _, lungs = chest()
     hu = 100 * torch.randn(lungs.shape, generator=torch.Generator().manual_seed(9)) - 500
     distance, places = near_what_moves(), []
@@ -244,7 +249,7 @@ def test_motion_changes_what_lies_at_the_diaphragm_and_the_heart():
 
 
 def test_motion_leaves_ghosts_of_edges():
-    """Even tissue and even lung stay; by three voxels an edge reaches no farther, and half of it is seen."""
+    """Even tissue and even lung stay; an edge moves by three voxels at most, half of it is seen."""
     hu, lungs = chest()
     from_edge = np.minimum(distance_transform_edt(lungs), distance_transform_edt(~lungs))
     largest = 0.0
@@ -291,7 +296,7 @@ def test_the_lungs_stay_where_they_are():
 def even_case(
     shape, lung_hu: float, usable: np.ndarray | None = None, unusable_hu: float | None = None
 ):
-    """A case of one density, in and around the lungs; slices that are not usable may have another."""
+    """A case of one density, in and around the lungs; unusable slices may have another."""
     case = make_case(shape=shape, usable=usable)
     hu = np.full(shape, lung_hu)
     if unusable_hu is not None:
@@ -340,7 +345,7 @@ def test_slabs_with_enough_to_learn_from():
 
 
 def test_slabs_without_lung_to_learn_from_are_left_out():
-    """Lung in the two lowest coarse slices alone, of which one is usable: slabs from 0 and 1 on, or from 0."""
+    """Lung in the two lowest coarse slices, one usable: slabs from 0 and 1 on, or from 0."""
     case = make_case(shape=(48, 64, 64))
     case.lung_mask[4:] = False
     case.lung_mask[:4, 20:40, 10:30] = True
@@ -381,7 +386,7 @@ def test_unusable_slices_are_seen_but_not_learned_from():
 
 
 def test_unusable_slices_are_never_in_the_lungs():
-    """Deformed and mirrored: no voxel of which more than half comes from such slices, which are at -300, counts."""
+    """Deformed and mirrored: voxels with more than half from such slices (-300 HU) do not count."""
     usable = np.ones(48, bool)
     usable[[*range(14, 20), *range(30, 32)]] = False
     case = even_case((48, 64, 64), -852, usable, -300)

@@ -1,4 +1,4 @@
-"""The loop: same seed same bytes, stopped and resumed as if it had not been, damaged checkpoints passed over."""
+"""The loop: same seed, same bytes; resumed equals uninterrupted; damaged checkpoints."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ AVERAGING = CONFIG.model_copy(
 
 
 def test_the_average_of_the_weights(uninterrupted):
-    """Plain mean of the first two states, since the shares are 1 and 1/2; then 0.4 of each step; all else is equal."""
+    """Mean of the first two states, since the shares are 1 and 1/2; then 0.4 of each step."""
     states = [train(stop_after=steps).network for steps in (1, 2, 3)]
     averages = [train(stop_after=steps, config=AVERAGING) for steps in (1, 2, 3)]
     name = "model.0.conv.unit0.adn.N.running_mean"

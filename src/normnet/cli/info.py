@@ -1,27 +1,101 @@
-"""``normnet info``: what is installed, or what a scan is."""
+"""``normnet info``: what is installed, what a scan is, or all settings with their sources."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+Settings = dict[str, dict[str, tuple[Any, str]]]  # section, key: value and where it is set
+
 
 def info(
-    scan: Annotated[
-        Path | None, typer.Argument(help="A CT to describe.", show_default=False)
+    name: Annotated[
+        Path | None,
+        typer.Argument(
+            help="A CT to describe; with --config: default, paper, lesions, a TOML file, a model's "
+            "folder, or model (the shipped one).",
+            show_default=False,
+        ),
     ] = None,
     series: Annotated[
         str | None, typer.Option(help="SeriesInstanceUID, where a DICOM folder holds several.")
     ] = None,
+    config: Annotated[
+        bool, typer.Option("--config", help="Print every setting with its source, as TOML.")
+    ] = False,
 ) -> int:
-    """Version, shipped models, settings and devices; or the grid and the HU of a scan."""
-    if scan is None:
+    """Version, shipped models and devices; or the grid and the HU of a scan; or all settings."""
+    if config:
+        _print_settings("default" if name is None else str(name))
+    elif name is None:
         _describe_installation()
     else:
-        _describe_scan(scan, series)
+        _describe_scan(name, series)
     return 0
+
+
+def _print_settings(name: str) -> None:
+    from normnet.models import shipped
+
+    if name == "model":
+        settings = _settings_of_model(shipped("normnet"))
+        settings["lungs"] = _settings_of_model(shipped("lungs"))["lungs"]
+    elif Path(name).is_dir():
+        settings = _settings_of_model(Path(name))
+    else:
+        settings = _settings_of_files(name)
+    lines = []
+    for section, keys in settings.items():
+        lines += ["", f"[{section}]"]
+        for key, (value, source) in keys.items():
+            lines.append(f"{key} = {json.dumps(value)}".ljust(44) + f"  # {source}")
+    typer.echo("\n".join(lines[1:]))
+
+
+def _settings_of_files(name: str) -> Settings:
+    """All settings; a key that no file sets has the value of ``config.py``."""
+    from normnet.config import merge_layers, read_layers
+
+    layers = read_layers(name)
+    sources = {
+        (section, key): layer.name
+        for layer in layers
+        for section, values in layer.values.items()
+        for key in values
+    }
+    return {
+        section: {
+            key: (value, sources.get((section, key), "config.py")) for key, value in values.items()
+        }
+        for section, values in merge_layers(layers).model_dump(mode="json").items()
+    }
+
+
+def _settings_of_model(folder: Path) -> Settings:
+    """What a model is used with, and then how it was trained, which is not checked."""
+    from normnet.models import settings_of
+    from normnet.network.weights import read_manifest
+
+    manifest = read_manifest(folder)
+    config, _ = settings_of(manifest, folder)
+    stated = {**manifest["inference"], "network": manifest["network"]}
+    source = f"{folder.name}/manifest.json"
+    used = {
+        section: {
+            key: (value, source if key in stated[section] else "config.py")
+            for key, value in values.items()
+        }
+        for section, values in config.model_dump(mode="json").items()
+        if section in stated
+    }
+    trained = {
+        section: {key: (value, source) for key, value in values.items()}
+        for section, values in manifest.get("provenance", {}).items()
+    }
+    return {**used, **trained}
 
 
 def _describe_installation() -> None:
@@ -34,9 +108,8 @@ def _describe_installation() -> None:
     from normnet.cli.texts import say
 
     say(f"normnet {__version__}; research use only, not a medical device")
-    say(
-        f"python {platform.python_version()}, torch {torch.__version__}, {torch.get_num_threads()} CPU threads"
-    )
+    threads = f"{torch.get_num_threads()} CPU threads"
+    say(f"python {platform.python_version()}, torch {torch.__version__}, {threads}")
     n_devices = torch.cuda.device_count()
     names = (
         ", ".join(torch.cuda.get_device_name(n) for n in range(n_devices))
@@ -78,9 +151,8 @@ def _describe_model(name: str) -> None:
     for member in members:
         file = folder / member["file"]
         whole = file.is_file() and sha256_of(file) == member["sha256"]
-        say(
-            f"  {member['file']}: sha256 {member['sha256'][:16]}, {'whole' if whole else 'MISSING OR ALTERED'}"
-        )
+        state = "whole" if whole else "MISSING OR ALTERED"
+        say(f"  {member['file']}: sha256 {member['sha256'][:16]}, {state}")
 
 
 def _describe_scan(path: Path, series: str | None) -> None:

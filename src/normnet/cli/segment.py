@@ -105,7 +105,7 @@ def segment(
     own = with_lungs(own, manifests[1])
     settings = override_config(own, config)
     if fast:
-        alone = settings.inference.model_copy(update={"max_members": 1, "min_votes": None})
+        alone = settings.inference.model_copy(update={"max_members": 1, "min_votes": "majority"})
         settings = settings.model_copy(update={"inference": alone})
     check_output(out, scans)
     with locked(out):

@@ -6,11 +6,13 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
     from normnet.cli.texts import Bar
     from normnet.config import Config
     from normnet.preparation.cache import NormalCase
@@ -31,9 +33,9 @@ def train(
     ] = "default",
     members: Annotated[int | None, typer.Option(min=1, help="Networks of the ensemble.")] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Of the first member; the others follow.")
+        int | None, typer.Option(min=0, help="Of the first member; later ones count up from it.")
     ] = None,
-    iterations: Annotated[int | None, typer.Option(min=1, help="Steps a member.")] = None,
+    iterations: Annotated[int | None, typer.Option(min=1, help="Steps per member.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     workers: Annotated[
         int, typer.Option(min=0, help="Processes that make slabs for a GPU; 0: it makes them.")
@@ -71,12 +73,11 @@ def train(
         cases = load_normals(
             inputs, out / "cache", settings, lung_model, split, leave_out or [], torch_device, bar
         )
-        check_same_run(out, settings, cases)
+        check_same_run(out, describe_run(settings, cases))
         from normnet.training.ensemble import train_ensemble
 
-        say(
-            f"{len(cases)} normal CTs; {training.members} x {training.iterations} iterations on {torch_device}"
-        )
+        n_steps = f"{training.members} x {training.iterations} iterations"
+        say(f"{len(cases)} normal CTs; {n_steps} on {torch_device}")
         with stopping_on_signals() as stop, step_reporter(out, settings, bar) as on_step:
             finished = train_ensemble(
                 cases,
@@ -102,7 +103,7 @@ def load_normals(
     device: str,
     bar: Bar,
 ) -> list[NormalCase]:
-    """Prepared cases as they are, and CTs by way of the cache.
+    """Load prepared cases, and prepare CTs into the cache.
 
     Raises:
         InputError: If a prepared case is damaged, a CT fails, or there is none.
@@ -155,19 +156,27 @@ def load_normals(
     return cases
 
 
-def check_same_run(out: Path, config: Config, cases: list[NormalCase]) -> None:
-    """See that checkpoints in the folder come from the same settings and cases; note them for the next time.
+def describe_run(config: Config, cases: list[NormalCase]) -> dict[str, Any]:
+    """What must be the same for checkpoints to be used again."""
+    settings = config.model_dump(mode="json", exclude={"lungs_training"})
+    settings["training"].pop("members")  # a larger ensemble only adds some
+    settings["training"].pop("checkpoint_every")
+    return {"config": settings, "cases": [case.case_id for case in cases]}
+
+
+def check_same_run(out: Path, run: dict[str, Any]) -> None:
+    """See that checkpoints in the folder come from the same run; note it for the next time.
+
+    Args:
+        out: Folder of the checkpoints.
+        run: What they depend on, of types that JSON knows.
 
     Raises:
-        OutputError: If they do not.
+        OutputError: If they come from another one.
     """
     from normnet.errors import OutputError
     from normnet.io.atomic import write_bytes
 
-    settings = config.model_dump(mode="json")
-    settings["training"].pop("members")  # a larger ensemble only adds some
-    settings["training"].pop("checkpoint_every")
-    run = {"config": settings, "cases": [case.case_id for case in cases]}
     note = out / "run.json"
     if note.is_file():
         try:
@@ -189,7 +198,7 @@ def check_same_run(out: Path, config: Config, cases: list[NormalCase]) -> None:
 def step_reporter(
     out: Path, config: Config, bar: Bar
 ) -> Iterator[Callable[[int, int, float], None]]:
-    """Shows every iteration: a bar for a person, a line now and then for a log, curves for TensorBoard."""
+    """Report every iteration: a bar on a terminal, lines in a log, curves for TensorBoard."""
     import sys
 
     from normnet.cli.texts import say
@@ -219,7 +228,7 @@ def step_reporter(
             writer.close()
 
 
-def _tensorboard(folder: Path):
+def _tensorboard(folder: Path) -> SummaryWriter | None:
     """A writer, or None where tensorboard is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter

@@ -16,31 +16,38 @@ def train_lungs(
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Model folder.")],
-    iterations: Annotated[int, typer.Option(min=1, help="Steps.")] = 3000,
+    iterations: Annotated[int | None, typer.Option(min=1, help="Steps.")] = None,
     learning_rate: Annotated[
-        float, typer.Option(help="Peak; falls to zero along a cosine.")
-    ] = 1.5e-3,
+        float | None, typer.Option(help="Peak; falls to zero along a cosine.")
+    ] = None,
     sick_share: Annotated[
-        float, typer.Option(min=0, max=1, help="Part of the crops with synthetic disease.")
-    ] = 0.75,
+        float | None, typer.Option(min=0, max=1, help="Part of the crops with synthetic disease.")
+    ] = None,
     archive_to_hu: Annotated[
         tuple[float, float] | None,
         typer.Option(help="Slope and intercept to HU, where an .npz's own are wrong."),
     ] = None,
     seed: Annotated[
-        int, typer.Option(min=0, help="Weights, crops and synthetic disease follow from it.")
-    ] = 0,
+        int | None, typer.Option(min=0, help="Weights, crops and synthetic disease follow from it.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    start_from: Annotated[Path | None, typer.Option(help="Lung model to go on from.")] = None,
+    start_from: Annotated[Path | None, typer.Option(help="Lung model to start from.")] = None,
     leave_out: Annotated[
         list[str] | None, typer.Option(help="A case to leave out; repeatable.")
     ] = None,
-    config: Annotated[str, typer.Option(help="default, paper, or a TOML file.")] = "default",
+    config: Annotated[
+        str, typer.Option(help="default, paper, lesions, or a TOML file.")
+    ] = "default",
 ) -> int:
-    """Train the 2D network that finds the lungs; no lesion label enters, disease is synthetic."""
+    """Train the 2D network that finds the lungs; no lesion label enters, disease is synthetic.
+
+    Options that are not given are those of [lungs_training] in --config. Ctrl-C saves a checkpoint;
+    the same command goes on from there as if it had not been stopped.
+    """
     from normnet.cli.devices import choose_device
+    from normnet.cli.signals import stopping_on_signals
     from normnet.cli.texts import progress_bar, say
-    from normnet.cli.train import LINE_EVERY
+    from normnet.cli.train import LINE_EVERY, check_same_run
     from normnet.config import load_config
     from normnet.io.output_folder import check_output, locked
     from normnet.network.weights import load_members, save_model
@@ -49,47 +56,68 @@ def train_lungs(
     from normnet.training.lungs.slices import read_lung_slices
 
     settings = load_config(config)
+    given = {
+        "iterations": iterations,
+        "learning_rate": learning_rate,
+        "sick_share": sick_share,
+        "seed": seed,
+    }
+    training = settings.lungs_training.model_copy(
+        update={name: value for name, value in given.items() if value is not None}
+    )
     torch_device = choose_device(device)
-    start = load_members(start_from, "lungs")[0][0].state_dict() if start_from else None
+    start, start_members = None, []
+    if start_from:
+        networks, manifest = load_members(start_from, "lungs")
+        start, start_members = networks[0].state_dict(), manifest["members"]
     check_output(out, inputs)
     with locked(out), progress_bar() as bar:
         bar("reading slices", 0, 1)
         slices = read_lung_slices(inputs, settings.lungs, frozenset(leave_out or []), archive_to_hu)
-        say(f"{len(slices)} slices, {iterations} iterations on {torch_device}")
+        run = {
+            "lungs": settings.lungs.model_dump(mode="json"),
+            "lungs_training": training.model_dump(mode="json", exclude={"checkpoint_every"}),
+            "inputs": [path.name for path in inputs],
+            "left_out": sorted(leave_out or []),
+            "archive_to_hu": archive_to_hu and list(archive_to_hu),
+            "n_slices": len(slices),
+            "start_from": start_members,
+        }
+        check_same_run(out, run)
+        say(f"{len(slices)} slices, {training.iterations} iterations on {torch_device}")
         recent: list[float] = []
 
         def on_step(step: int, loss: float) -> None:
             recent.append(loss)
             del recent[:-LINE_EVERY]
             mean = sum(recent) / len(recent)
-            bar(f"loss {mean:.4f}", step, iterations)
-            if step % LINE_EVERY == 0 or step == iterations:
-                say(f"iteration {step} of {iterations}, loss {mean:.4f}")
+            bar(f"loss {mean:.4f}", step, training.iterations)
+            if step % LINE_EVERY == 0 or step == training.iterations:
+                say(f"iteration {step} of {training.iterations}, loss {mean:.4f}")
 
-        state = run_training(
-            slices,
-            settings.lungs,
-            iterations=iterations,
-            learning_rate=learning_rate,
-            sick_share=sick_share,
-            seed=seed,
-            device=torch_device,
-            start_from=start,
-            on_step=on_step,
-        )
+        with stopping_on_signals() as stop:
+            state = run_training(
+                slices,
+                settings.lungs,
+                training,
+                device=torch_device,
+                start_from=start,
+                checkpoints=out / "checkpoints",
+                on_step=on_step,
+                stop=stop,
+            )
+        last = state.losses[-LINE_EVERY:]
         card = {
             "name": "normnet-lungs",
             "inference": {"lungs": settings.lungs.model_dump()},
+            "provenance": {"lungs_training": training.model_dump()},
             "training": {
                 "n_slices": len(slices),
                 "left_out": leave_out or [],
-                "iterations": iterations,
-                "learning_rate": learning_rate,
-                "sick_share": sick_share,
-                "seed": seed,
-                "final_loss": round(sum(recent) / len(recent), 4),
+                "final_loss": round(sum(last) / len(last), 4),
             },
         }
-        save_model(out, {"member-1": state}, "lungs", lung_network(settings.lungs), card)
+        network = lung_network(settings.lungs, training)
+        save_model(out, {"member-1": state.weights}, "lungs", network, card)
     say(f"lung model ready: {out}")
     return 0

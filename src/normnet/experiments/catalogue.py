@@ -99,7 +99,7 @@ class Scale(Section):
         """All settings; a majority of those that vote decides."""
         config = override(load_config("paper"), self.settings, self.name)
         return config.model_copy(
-            update={"inference": config.inference.model_copy(update={"min_votes": None})}
+            update={"inference": config.inference.model_copy(update={"min_votes": "majority"})}
         )
 
 

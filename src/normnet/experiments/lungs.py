@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from normnet import __version__
-from normnet.config import LungsConfig
+from normnet.config import LungsConfig, LungsTrainingConfig
 from normnet.datasets.manifest import Case
 from normnet.datasets.reading import read_lungs, read_scan
 from normnet.datasets.registry import DATASETS, with_role
@@ -74,9 +74,10 @@ def run_lungs(folder: Path, experiment: Experiment, scale: Scale, bench: Bench) 
     """
     config = scale.config().lungs
     iterations = LUNG_ITERATIONS.get(scale.name, OTHER_ITERATIONS)
+    training = scale.config().lungs_training.model_copy(update={"iterations": iterations})
     cases = find_lung_cases(bench)
-    folds = _make_folds(cases, config, iterations, bench)
-    _train_missing(folds, cases, config, iterations, bench)
+    folds = _make_folds(cases, config, training, bench)
+    _train_missing(folds, cases, config, training, bench)
     scored = [
         (f"fold {n}", item, [fold]) for n, fold in enumerate(folds, 1) for item in fold.held_out
     ]
@@ -145,7 +146,7 @@ def _lung_case(name: str, case: Case, bench: Bench) -> LungCase:
 
 
 def _make_folds(
-    cases: list[LungCase], config: LungsConfig, iterations: int, bench: Bench
+    cases: list[LungCase], config: LungsConfig, training: LungsTrainingConfig, bench: Bench
 ) -> list[Fold]:
     """Every set in every fold where there are enough; fewer folds where there are fewer CTs."""
     n = min(N_FOLDS, len(cases))
@@ -158,8 +159,8 @@ def _make_folds(
         )
     settings = [
         config.model_dump(),
-        segmenter.lung_network(config).model_dump(),
-        iterations,
+        segmenter.lung_network(config, training).model_dump(),
+        training.model_dump(),
         MOST_SLICES,
         __version__,
     ]
@@ -173,8 +174,13 @@ def _make_folds(
 
 
 def _train_missing(
-    folds: list[Fold], cases: list[LungCase], config: LungsConfig, iterations: int, bench: Bench
+    folds: list[Fold],
+    cases: list[LungCase],
+    config: LungsConfig,
+    training: LungsTrainingConfig,
+    bench: Bench,
 ) -> None:
+    iterations = training.iterations
     missing = [
         (n, fold) for n, fold in enumerate(folds) if not (fold.folder / "manifest.json").exists()
     ]
@@ -191,14 +197,19 @@ def _train_missing(
                 raise Interrupted
 
         state = segmenter.train_lungs(
-            learned, config, iterations=iterations, seed=n, device=bench.device, on_step=on_step
+            learned,
+            config,
+            training.model_copy(update={"seed": n}),
+            device=bench.device,
+            on_step=on_step,
         )
         settings = {"lungs": config.model_dump()}
         card = {
             "inference": settings,
             "training": {"n_slices": len(learned), "iterations": iterations},
         }
-        save_model(fold.folder, {"member-1": state}, "lungs", segmenter.lung_network(config), card)
+        network = segmenter.lung_network(config, training)
+        save_model(fold.folder, {"member-1": state.weights}, "lungs", network, card)
 
 
 def _read_slices(

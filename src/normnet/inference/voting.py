@@ -30,12 +30,7 @@ class Votes:
 
     def normal_mask(self, config: InferenceConfig) -> np.ndarray:
         """Voxels that enough members call normal, bool."""
-        return self.n_normal >= needed_votes(config, self.n_members)
-
-
-def needed_votes(config: InferenceConfig, n_members: int) -> int:
-    """How many members must call a voxel normal: ``min_votes``, or more than half of them."""
-    return config.min_votes if config.min_votes is not None else n_members // 2 + 1
+        return self.n_normal >= config.votes_needed(self.n_members)
 
 
 def slab_windows(depth: int, slab: int) -> list[tuple[slice, slice]]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-START_GAIN, START_LOGIT = 4.0, -3.0
-
 if TYPE_CHECKING:
     from torch import nn
 
@@ -13,11 +11,10 @@ if TYPE_CHECKING:
 
 
 def build_unet(config: NetworkConfig) -> nn.Module:
-    """An untrained U-Net with one output logit a voxel.
+    """An untrained U-Net with one output logit per voxel.
 
-    Source: Kerfoot et al. 2019, DOI 10.1007/978-3-030-12029-0_40, as in MONAI's spleen tutorial
-        that the
-    paper names. Every axis of its input must be a multiple of ``config.stride``.
+    Every axis of its input must be a multiple of ``config.stride``. Source: Kerfoot et al. 2019,
+    DOI 10.1007/978-3-030-12029-0_40, as in MONAI's spleen tutorial that the paper names.
     """
     import torch
     from monai.networks.nets import UNet
@@ -37,10 +34,10 @@ def build_unet(config: NetworkConfig) -> nn.Module:
         # of steps to make it steep enough for a target of a few per cent of the voxels.
         last = network.model[-1]
         if config.n_res_units > 0:
-            nn.init.constant_(last[0].adn.N.weight, START_GAIN)
+            nn.init.constant_(last[0].adn.N.weight, config.start_gain)
             last = last[1].conv.unit0
-        nn.init.constant_(last.conv.bias, START_LOGIT)
-    layout = (
-        torch.channels_last_3d if config.spatial_dims == 3 else torch.channels_last
-    )  # faster on CPUs
-    return network.to(memory_format=layout)
+        nn.init.constant_(last.conv.bias, config.start_logit)
+    # This memory format is faster on CPUs.
+    layout = torch.channels_last_3d if config.spatial_dims == 3 else torch.channels_last
+    module: nn.Module = network.to(memory_format=layout)
+    return module

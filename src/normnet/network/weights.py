@@ -1,6 +1,6 @@
-"""A model on disk: a folder with ``manifest.json`` and one safetensors file a member, never a pickle.
+"""A model on disk: ``manifest.json`` and one safetensors file per member, never a pickle.
 
-``docs/model_format.md`` says what the manifest holds, and how older ones go on loading.
+``docs/model_format.md`` says what the manifest holds, and why older ones load.
 """
 
 from __future__ import annotations
@@ -20,19 +20,15 @@ if TYPE_CHECKING:
     from torch import nn
 
 MANIFEST = "manifest.json"
-FORMAT = 2
-GROWTH = {
-    "grow_vox",
-    "grow_hu",
-    "grow_sigma_vox",
-    "prob_sure",
-    "prob_possible",
-}  # settings of format 1
-TRAINING_SECTIONS = ("synthesis", "ground_glass", "training", "variation")
+FORMAT = 3
+KINDS = ("normnet", "lungs", "lesions")
+# Settings of format 1: lesions grew by fixed HU.
+GROWTH = {"grow_vox", "grow_hu", "grow_sigma_vox", "prob_sure", "prob_possible"}
+TRAINING_SECTIONS = ("synthesis", "ground_glass", "training", "variation", "lungs_training")
 
 
 def split_settings(settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """All settings as a manifest keeps them, without ``network``, which stands there by itself.
+    """All settings in the two groups of a manifest, without ``network``, which stands by itself.
 
     Returns:
         ``inference``, which using the model needs, and ``provenance``, which only its training
@@ -43,30 +39,58 @@ def split_settings(settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {"inference": rest, "provenance": provenance}
 
 
-def _split_config(manifest: dict[str, Any]) -> dict[str, Any]:
-    """Format 1 kept all settings in one place, a lung model's own ones bare; its lungs had one neighbour each way."""
+def _to_format_2(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Format 1 kept all settings in ``config``, and of a lung model the keys of ``lungs`` alone.
+
+    Lungs had one neighbour on each side (``neighbour_mm``). The first lung models saw one slice;
+    their ``network`` did not say so.
+    """
     rest = {name: value for name, value in manifest.items() if name != "config"} | {"format": 2}
+    network = manifest.get("network")
+    if isinstance(network, dict):
+        rest["network"] = network = {"in_channels": 1, **network}
     config = manifest.get("config")
     if not isinstance(config, dict):
         return rest
     if manifest.get("kind") == "lungs":
-        config = {"lungs": config}
+        saw_one = isinstance(network, dict) and network["in_channels"] == 1
+        config = {"lungs": {"neighbours_mm": [] if saw_one else [6.0], **config}}
     lungs = config.get("lungs")
     if isinstance(lungs, dict) and "neighbour_mm" in lungs:
         others = {name: value for name, value in lungs.items() if name != "neighbour_mm"}
         config = {**config, "lungs": {**others, "neighbours_mm": [lungs["neighbour_mm"]]}}
     post = config.get("postprocessing")
-    if isinstance(post, dict):  # growth by fixed HU; what could be lesion meant something else
-        config = {
-            **config,
-            "postprocessing": {name: value for name, value in post.items() if name not in GROWTH},
-        }
+    if isinstance(post, dict):  # prob_possible meant something else
+        post = {name: value for name, value in post.items() if name not in GROWTH}
+        config = {**config, "postprocessing": post}
     return {**rest, **split_settings(config)}
 
 
+def _to_format_3(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Format 2 wrote null for what are words now; padding to 0, 0 was no padding, not aligned."""
+    rest = {**manifest, "format": 3}
+    if not isinstance(manifest.get("inference"), dict):
+        return rest
+    sections = dict(manifest["inference"])
+    for name, key, word in (
+        ("inference", "min_votes", "majority"),
+        ("inference", "max_members", "all"),
+        ("preparation", "pad_to", "crop"),
+    ):
+        section = sections.get(name)
+        if isinstance(section, dict) and section.get(key, word) is None:
+            sections[name] = {**section, key: word}
+    section = sections.get("preparation")
+    if isinstance(section, dict) and section.get("pad_to") == [0, 0]:
+        sections["preparation"] = {**section, "pad_to": "crop", "align_vox": 1}
+    return {**rest, "inference": sections}
+
+
+# From the format of a manifest to the one after it; see docs/model_format.md.
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
-    1: _split_config
-}  # format to the one after it
+    1: _to_format_2,
+    2: _to_format_3,
+}
 
 
 def save_model(
@@ -83,8 +107,8 @@ def save_model(
         members: Member name to state dict.
         kind: ``"normnet"``, ``"lungs"`` or ``"lesions"``.
         network: What to build before loading.
-        card: Anything else the manifest should tell (training cases, licences, seeds, what
-            ``split_settings`` gives).
+        card: Anything else for the manifest (training cases, licences, seeds, what
+            ``split_settings`` returns).
     """
     from safetensors.torch import save
 
@@ -117,15 +141,19 @@ def save_model(
     write_bytes(folder / MANIFEST, (json.dumps(manifest, indent=2, sort_keys=True) + "\n").encode())
 
 
-def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
+def read_manifest(folder: Path, kind: str | None = None) -> dict[str, Any]:
     """The manifest of a model folder, in the newest form.
+
+    Args:
+        folder: Of a model.
+        kind: ``"normnet"``, ``"lungs"`` or ``"lesions"``; any of them where None.
 
     Raises:
         ModelError: If it is missing, not JSON, of another kind or of a newer format.
     """
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_text())
+        manifest: Any = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise ModelError(
             "NN-MOD-001",
@@ -133,20 +161,22 @@ def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
             str(path),
             "give a folder made by `normnet train`",
         ) from error
-    if (
-        not isinstance(manifest, dict)
-        or manifest.get("kind") != kind
-        or not isinstance(manifest.get("format"), int)
-    ):
+    fits = isinstance(manifest, dict) and manifest.get("kind") in (
+        KINDS if kind is None else [kind]
+    )
+    if not fits or not isinstance(manifest.get("format"), int):
         raise ModelError(
-            "NN-MOD-002", f"not a '{kind}' model", str(path), "give another model folder"
+            "NN-MOD-002",
+            f"not a '{kind or 'normnet'}' model",
+            str(path),
+            "give another model folder",
         )
     while manifest["format"] in MIGRATIONS:
         manifest = MIGRATIONS[manifest["format"]](manifest)
     if manifest["format"] != FORMAT:
         found = f"model of format {manifest['format']}, this version reads up to {FORMAT}"
         raise ModelError("NN-MOD-009", found, str(path), "update normnet")
-    return manifest
+    return dict(manifest)
 
 
 def load_members(folder: Path, kind: str) -> tuple[list[nn.Module], dict[str, Any]]:
@@ -195,9 +225,7 @@ def load_members(folder: Path, kind: str) -> tuple[list[nn.Module], dict[str, An
                 key: (v.float() if v.is_floating_point() else v) for key, v in load(data).items()
             }
             module.load_state_dict(state)
-        except (
-            Exception
-        ) as error:  # safetensors and torch raise many kinds; all mean the same to a user
+        except Exception as error:  # safetensors and torch raise many kinds for the same cause
             raise ModelError(
                 "NN-MOD-006", "weights do not fit the network", str(path), "train again"
             ) from error

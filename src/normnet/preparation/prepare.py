@@ -111,15 +111,16 @@ def prepare(
     step = tuple(target / own for target, own in zip(config.spacing_mm, spacing, strict=True))
     # Anchored at the scan's first voxel, in whole strides: what the network sees does not depend on
     # the box.
-    align = config.align_vox if config.pad_to is None else 1
+    padded = config.padded_yx_vox
+    align = config.align_vox if padded is None else 1
     first = [
         math.ceil(part.start / d - 1e-6) // align * align for part, d in zip(box, step, strict=True)
     ]
     last = [math.ceil((part.stop - 1) / d - 1e-6) for part, d in zip(box, step, strict=True)]
     start = tuple(n * d - part.start for n, d, part in zip(first, step, box, strict=True))
     size = tuple(b - a + 1 for a, b in zip(first, last, strict=True))
-    if config.pad_to is not None:
-        wanted = (size[0], *(max(n, m) for n, m in zip(size[1:], config.pad_to, strict=True)))
+    if padded is not None:
+        wanted = (size[0], *(max(n, m) for n, m in zip(size[1:], padded, strict=True)))
         start = tuple(
             s - ((m - n) // 2) * d for s, n, m, d in zip(start, size, wanted, step, strict=True)
         )

@@ -37,7 +37,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from normnet import __version__
-from normnet.inference.voting import needed_votes
 from normnet.io.fingerprint import digest_of
 from normnet.io.json_files import read_json
 
@@ -113,7 +112,7 @@ def _describe_model(model: Model, config: Config) -> dict[str, Any]:
         "name": str(model.manifest.get("name", "normnet")),
         "version": str(model.manifest.get("version", model.manifest.get("normnet", ""))),
         "n_members": n_members,
-        "min_votes": needed_votes(config.inference, n_members),
+        "min_votes": config.inference.votes_needed(n_members),
         "prob_normal": config.inference.prob_normal,
         "sha256": digest_of(model.manifest),
         "lungs_sha256": digest_of(model.lung_manifest),

@@ -1,8 +1,8 @@
 """Pale disease: fluid in the air that healthy lung has left, in even, mottled and clumped patches.
 
-The paper's textures are bright by construction (Eq. 6). Ground glass is not: most of its voxels lie below the bright
-threshold. Here a blob takes the share f of the way from the voxel's own HU to that of fluid, so vessels stay visible
-in a pale one and vanish in a dense one.
+The paper's textures are bright by construction (Eq. 6). Ground glass is not: most of its voxels lie
+below the bright threshold. Here a blob takes the share f of the way from the voxel's own HU to that
+of fluid, so vessels stay visible in a pale blob and vanish in a dense one.
 """
 
 from __future__ import annotations
@@ -16,9 +16,6 @@ from normnet.preparation.breath import FLUID_HU
 from normnet.synthesis.generator import SyntheticSlab
 from normnet.synthesis.shapes import sample_shapes, uniform
 from normnet.synthesis.textures import gaussian_filter, sample_texture
-
-MOST_FLUID = 0.97
-TEXTURE_HU = (-800.0, 100.0)  # what the paper's textures cover, Sec. IV-B2
 
 
 def unit_noise(shape: tuple[int, ...], sigma_vox: float, rng: torch.Generator) -> torch.Tensor:
@@ -37,12 +34,16 @@ def log_uniform(limits: Range, rng: torch.Generator) -> float:
 def sample_fluid(
     shape_mask: torch.Tensor, config: GroundGlassConfig, rng: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Share of the air that is fluid, (d, h, w) float32 in [0, 1), and where its soft edge is past half, bool.
+    """Draw the fluid of one blob.
 
     Args:
         shape_mask: (d, h, w) bool.
         config: Densities and grain.
         rng: On the device of ``shape_mask``.
+
+    Returns:
+        Share of the air that is fluid, (d, h, w) float32 in [0, 1), and the same shape, bool, where
+        the soft edge is above one half.
     """
     shape = tuple(shape_mask.shape)
     soft = gaussian_filter(shape_mask.float(), round(uniform(config.soft_vox, rng), 1))
@@ -57,14 +58,14 @@ def sample_fluid(
     )
     if kind < config.prob_mottled:
         spots = unit_noise(shape, uniform(config.sigma_mottled_vox, rng), rng)
-        grain = grain * (uniform((0.1, 0.6), rng) + torch.relu(spots) * uniform((0.6, 1.8), rng))
+        floor = uniform(config.mottled_floor, rng)
+        grain = grain * (floor + torch.relu(spots) * uniform(config.mottled_gain, rng))
     elif clumped:
         clumps = unit_noise(shape, log_uniform(config.sigma_clumped_vox, rng), rng)
-        clumps = torch.sigmoid(
-            (clumps - uniform(config.clump_level, rng)) / uniform((0.1, 0.5), rng)
-        )
-        grain = grain * (uniform((0, 0.35), rng) + clumps)
-    return (density * soft * grain).clamp(0, MOST_FLUID), soft > 0.5
+        clumps = clumps - uniform(config.clump_level, rng)
+        clumps = torch.sigmoid(clumps / uniform(config.clump_edge, rng))
+        grain = grain * (uniform(config.clump_floor, rng) + clumps)
+    return (density * soft * grain).clamp(0, config.most_fluid), soft > 0.5
 
 
 def insert_ground_glass(
@@ -86,14 +87,14 @@ def insert_ground_glass(
         rng: On the device of ``volume_hu``.
 
     Returns:
-        New HU and the mask of what is to be found; the input is unchanged.
+        New HU and the mask of the disease; the input is unchanged.
     """
     image, lesion_mask = volume_hu.clone(), torch.zeros_like(lung_mask)
     for blob in sample_shapes(lung_mask, max_lung_vox, shapes, rng):
         inside = blob.shape_mask & lung_mask[blob.box]
         here = image[blob.box]
         if uniform((0, 1), rng) < config.prob_texture:
-            low, high = TEXTURE_HU
+            low, high = config.texture_hu
             texture = sample_texture(tuple(inside.shape), shapes, rng).scaled * (high - low) + low
             image[blob.box] = torch.where(inside, torch.maximum(here, texture), here)
             lesion_mask[blob.box] |= inside

@@ -25,7 +25,9 @@ def train_ensemble(
     on_step: Callable[[int, int, float], None] = lambda member, step, loss: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> bool:
-    """Train ``config.training.members`` networks with consecutive seeds; resumes where it was stopped.
+    """Train ``config.training.members`` networks with consecutive seeds.
+
+    A training that was stopped goes on from its checkpoints.
 
     Args:
         cases: Cached normal CTs.
@@ -35,7 +37,7 @@ def train_ensemble(
         workers: As ``train_member`` takes it.
         card: More facts for the manifest (licences, sources).
         on_step: Called with (member from 1, iteration, loss).
-        stop: Asked after every iteration; True saves a checkpoint and returns.
+        stop: Called after every iteration; True saves a checkpoint and returns.
 
     Returns:
         Whether all members are finished and the model folder is complete.
@@ -58,7 +60,7 @@ def train_ensemble(
         losses[f"member-{member}"] = state.losses
     facts = {
         "normnet": __version__,
-        **split_settings(config.model_dump()),
+        **split_settings(config.model_dump(exclude={"lungs_training"})),
         "training": {
             "cases": [case.case_id for case in cases],
             "seeds": [config.training.seed + k for k in range(config.training.members)],

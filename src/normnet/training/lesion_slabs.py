@@ -1,4 +1,7 @@
-"""Training pairs of the lesion networks: healthy lungs on the coarse grid, varied, with dense and pale disease."""
+"""Training pairs of the lesion networks: healthy lungs, varied, with dense and pale disease.
+
+All of it is on the coarse grid.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +22,6 @@ from normnet.synthesis.ground_glass import insert_ground_glass, unit_noise
 from normnet.synthesis.shapes import smooth_displacement, uniform
 from normnet.synthesis.textures import gaussian_filter
 from normnet.training.slabs import TrainingPair, find_slabs, no_slab, thick_slices
-
-CONTROL_POINTS = 10  # an axis, of regional density
-ELASTIC_POINTS = 5  # an axis, of the displacement
-ANTERIOR_SHARE = 0.2  # slabs whose density grows to the front: prone patients
-USABLE_SHARE = 0.5  # least, of the slices of a slab
-NEAR_VOX, ACROSS_VOX = 4, 45  # from the border that moves; to the other lung, across the heart
 
 
 class Place(NamedTuple):
@@ -57,9 +54,8 @@ class LesionSampler:
             hu = hu.half()
             usable = np.logical_and.reduceat(case.usable, range(0, len(case.usable), factor))
             places = []
-            for first, n_lung in find_slabs(
-                lungs.numpy(), usable, min(depth, len(hu)), USABLE_SHARE
-            ):
+            share = config.training.usable_share
+            for first, n_lung in find_slabs(lungs.numpy(), usable, min(depth, len(hu)), share):
                 part = slice(first, first + depth)
                 places.append(Place(hu[part], lungs[part], torch.tensor(usable[part])))
                 self.max_lung_vox = max(self.max_lung_vox, n_lung)
@@ -94,7 +90,9 @@ class LesionSampler:
     def _deform_and_crop(
         self, place: Place, rng: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """A slab around a random lung voxel of a larger or smaller, turned and bent patient; no lung beyond the CT.
+        """A slab around a random lung voxel of a larger or smaller, turned and bent patient.
+
+        Beyond the CT there is no lung.
 
         Returns:
             HU, lungs and what may be learned from, each of the slab's shape.
@@ -117,7 +115,7 @@ class LesionSampler:
         cos, sin = math.cos(angle), math.sin(angle)
         points = torch.stack([cos * x - sin * y, sin * x + cos * y, z])  # (3, d, h, w): x, y, z
         if bend > 0:
-            points += bend * smooth_displacement(points.shape[1:], ELASTIC_POINTS, rng)
+            points += bend * smooth_displacement(points.shape[1:], variation.elastic_points, rng)
         for line, m, n in zip(points, reversed(middle), reversed(hu.shape), strict=True):
             line.add_(m).mul_(2 / max(n - 1, 1)).sub_(1)
         grid = points.permute(1, 2, 3, 0)[None]
@@ -131,7 +129,7 @@ class LesionSampler:
     def _vary_lungs(
         self, hu: torch.Tensor, lungs: torch.Tensor, rng: torch.Generator
     ) -> torch.Tensor:
-        """Motion, calibration, depth of breath, dependent and regional density: all of it healthy."""
+        """Motion, calibration, depth of breath, dependent and regional density; all healthy."""
         variation, device = self.config.variation, rng.device
         if uniform((0, 1), rng) < variation.prob_motion:
             hu = self._move(hu, lungs, rng)
@@ -140,30 +138,30 @@ class LesionSampler:
             hu = add_fluid(hu, uniform(variation.breath, rng))
         if uniform((0, 1), rng) < variation.prob_gradient:
             ramp = torch.linspace(0, 1, hu.shape[1], device=device)[:, None]
-            if uniform((0, 1), rng) < ANTERIOR_SHARE:
+            if uniform((0, 1), rng) < variation.prob_anterior:
                 ramp = ramp.flip(0)
             hu = add_fluid(
                 hu,
                 uniform(variation.gradient, rng) * ramp ** uniform(variation.gradient_power, rng),
             )
         if uniform((0, 1), rng) < variation.prob_regional:
-            control = unit_noise(tuple(min(CONTROL_POINTS, n) for n in hu.shape), 1.0, rng)
+            n_points = tuple(min(variation.regional_points, n) for n in hu.shape)
+            control = unit_noise(n_points, 1.0, rng)
             hills = interpolate(control[None, None], size=hu.shape, mode="trilinear")[0, 0]
             hu = add_fluid(hu, uniform(variation.regional, rng) * hills)
         return hu
 
     def _move(self, hu: torch.Tensor, lungs: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
-        """Ghost edges and haze where the diaphragm or the heart was elsewhere for a part of the time.
+        """Ghost edges and haze, as if the diaphragm or the heart had moved during the scan.
 
         The slab is mixed with itself, shifted, around a voxel of the lung above the diaphragm or
         beside what lies between the lungs.
         """
         variation, device = self.config.variation, rng.device
-        above = lungs & ~_shifted(lungs, (NEAR_VOX, 0, 0))
+        near, across = variation.motion_near_vox, variation.motion_across_vox
+        above = lungs & ~_shifted(lungs, (near, 0, 0))
         beside = [
-            lungs
-            & ~_shifted(lungs, (0, 0, side * NEAR_VOX))
-            & _shifted(lungs, (0, 0, side * ACROSS_VOX))
+            lungs & ~_shifted(lungs, (0, 0, side * near)) & _shifted(lungs, (0, 0, side * across))
             for side in (-1, 1)
         ]
         places = (above if uniform((0, 1), rng) < 0.5 else beside[0] | beside[1]).nonzero()
@@ -194,9 +192,9 @@ class LesionSampler:
             jitter = torch.randn((hu.shape[0], 1, 1), generator=rng, device=rng.device)
             hu = (hu - LOWEST_HU) * (1 + variation.slices * jitter) + LOWEST_HU
         if uniform((0, 1), rng) < training.prob_noise:
-            hu = hu + unit_noise(tuple(hu.shape), uniform((0.3, 0.8), rng), rng) * uniform(
-                training.noise_hu, rng
-            )
+            hu = hu + unit_noise(
+                tuple(hu.shape), uniform(training.noise_sigma_vox, rng), rng
+            ) * uniform(training.noise_hu, rng)
         if uniform((0, 1), rng) < training.prob_thick:
             slice_mm = self.config.preparation.spacing_mm[0] * self.config.preparation.pool_vox
             factor = max(2, round(uniform(training.thick_mm, rng) / slice_mm))

@@ -30,7 +30,7 @@ def train_member(
     on_step: Callable[[int, float], None] = lambda step, loss: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Checkpoint:
-    """Learn to recognise normal bright tissue, or what else ``config.training.target`` says.
+    """Learn to recognise normal bright tissue, or another ``config.training.target``.
 
     Every iteration draws from a generator seeded by (seed, iteration), so a run that was stopped
     goes on exactly as if it had not been.
@@ -45,7 +45,7 @@ def train_member(
             ``device``.
         checkpoints: Folder to resume from and save to.
         on_step: Called with (iteration, loss).
-        stop: Asked after every iteration; True saves a checkpoint and returns early.
+        stop: Called after every iteration; True saves a checkpoint and returns early.
 
     Returns:
         The state after the last iteration done.
@@ -73,7 +73,7 @@ def train_member(
             logits = network(image.to(memory_format=torch.channels_last_3d))
         loss = dice_cross_entropy(logits, target, inside if disease else None)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
         if average is not None:
             add_to_average(average, network, max(config.training.average, 1 / step))
@@ -99,10 +99,10 @@ def batches(
     device: str,
     workers: int,
 ) -> Iterator[tuple[int, list[torch.Tensor]]]:
-    """Every iteration from ``first`` on with its image, target and lungs, each (B, 1, D, H, W), on ``device``.
+    """Every iteration from ``first`` on, with its batch on ``device``.
 
-    An iteration's slabs depend on (seed, iteration) and on where they are made alone, not on the
-    number of workers.
+    A batch is image, target and lungs, each (B, 1, D, H, W). It depends on (seed, iteration) and on
+    the kind of device that makes it, not on the number of workers.
     """
     steps = range(first, config.training.iterations + 1)
     made_on = torch.device("cpu" if workers else device)
@@ -112,8 +112,8 @@ def batches(
         yield step, [tensor.to(device) for tensor in batch]
 
 
-class _Batches(Dataset):
-    """The slabs of one iteration an item."""
+class _Batches(Dataset[list[torch.Tensor]]):
+    """One item per iteration: its slabs."""
 
     def __init__(
         self,
@@ -123,13 +123,8 @@ class _Batches(Dataset):
         steps: range,
         made_on: torch.device,
     ):
-        self.sampler, self.size, self.seed, self.steps, self.made_on = (
-            sampler,
-            size,
-            seed,
-            steps,
-            made_on,
-        )
+        self.sampler, self.size = sampler, size
+        self.seed, self.steps, self.made_on = seed, steps, made_on
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -158,13 +153,10 @@ def stream(seed: int, step: int) -> int:
 
 
 def learning_rate(step: int, config: Config) -> float:
-    """Constant as in the paper, or falling along a half cosine to ``falls_to`` of its start."""
+    """Constant as in the paper, or after a rise falling along a half cosine to ``falls_to``."""
     peak, least = config.training.learning_rate, config.training.falls_to
     if config.training.schedule == "constant":
         return peak
-    warm_up = min(1.0, step / 50)
-    return (
-        peak
-        * warm_up
-        * (least + (1 - least) * 0.5 * (1 + math.cos(math.pi * step / config.training.iterations)))
-    )
+    warm_up = min(1.0, step / config.training.warm_up)
+    falling = 0.5 * (1 + math.cos(math.pi * step / config.training.iterations))
+    return peak * warm_up * (least + (1 - least) * falling)

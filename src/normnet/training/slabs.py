@@ -37,7 +37,7 @@ def find_slabs(
         lung_mask: (z, y, x) bool.
         usable: (z,) bool.
         depth: Slices in a row.
-        usable_share: Least part of them that is usable.
+        usable_share: Least share of them that is usable.
     """
     per_slice = lung_mask.sum(axis=(1, 2))
     for start in range(len(usable) - depth + 1):
@@ -114,7 +114,7 @@ class SlabSampler:
         return TrainingPair(image * lungs, target, lungs, lesion_mask)
 
     def _place_crop(self, case: NormalCase, start: int, rng: torch.Generator) -> list[slice]:
-        """In-plane crop: the whole plane where it fits (centred), else around a random lung voxel."""
+        """In-plane crop: the whole plane where it fits, else around a random lung voxel."""
         _, *sizes = self.config.training.slab_vox
         planes = case.codes.shape[1:]
         centre = [n // 2 for n in planes]
@@ -148,11 +148,10 @@ def _cut(array: np.ndarray, box: tuple[slice, ...]) -> np.ndarray:
 
 
 def _vary_scanner(hu: torch.Tensor, training: TrainingConfig, rng: torch.Generator) -> torch.Tensor:
-    """Noise of the reconstruction and a shift of the lung's density, each in a part of the slabs."""
-    if uniform((0, 1), rng) < training.prob_shift:
-        hu = hu + uniform(training.shift_hu, rng) * (hu / -1000).clamp(0, 1)
+    """Noise of the reconstruction in a part of the slabs."""
+    uniform((0, 1), rng)  # version 0.1 drew a number here; with it, a seed gives the same slabs
     if uniform((0, 1), rng) < training.prob_noise:
-        sigma = round(uniform((0.4, 1.0), rng), 1)
+        sigma = round(uniform(training.noise_sigma_vox, rng), 1)
         noise = gaussian_filter(torch.randn(hu.shape, generator=rng, device=rng.device), sigma)
         hu = hu + noise / noise.std() * uniform(training.noise_hu, rng)
     return hu

@@ -5,18 +5,22 @@ from __future__ import annotations
 import pytest
 import torch
 
+from normnet.config import LungsTrainingConfig
 from normnet.training.lungs import disease
 from normnet.training.lungs.disease import add_disease as add_disease_at
 from normnet.training.lungs.disease import smooth_noise
+
+LARGE = {"n_ellipses": 1, "prob_layer": 0.0, "prob_large": 1.0}
 
 
 def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def add_disease(image, mask, share, generator, apart_px: float = 4.0) -> torch.Tensor:
+def add_disease(image, mask, share, generator, apart_px: float = 4.0, **settings) -> torch.Tensor:
     heights = apart_px * torch.tensor([-1.0, 0.0, 1.0]).expand(len(image), 3)
-    return add_disease_at(image, mask, heights, share, generator)
+    config = LungsTrainingConfig(sick_share=share, **settings)
+    return add_disease_at(image, mask, heights, config, generator)
 
 
 @pytest.fixture(scope="module")
@@ -72,13 +76,10 @@ def test_ground_glass_keeps_vessels_and_consolidation_hides_them(chests):
     assert vessel[solid].median() < 45  # of 60
 
 
-def test_large_opacities_take_a_whole_lung_and_keep_its_bronchi(chests, monkeypatch):
-    """With one ellipse and no layer: one lung solid beside a clear one, at times, and holes of air in the solid."""
+def test_large_opacities_take_a_whole_lung_and_keep_its_bronchi(chests):
+    """With one ellipse and no layer, some stacks have one solid lung; it has holes of air."""
     image, mask = chests
-    monkeypatch.setattr(disease, "N_ELLIPSES", 1)
-    monkeypatch.setattr(disease, "PROB_LAYER", 0.0)
-    monkeypatch.setattr(disease, "PROB_LARGE", 1.0)
-    sick = add_disease(image, mask, 1.0, rng())
+    sick = add_disease(image, mask, 1.0, rng(), **LARGE)
     solid = (sick > -200) & mask
     right, left = (
         solid[..., part].sum((1, 2, 3)) / mask[..., part].sum((1, 2, 3))
@@ -86,29 +87,22 @@ def test_large_opacities_take_a_whole_lung_and_keep_its_bronchi(chests, monkeypa
     )
     assert ((right > 0.6) & (left < 0.2) | (left > 0.6) & (right < 0.2)).any()
     assert ((right > 0.3) & (left > 0.3)).any()
-    monkeypatch.setattr(disease, "PROB_AIR", 1.0)
-    airy = add_disease(image, mask, 1.0, rng())
+    airy = add_disease(image, mask, 1.0, rng(), **LARGE, prob_air=1.0)
     where_solid = solid & (image < -500)
     assert (airy < -250)[where_solid].float().mean() > 0.01
-    monkeypatch.setattr(disease, "PROB_AIR", 0.0)
-    assert (add_disease(image, mask, 1.0, rng()) < -250)[where_solid].float().mean() < 0.001
+    airless = add_disease(image, mask, 1.0, rng(), **LARGE, prob_air=0.0)
+    assert (airless < -250)[where_solid].float().mean() < 0.001
 
 
 @pytest.mark.parametrize("tilted", [0.0, 1.0])
-def test_large_opacities_may_end_at_a_height(monkeypatch, tilted):
-    """Seven slices over a height of 120 pixels: solid bases, more seldom solid tops; upright planes end at none."""
+def test_large_opacities_may_end_at_a_height(tilted):
+    """Seven slices over 120 pixels: solid bases, more seldom solid tops; upright planes: none."""
     mask = torch.zeros(60, 7, 96, 112, dtype=torch.bool)
     mask[..., 20:80, 14:98] = True
     clean = torch.where(mask, -850.0, 40.0)
-    for name, value in (
-        ("N_ELLIPSES", 1),
-        ("PROB_LAYER", 0.0),
-        ("PROB_LARGE", 1.0),
-        ("PROB_TILTED", tilted),
-    ):
-        monkeypatch.setattr(disease, name, value)
     heights = torch.linspace(-60, 60, 7).expand(60, 7)
-    sick = add_disease_at(clean, mask, heights, 1.0, rng(2))
+    config = LungsTrainingConfig(sick_share=1.0, **LARGE, prob_tilted=tilted)
+    sick = add_disease_at(clean, mask, heights, config, rng(2))
     taken = ((sick - clean).abs() > 60).sum((2, 3)) / mask.sum((2, 3))
     base, middle, top = taken[:, 0], taken[:, 3], taken[:, 6]
     solid_base, solid_top = (base > 0.9) & (top < 0.5), (top > 0.9) & (base < 0.5)
@@ -156,22 +150,22 @@ def test_smooth_noise_is_smooth_and_centred():
 
 def test_depth_counts_pixels_from_the_border(chests):
     _, mask = chests
-    depth = disease._depth(mask.float())[0, 1]
+    depth = disease._depth(mask.float(), 6)[0, 1]
     assert (depth[~mask[0, 1]] == 0).all()
     assert depth[20:27, 30].tolist() == [1, 2, 3, 4, 5, 6, 6]
     assert depth[40, 14:20].tolist() == [1, 2, 3, 4, 5, 6]
 
 
-def test_layers_lie_along_the_border(chests, monkeypatch):
+def test_layers_lie_along_the_border(chests):
     """Here and there, not all around, and no thicker than an effusion would be."""
     image, mask = chests
     sick = {}
     for prob in (0.0, 1.0):
-        monkeypatch.setattr(disease, "PROB_LAYER", prob)
-        sick[prob] = torch.cat([add_disease(image, mask, 1.0, rng(seed)) for seed in range(3)])
+        parts = [add_disease(image, mask, 1.0, rng(seed), prob_layer=prob) for seed in range(3)]
+        sick[prob] = torch.cat(parts)
     changed = (sick[1.0] - sick[0.0]).abs() > 100
     mask = mask.repeat(3, 1, 1, 1)
-    depth = disease._depth(mask.float())
+    depth = disease._depth(mask.float(), 6)
     assert 0.02 < changed[mask].float().mean() < 0.25
     assert changed[depth == 1].float().mean() < 0.8
     assert changed[depth == 1].sum() > changed[depth == 3].sum() > 0

@@ -1,7 +1,8 @@
-"""Training of the lung network: crops that fit their masks, a loss that falls, the same seed the same weights."""
+"""Training of the lung network: crops fit their masks, the loss falls, runs can be repeated."""
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -9,15 +10,18 @@ import pytest
 import torch
 from torch.nn.functional import max_pool2d
 
-from normnet.config import LungsConfig, NetworkConfig
+from normnet.config import LungsConfig, LungsTrainingConfig
 from normnet.network.unet import build_unet
+from normnet.training.checkpoints import load_newest
 from normnet.training.lungs import segmenter
 from normnet.training.lungs.slices import volume_slices
 from tests.phantoms import thorax_phantom
 
 CONFIG = LungsConfig(pixel_mm=3.0, neighbours_mm=(6.0,))
 SEVEN = LungsConfig(pixel_mm=3.0, neighbours_mm=(6.0, 20.0, 50.0))
-TINY = NetworkConfig(spatial_dims=2, in_channels=3, channels=(8, 16), n_res_units=1)
+TINY = LungsTrainingConfig(
+    channels=(8, 16), n_res_units=1, crop_px=64, iterations=3, batch=2, checkpoint_every=2
+)
 
 
 @pytest.fixture(scope="module")
@@ -29,37 +33,46 @@ def slices():
 
 
 @pytest.fixture(autouse=True)
-def small_and_alone(monkeypatch):
-    monkeypatch.setattr(segmenter, "LUNG_NETWORK", TINY)
-    monkeypatch.setattr(segmenter, "CROP", 64)
+def alone():
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
 
 
-def run(slices, config=CONFIG, **options) -> tuple[dict[str, torch.Tensor], list[float]]:
+def tiny(**settings) -> LungsTrainingConfig:
+    return TINY.model_copy(update=settings)
+
+
+def healthy_batch(slices, n, config, weights, generator, **settings):
+    training = tiny(batch=n, sick_share=0.0, **settings)
+    return segmenter.sample_batch(slices, config, training, weights, generator)
+
+
+def run(
+    slices, config=CONFIG, start_from=None, **settings
+) -> tuple[dict[str, torch.Tensor], list[float]]:
     losses: list[float] = []
-    settings = {
-        "iterations": 3,
-        "batch": 2,
-        "on_step": lambda step, loss: losses.append(loss),
-        **options,
-    }
-    return segmenter.train_lungs(slices, config, **settings), losses
+    state = segmenter.train_lungs(
+        slices,
+        config,
+        tiny(**settings),
+        start_from=start_from,
+        on_step=lambda step, loss: losses.append(loss),
+    )
+    assert state.losses == losses
+    return state.weights, losses
 
 
 def same(first, second) -> bool:
     return all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_crops_and_masks_belong_together(slices, monkeypatch):
+def test_crops_and_masks_belong_together(slices):
     """Dark inside the mask, bright just outside it, whatever turn, flip and zoom were drawn."""
-    monkeypatch.setattr(segmenter, "CROP", 128)
     rng = torch.Generator().manual_seed(1)
-    image, mask = segmenter.sample_batch(
-        slices, 16, CONFIG, 0.0, segmenter.draw_weights(slices), rng
-    )
+    weights = segmenter.draw_weights(slices, TINY)
+    image, mask = healthy_batch(slices, 16, CONFIG, weights, rng, crop_px=128)
     assert image.shape == (16, 3, 128, 128)
     assert mask.shape == (16, 1, 128, 128)
     assert image.dtype == mask.dtype == torch.float32
@@ -91,29 +104,25 @@ def test_any_number_of_slices_is_seen(rows, n_seen):
     item = graded(rows)
     item.volume_mask[5:] = False
     config = LungsConfig(pixel_mm=3.0, neighbours_mm=tuple(range(1, n_seen // 2 + 1)))
-    assert segmenter.lung_network(config).in_channels == n_seen
-    image, mask = segmenter.sample_batch(
-        [item], 8, config, 0.0, torch.ones(1), torch.Generator().manual_seed(3)
-    )
+    assert segmenter.lung_network(config, TINY).in_channels == n_seen
+    rng = torch.Generator().manual_seed(3)
+    image, mask = healthy_batch([item], 8, config, torch.ones(1), rng)
     assert image.shape == (8, n_seen, 64, 64)
     assert mask.shape == (8, 1, 64, 64)
     assert mask.mean() > 0.4
     assert (image.mean((2, 3)).diff(dim=1) >= -0.005).all()
     item.volume_mask[4] = False
     assert item.is_empty
-    assert not segmenter.sample_batch(
-        [item], 8, config, 0.0, torch.ones(1), torch.Generator().manual_seed(3)
-    )[1].any()
+    rng = torch.Generator().manual_seed(3)
+    assert not healthy_batch([item], 8, config, torch.ones(1), rng)[1].any()
 
 
 @pytest.mark.parametrize("prob_end", [0.0, 1.0])
-def test_near_the_ends_of_a_scan_slices_repeat(monkeypatch, prob_end):
-    """From none to all three of the neighbours are missing, at both ends alike; the middle slice never is."""
-    monkeypatch.setattr(segmenter, "PROB_END", prob_end)
+def test_near_the_ends_of_a_scan_slices_repeat(prob_end):
+    """None to three neighbours are missing, at both ends alike; the middle slice never is."""
     item = graded((0, 1, 3, 4, 5, 7, 8))
-    image, _ = segmenter.sample_batch(
-        [item], 64, SEVEN, 0.0, torch.ones(1), torch.Generator().manual_seed(4)
-    )
+    rng = torch.Generator().manual_seed(4)
+    image, _ = healthy_batch([item], 64, SEVEN, torch.ones(1), rng, prob_end=prob_end)
     means = image.mean((2, 3))
     rises = (
         means.diff(dim=1) > 0.25 * means.diff(dim=1).max(dim=1, keepdim=True).values
@@ -136,32 +145,33 @@ def test_near_the_ends_of_a_scan_slices_repeat(monkeypatch, prob_end):
 )
 def test_crops_are_made_where_the_generator_is(slices, device):
     rng = torch.Generator(device).manual_seed(0)
-    image, mask = segmenter.sample_batch(
-        slices, 4, CONFIG, 1.0, segmenter.draw_weights(slices), rng
-    )
+    weights = segmenter.draw_weights(slices, TINY)
+    training = tiny(batch=4, sick_share=1.0)
+    image, mask = segmenter.sample_batch(slices, CONFIG, training, weights, rng)
     assert image.device.type == mask.device.type == device
     assert torch.isfinite(image).all()
 
 
-def test_crops_differ_in_size_and_side(slices, monkeypatch):
-    monkeypatch.setattr(segmenter, "CROP", 128)
-    _, mask = segmenter.sample_batch(
-        slices[:1], 16, CONFIG, 0.0, torch.ones(1), torch.Generator().manual_seed(2)
-    )
+def test_crops_differ_in_size_and_side(slices):
+    rng = torch.Generator().manual_seed(2)
+    _, mask = healthy_batch(slices[:1], 16, CONFIG, torch.ones(1), rng, crop_px=128)
     areas = mask.sum((1, 2, 3))
     assert areas.max() > 1.5 * areas.min()
     assert len({tuple(part.flatten().tolist()) for part in mask}) == 16
 
 
 def test_slices_without_lung_are_drawn_seldom(slices):
-    """Nine of ten slices are empty; they make the share of the draws that is set, or all where there is no lung."""
+    """Nine of ten slices are empty; they make the share of the draws that is set.
+
+    Where no slice has lung, all are drawn alike.
+    """
     empty = replace(slices[0], volume_mask=np.zeros_like(slices[0].volume_mask))
-    weights = segmenter.draw_weights([empty] * 9 * len(slices) + slices)
-    assert weights[: 9 * len(slices)].sum() == pytest.approx(segmenter.EMPTY_SHARE)
+    weights = segmenter.draw_weights([empty] * 9 * len(slices) + slices, TINY)
+    assert weights[: 9 * len(slices)].sum() == pytest.approx(TINY.empty_share)
     assert weights.sum() == pytest.approx(1)
     assert weights[-1] > 10 * weights[0]
     for alike in (slices, [empty] * 3):
-        assert len(set(segmenter.draw_weights(alike).tolist())) == 1
+        assert len(set(segmenter.draw_weights(alike, TINY).tolist())) == 1
 
 
 def test_the_loss_falls(slices):
@@ -177,20 +187,20 @@ def test_same_seed_same_weights(slices):
     assert losses == again
     assert same(first, second)
     assert not same(first, other)
-    assert first.keys() == build_unet(TINY).state_dict().keys()
+    assert first.keys() == build_unet(segmenter.lung_network(CONFIG, TINY)).state_dict().keys()
 
 
 def test_a_network_of_seven_slices_is_trained():
     phantom = thorax_phantom((8, 64, 64), (16.0, 5.0, 5.0), lesions=False, vessels=False)
     state, losses = run(volume_slices(phantom.scan, phantom.lung_mask, SEVEN), SEVEN)
     assert np.isfinite(losses).all()
-    network = build_unet(segmenter.lung_network(SEVEN))
+    network = build_unet(segmenter.lung_network(SEVEN, TINY))
     network.load_state_dict(state)
     assert network(torch.zeros(1, 7, 32, 32)).shape == (1, 1, 32, 32)
 
 
 def test_going_on_from_other_weights(slices):
-    """A vanishing learning rate leaves the weights where they came from, and not where the seed would put them."""
+    """With a learning rate of almost 0 the weights stay what they were, whatever the seed."""
     start, _ = run(slices, seed=5)
     kept, _ = run(slices, seed=6, iterations=1, learning_rate=1e-12, start_from=start)
     fresh, _ = run(slices, seed=6, iterations=1, learning_rate=1e-12)
@@ -206,3 +216,46 @@ def test_any_number_of_iterations(slices, iterations):
     _, losses = run(slices, iterations=iterations, batch=1)
     assert len(losses) == iterations
     assert np.isfinite(losses).all()
+
+
+def train(slices, folder=None, stop_after=None, **settings):
+    seen: list[int] = []
+    return segmenter.train_lungs(
+        slices,
+        CONFIG,
+        tiny(iterations=6, seed=5, **settings),
+        checkpoints=folder,
+        on_step=lambda step, loss: seen.append(step),
+        stop=lambda: len(seen) == stop_after,
+    )
+
+
+@pytest.mark.parametrize("stop_after", [1, 3, 5, 6])
+def test_resumed_equals_uninterrupted(slices, tmp_path, stop_after):
+    """Weights, moments, losses and the generator; the learning rate goes on where it was."""
+    whole = train(slices)
+    early = train(slices, tmp_path, stop_after)
+    assert early.step == load_newest(tmp_path).step == stop_after
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        resumed = train(slices, tmp_path)
+    assert resumed.step == 6
+    assert resumed.losses == whole.losses
+    assert same(resumed.weights, whole.weights)
+    assert all(same(part, whole.optimizer[index]) for index, part in resumed.optimizer.items())
+    assert same(resumed.generator, whole.generator)
+
+
+def test_a_killed_training_goes_on_from_its_last_checkpoint(slices, tmp_path):
+    """Killed in the fifth iteration: the checkpoint of the fourth is there."""
+
+    def die(step: int, loss: float) -> None:
+        if step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        segmenter.train_lungs(
+            slices, CONFIG, tiny(iterations=6, seed=5), checkpoints=tmp_path, on_step=die
+        )
+    assert load_newest(tmp_path).step == 4
+    assert same(train(slices, tmp_path).weights, train(slices).weights)

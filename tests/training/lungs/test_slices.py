@@ -75,7 +75,7 @@ def test_neighbours_below_and_above():
 
 
 def test_seven_slices_are_seen():
-    """6, 20 and 50 mm away, rounded to whole slices; copies of the outermost one keep their height."""
+    """6, 20 and 50 mm away, rounded to whole slices; copies of the outermost keep their height."""
     scan, mask = stairs(60, 2.5)
     slices = volume_slices(scan, mask, SEVEN)[:60]
     apart = np.array([-20, -8, -2, 0, 2, 8, 20])
@@ -204,9 +204,15 @@ def test_incomplete_archives(tmp_path, changes):
 
 @pytest.mark.parametrize(
     "damage",
-    [lambda data: b"", lambda data: data[:1], lambda data: data[:100], lambda data: data[:-30], lambda data: b"x" * 99,
-     lambda data: data[:200] + bytes(100) + data[300:]],
-)  # fmt: skip
+    [
+        lambda data: b"",
+        lambda data: data[:1],
+        lambda data: data[:100],
+        lambda data: data[:-30],
+        lambda data: b"x" * 99,
+        lambda data: data[:200] + bytes(100) + data[300:],
+    ],
+)
 def test_damaged_archives(tmp_path, damage):
     path = tmp_path / "slices.npz"
     write_archive(path)

@@ -25,7 +25,7 @@ THIN_MM, THICK_MM = 2.0, 6.0  # every volume is shown at its own thickness and a
 def volume_slices(
     scan: Scan, lung_mask: np.ndarray, config: LungsConfig, excluded: frozenset[int] = frozenset()
 ) -> list[LungSlice]:
-    """Slices of one CT at ``pixel_mm`` with their neighbours, thin ones and averages over about 6 mm.
+    """Slices of one CT at ``pixel_mm`` with their neighbours, as they are and as thick slices.
 
     Args:
         scan: As read.
@@ -40,7 +40,7 @@ def volume_slices(
         keep = keep[::-1]
     spacing = orientation.spacing_mm(scan.geometry)
     step = (1.0, config.pixel_mm / spacing[1], config.pixel_mm / spacing[2])
-    shape = (hu.shape[0], *(int(n / d) for n, d in zip(hu.shape[1:], step[1:], strict=True)))
+    shape = (hu.shape[0], int(hu.shape[1] / step[1]), int(hu.shape[2] / step[2]))
     grid = Grid((0, 0, 0), step, shape)
     hu = resample(hu.astype(np.float32), grid, outside=config.low_hu)
     part = resample(mask.astype(np.float32), grid)
