@@ -64,7 +64,7 @@ def draw_postprocessing(scale: Scale, bench: Bench) -> Figure:
         return int(bright.sum(axis=(1, 2)).max())
 
     case = max(spread_cases(bench, N_CASES), key=brightness)
-    outcome = segment_case(case, baseline(scale, bench), config, bench)
+    outcome = segment_case(case, voting_networks(scale, bench), config, bench)
     z = fullest_slice(outcome.reference_mask)
     thorax, normal = outcome.thorax[z], outcome.normal_mask[z]
     steps = _cut(outcome.steps, z)
@@ -95,7 +95,7 @@ def _cut(steps: LesionSteps, part: Any) -> LesionSteps:
 
 def draw_segmentations(scale: Scale, bench: Bench) -> Figure:
     """Fig. 5: the slice with the most lesion of some test CTs, from the input to the overlap with the reference."""
-    config, networks = scale.config(), baseline(scale, bench)
+    config, networks = scale.config(), voting_networks(scale, bench)
     cases = spread_cases(bench, N_CASES)
     pictures = []
     for case in cases:
@@ -151,7 +151,7 @@ def draw_thresholds(scale: Scale, bench: Bench) -> Figure:
 
 def draw_failures(scale: Scale, bench: Bench) -> Figure:
     """Fig. 9: the worst slices, first the worst of every CT, then the second of every CT."""
-    config, networks = scale.config(), baseline(scale, bench)
+    config, networks = scale.config(), voting_networks(scale, bench)
     apart = max(1, round(APART_MM / config.preparation.spacing_mm[0]))
     found = []
     for case in spread_cases(bench, None):
@@ -206,7 +206,7 @@ def draw_areas(scale: Scale, bench: Bench) -> Figure:
     return figure
 
 
-def baseline(scale: Scale, bench: Bench) -> list[torch.nn.Module]:
+def voting_networks(scale: Scale, bench: Bench) -> list[torch.nn.Module]:
     """The networks that vote with the scale's own settings."""
     return [bench.network(scale.config(), seed) for seed in range(scale.members)]
 
