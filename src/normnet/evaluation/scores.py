@@ -17,6 +17,7 @@ from normnet.evaluation.bright import BrightCounts, BrightScores, pool_bright, s
 from normnet.evaluation.lesions import MIN_LESION_ML, Detection, compute_detection
 from normnet.evaluation.metrics import Overlap, check_shapes, compute_overlap
 from normnet.evaluation.surfaces import TOLERANCE_MM, SurfaceScores, compute_surface_scores
+from normnet.evaluation.tables import number
 from normnet.preparation.prepare import bounding_box
 from normnet.scan import Geometry
 
@@ -292,3 +293,10 @@ def scores_of(table: str) -> list[Score]:
 def compute_scores(case: Comparison, scores: Iterable[Score]) -> dict[str, float]:
     """Values by name."""
     return {score.name: float(score.compute(case)) for score in scores}
+
+
+def score_cells(case: Comparison, *names: str) -> list[str]:
+    """Values of these scores as the cells of a table."""
+    scores = [SCORES[name] for name in names]
+    values = compute_scores(case, scores)
+    return [number(values[score.name], score.decimals) for score in scores]
