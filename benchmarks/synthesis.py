@@ -64,9 +64,8 @@ def literal_texture(
     a = (a_upper - a_lower) * (a_2 - a_2.min()) / (a_2.max() - a_2.min()) + a_lower  # Eq. 8
     b_1 = (rng.uniform(0, 1, shape) < a).astype(float)  # Eq. 2
     fine = rng.uniform() < config.prob_fine
-    sigma_b = rng.uniform(
-        *(config.sigma_b_fine_vox if fine else config.sigma_b_coarse_vox)
-    )  # Eq. 4
+    limits = config.sigma_b_fine_vox if fine else config.sigma_b_coarse_vox
+    sigma_b = rng.uniform(*limits)  # Eq. 4
     b_2 = ndimage.gaussian_filter(b_1, sigma_b)  # Eq. 3
     passing = b_2[b_2 > config.mean_above]
     mean = passing.mean() if passing.size else np.percentile(b_2, 97.5)
