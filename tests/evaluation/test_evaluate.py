@@ -78,7 +78,7 @@ def values(row, names):
 
 
 def test_every_score_of_a_case(folders):
-    """a_1: two voxels along x against the first of them; b: one voxel, two others, apart, missed."""
+    """a_1: two voxels along x against the first of them; b: one voxel, two others are missed."""
     first, second = evaluate_folder(*folders, tolerance_mm=0.5, min_lesion_ml=0).rows
     surfaces = ("surface_dice", "hd95_mm", "surface_mean_mm")
     detection = ("n_lesions", "n_found", "n_false")
@@ -198,7 +198,7 @@ def bright_folders(tmp_path):
 
 
 def test_bright_voxels_by_hand(bright_folders):
-    """Voted normal: three of four healthy voxels and two of four lesion voxels; 14 of 16 pairs in order."""
+    """Voted normal: 3 of 4 healthy voxels and 2 of 4 lesion voxels; 14 of 16 pairs in order."""
     evaluation = evaluate_folder(*bright_folders)
     expected = {
         "bright_precision": 3 / 5,

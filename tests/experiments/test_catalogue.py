@@ -119,7 +119,7 @@ def test_votes():
 
 
 def test_trainings_are_counted_once():
-    """Post-processing rows use NormNet's networks; the five networks of a vote are those of the single rows."""
+    """Rows of post-processing use NormNet's networks; a vote uses those of the single rows."""
     scale = load_scale("small")
     assert count_trainings(find_experiment("table2"), scale) == 3
     assert count_trainings(find_experiment("table4"), scale) == 3 * (len(TABLE4) - 4)

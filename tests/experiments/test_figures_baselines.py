@@ -47,15 +47,15 @@ def test_figure(scale, bench, tmp_path, monkeypatch):
 def test_map(scale, bench):
     baseline = train_or_load(METHODS["vae"], scale, bench)
     subject = bench.subject(bench.data.tests["coronacases"][0], scale.config())
-    new, kept = (score_or_load(baseline, subject, bench) for _ in range(2))
+    new, stored = (score_or_load(baseline, subject, bench) for _ in range(2))
     assert new.shape == subject.prepared.thorax.shape
-    assert np.array_equal(new, kept)
+    assert np.array_equal(new, stored)
     assert new.dtype == np.float32
     assert 0 < new.max() <= 1
     assert not new[~subject.prepared.lung_mask].any()
 
 
-def test_tuned_values_are_kept(scale, bench):
+def test_tuned_values_are_stored(scale, bench):
     weight = train_or_load(METHODS["vae-restoration"], scale, bench)
     assert weight.tuned.n_steps == TINY.restore_steps
     (path,) = weight.folder.glob("tuned-vae-restoration-*.json")

@@ -85,8 +85,8 @@ def test_stopped_in_the_middle_it_goes_on(bench, scale, data, tmp_path):
     attempts = 0
     while attempts < 40:
         attempts += 1
-        asked = iter([False] * 2 + [True] * 1000)
-        stopped = Bench(bench.data, out, stop=lambda asked=asked: next(asked))
+        answers = iter([False] * 2 + [True] * 1000)
+        stopped = Bench(bench.data, out, stop=lambda answers=answers: next(answers))
         try:
             list(run_rows(TABLE, list(ROWS[:1]), scale, stopped))
         except Interrupted:
@@ -144,13 +144,13 @@ def test_the_opposite_turns_probabilities_round():
     assert torch.allclose(total, torch.ones_like(total))
 
 
-def test_scores_are_kept_with_their_settings(bench, scale):
+def test_scores_are_stored_with_their_settings(bench, scale):
     list(run_rows(TABLE, list(ROWS[:1]), scale, bench))
     [result, _] = finished_rows(TABLE, scale, bench)[:2]
-    kept = json.loads((bench.out / "scores" / f"{result.key}.json").read_text())
-    assert kept["config"]["network"]["channels"] == [4, 8]
-    assert kept["seeds"] == [0]
-    assert len(kept["cases"]) == 2
+    stored = json.loads((bench.out / "scores" / f"{result.key}.json").read_text())
+    assert stored["config"]["network"]["channels"] == [4, 8]
+    assert stored["seeds"] == [0]
+    assert len(stored["cases"]) == 2
 
 
 def test_without_normal_cts(bench, scale):
