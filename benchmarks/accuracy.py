@@ -2,9 +2,10 @@
 
     python benchmarks/accuracy.py $NORMNET_DATA/cases.csv --split dev --split heldout
 
-For cases with a lesion mask: DSC, precision and sensitivity of normnet, of (a) HU >= -500 inside the same lungs and of
-(b) the same after the paper's mean filters and growth; AUC of bright voxels (Table II); how good the lungs are.
-For cases without: the share of the lung that is marked; where the list names infected slices, also outside them.
+For a case with a lesion mask it prints DSC, precision and sensitivity of normnet, of (a) HU >= -500
+inside the same lungs and of (b) the same after the paper's mean filters and growth; the AUC of the
+bright voxels (Table II); and how good the lungs are. For a case without one it prints the share of
+the lung that is marked; if the list names infected slices, also the share outside them.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ import numpy as np
 
 import normnet
 from normnet.datasets.manifest import Case, read_cases
-from normnet.evaluation.metrics import compute_bright_auc, compute_overlap
+from normnet.evaluation.bright import count_bright
+from normnet.evaluation.metrics import compute_overlap
+from normnet.evaluation.scores import Comparison, score_cells
+from normnet.evaluation.tables import markdown_row
 from normnet.io.masks import read_mask
 from normnet.postprocessing import postprocess
 from normnet.preparation.orient import Orientation
@@ -42,19 +46,24 @@ def rivals(
     }
 
 
+def show(*cells: str) -> None:
+    """Print one row of a Markdown table."""
+    print(markdown_row(cells), flush=True)
+
+
 def outside_listed(
     case: Case, infected: str, found: normnet.Segmentation, scan: normnet.Scan
 ) -> None:
-    """Marked share of the lung in the slices that the list does not call infected; its indices count from the foot."""
+    """Print the marked share of the lung in the slices that the list does not call infected.
+
+    The list counts slices from the feet.
+    """
     orientation = Orientation.of(scan.geometry)
     lesions, lungs = orientation.apply(found.lesion_mask), orientation.apply(found.lung_labels) > 0
     free = np.ones(len(lungs), bool)
     free[[int(index) for index in infected.split(";")]] = False
     share = 100 * lesions[free].sum() / lungs[free].sum()
-    print(
-        f"| {case.case_id} | marked outside the infected slices | {share:.2f} % of the lung there |",
-        flush=True,
-    )
+    show(case.case_id, "marked outside the infected slices", f"{share:.2f} % of the lung there")
 
 
 def measure(
@@ -67,10 +76,8 @@ def measure(
     found = normnet.segment(scan, model, lung_labels=labels)
     lungs = found.lung_labels > 0
     if case.lesion_mask is None:
-        print(
-            f"| {case.case_id} | marked | {100 * found.lesion_mask.sum() / lungs.sum():.2f} % of the lung |",
-            flush=True,
-        )
+        share = 100 * found.lesion_mask.sum() / lungs.sum()
+        show(case.case_id, "marked", f"{share:.2f} % of the lung")
         if infected:
             outside_listed(case, infected, found, scan)
         return
@@ -81,23 +88,18 @@ def measure(
         sheet.save(pictures / f"{case.case_id}.png")
     masks = {"normnet": found.lesion_mask, **rivals(scan, found.lung_labels, model.config)}
     for name, mask in masks.items():
-        overlap = compute_overlap(mask, reference)
-        print(
-            f"| {case.case_id} | {name} | {overlap.dsc:.3f} | {overlap.precision:.3f} | {overlap.sensitivity:.3f} |"
-        )
+        compared = Comparison(mask, reference, scan.geometry)
+        show(case.case_id, name, *score_cells(compared, "dsc", "precision", "sensitivity"))
     bright = lungs & (scan.volume_hu >= model.config.window.bright_hu)
-    auc = compute_bright_auc(1 - found.prob_anomaly, reference, bright)
-    print(f"| {case.case_id} | AUC of bright voxels | {auc:.3f} |", flush=True)
+    counts = count_bright(1 - found.prob_anomaly, reference, bright)
+    compared = Comparison(found.lesion_mask, reference, scan.geometry, counts)
+    show(case.case_id, "AUC of bright voxels", *score_cells(compared, "auc"))
     if given is not None and not reference_lungs:
-        drawn = given.any(axis=(1, 2))[
-            :, None, None
-        ]  # some lung masks are drawn on lesion slices only
-        overlap = compute_overlap(lungs & drawn, given)
+        # some lung masks are drawn on lesion slices only
+        drawn = given.any(axis=(1, 2))[:, None, None]
+        dice = compute_overlap(lungs & drawn, given).dsc
         inside = (reference & lungs).sum() / reference.sum()
-        print(
-            f"| {case.case_id} | lungs | Dice {overlap.dsc:.4f} | lesion inside {inside:.4f} |",
-            flush=True,
-        )
+        show(case.case_id, "lungs", f"Dice {dice:.4f}", f"lesion inside {inside:.4f}")
 
 
 def main() -> None:

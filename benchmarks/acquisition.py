@@ -1,11 +1,12 @@
-"""One CT as other scanners would have given it, through the whole pipeline; prints the table of docs/results.md.
+"""One CT as other scanners would have made it, through the whole pipeline.
 
-    python benchmarks/acquisition.py $NORMNET_DATA/cases.csv --case covidctmd_normal002 --case coronacases_001
+    python benchmarks/acquisition.py $NORMNET_DATA/cases.csv --case coronacases_001
 
-Thicker slices and larger pixels are means of the CT's own; noise, kernel and calibration are changed in place. A row a
-variant: Dice of the lungs with those of the CT as it is, the share of the lung that is marked, the change of the volume
-that is marked against the CT as it is and, where the list has a lesion mask, DSC, precision and sensitivity (in larger
-voxels the mask is what most of a voxel is).
+It prints the table of docs/results.md. Thicker slices and larger pixels are means of the CT's own;
+noise, kernel and calibration are changed in place. There is one row per variant: Dice of the lungs
+with those of the CT as it is; the share of the lung that is marked; by how much the marked volume
+differs from that in the CT as it is; and, if the list has a lesion mask, DSC, precision and
+sensitivity (a larger voxel is lesion if most of it is).
 """
 
 from __future__ import annotations
@@ -23,22 +24,34 @@ import normnet
 from normnet.datasets.manifest import read_cases
 from normnet.errors import NormNetError
 from normnet.evaluation.metrics import compute_overlap
+from normnet.evaluation.scores import Comparison, score_cells
+from normnet.evaluation.tables import markdown_head, markdown_row
 from normnet.io.masks import read_mask
 from normnet.preparation.orient import Orientation
 
+COLUMNS = (
+    "case",
+    "variant",
+    "lungs",
+    "marked",
+    "change of volume",
+    "DSC",
+    "precision",
+    "sensitivity",
+)
 THICK_MM = (3.0, 5.0, 8.0)
 GRAIN_PX = 0.8  # of noise that a kernel has smoothed
 
 
 def pooled(volume: np.ndarray, factors: tuple[int, int, int]) -> np.ndarray:
-    """Means over blocks of voxels; what does not fill a block at the end is left out."""
+    """Means over blocks of voxels; voxels at the end that fill no block are left out."""
     return avg_pool3d(torch.from_numpy(volume.astype(np.float32))[None], factors)[0].numpy()
 
 
 def variants(
     volume_hu: np.ndarray, spacing_mm: tuple[float, ...], rng: np.random.Generator
 ) -> Iterator[tuple[str, tuple[int, int, int], np.ndarray]]:
-    """Name, voxels that become one along each axis, and the HU on the CT's own grid."""
+    """Name, number of voxels per axis that become one, and the HU on the CT's own grid."""
     white = rng.standard_normal(volume_hu.shape, dtype=np.float32)
     grain = gaussian_filter(white, (0.3 * GRAIN_PX, GRAIN_PX, GRAIN_PX))
     grain /= grain.std()
@@ -77,8 +90,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     model = normnet.load_model()
-    print("| case | variant | lungs | marked | change of volume | DSC | precision | sensitivity |")
-    print("|---|---|---|---|---|---|---|---|")
+    print(markdown_head(COLUMNS))
     for case in read_cases(options.manifest):
         if case.case_id not in options.case:
             continue
@@ -96,11 +108,10 @@ def main() -> None:
             hu = np.rint(pooled(changed_hu, factors)).clip(-32768, 32767).astype(np.int16)
             larger = tuple(mm * factor for mm, factor in zip(spacing_mm, factors, strict=True))
             try:
-                found = normnet.segment(
-                    normnet.Scan(hu, normnet.Geometry(larger), case.case_id), model
-                )
+                changed = normnet.Scan(hu, normnet.Geometry(larger), case.case_id)
+                found = normnet.segment(changed, model)
             except NormNetError as error:
-                print(f"| {case.case_id} | {name} | {error} |", flush=True)
+                print(markdown_row((case.case_id, name, str(error))), flush=True)
                 if own_lungs is None:
                     break  # nothing to compare the other variants with
                 continue
@@ -110,11 +121,13 @@ def main() -> None:
                 own_lungs, own_ml = lungs, ml
             change = f"{100 * (ml / own_ml - 1):+.1f} %" if own_ml else f"{ml:+.1f} ml"
             dice = compute_overlap(lungs, pooled(own_lungs, factors) >= 0.5).dsc
-            row = f"{dice:.3f} | {100 * found.lesion_mask.sum() / lungs.sum():.2f} % | {change}"
+            share = 100 * found.lesion_mask.sum() / lungs.sum()
+            cells = [case.case_id, name, f"{dice:.3f}", f"{share:.2f} %", change]
             if reference is not None:
-                overlap = compute_overlap(found.lesion_mask, pooled(reference, factors) >= 0.5)
-                row += f" | {overlap.dsc:.3f} | {overlap.precision:.3f} | {overlap.sensitivity:.3f}"
-            print(f"| {case.case_id} | {name} | {row} |", flush=True)
+                wanted = pooled(reference, factors) >= 0.5
+                compared = Comparison(found.lesion_mask, wanted, changed.geometry)
+                cells += score_cells(compared, "dsc", "precision", "sensitivity")
+            print(markdown_row(cells), flush=True)
 
 
 if __name__ == "__main__":

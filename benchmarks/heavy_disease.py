@@ -1,10 +1,12 @@
-"""Lungs and lesions under heavy synthetic disease, put into CTs of known lungs; prints the table of docs/results.md.
+"""Lungs and lesions under heavy synthetic disease, put into CTs of known lungs.
 
-    python benchmarks/heavy_disease.py $NORMNET_DATA/cases.csv --case covidctmd_normal002 --case radiopaedia_5
+    python benchmarks/heavy_disease.py $NORMNET_DATA/cases.csv --case radiopaedia_5
 
-Whole lobes, bases, dependent and peripheral lung made solid, or all of it hazy. A row a kind of disease: how the lungs
-that are found agree with those of the CT (its mask in the list, or normnet's own without the disease), how much of the
-disease lies inside them, and how much of it is marked. Disease that the CT has anyway counts as marked too much.
+It prints the table of docs/results.md. Whole lobes, bases, dependent and peripheral lung become
+solid, or all of the lung becomes hazy. There is one row per kind of disease: Dice of the lungs that
+are found with those of the CT (its mask in the list, or normnet's own without the disease), the
+share of the disease inside them, and the share of it that is marked. Disease that the CT had before
+counts as a false positive.
 """
 
 from __future__ import annotations
@@ -21,11 +23,21 @@ import normnet
 from normnet.datasets.manifest import read_cases
 from normnet.errors import NormNetError
 from normnet.evaluation.metrics import compute_overlap
+from normnet.evaluation.scores import Comparison, score_cells
+from normnet.evaluation.tables import markdown_head, markdown_row
 from normnet.io.masks import read_mask
 from normnet.lungs.anatomy import split_left_right
 from normnet.lungs.learned import segment_lungs
 from normnet.preparation.orient import Orientation
 
+COLUMNS = (
+    "case",
+    "disease",
+    "Dice of the lungs",
+    "disease inside them",
+    "marked",
+    "precision",
+)
 TEXTURE_MM, OUTLINE_MM, EDGE_MM = 0.8, 12.0, 0.7
 HAZE_HU = -100.0  # below, vessels shine through
 
@@ -33,7 +45,7 @@ HAZE_HU = -100.0  # below, vessels shine through
 def place_disease(
     scan: normnet.Scan, lungs: np.ndarray, rng: np.random.Generator
 ) -> Iterator[tuple[str, normnet.Scan, np.ndarray]]:
-    """Name, the CT with disease and where it is, one kind after the other."""
+    """Name, the CT with disease and the mask of it, one kind after the other."""
     orientation = Orientation.of(scan.geometry)
     spacing = orientation.spacing_mm(scan.geometry)
     volume_hu = orientation.apply(scan.volume_hu).astype(np.float32)
@@ -48,12 +60,9 @@ def place_disease(
 
     fine, coarse = noise(TEXTURE_MM), noise(OUTLINE_MM)
     z, y, _ = np.nonzero(inside)
-    height = ((np.arange(inside.shape[0]) - z.min()) / np.ptp(z))[
-        :, None, None
-    ]  # 0 at the lungs' base, 1 at the apex
-    back = ((np.arange(inside.shape[1]) - y.min()) / np.ptp(y))[
-        None, :, None
-    ]  # 0 in front, 1 at the back
+    # 0 at the lungs' base, 1 at the apex; 0 in front, 1 at the back
+    height = ((np.arange(inside.shape[0]) - z.min()) / np.ptp(z))[:, None, None]
+    back = ((np.arange(inside.shape[1]) - y.min()) / np.ptp(y))[None, :, None]
     depth_mm = distance_transform_edt(inside, sampling=spacing)
     lower = height - 0.8 * (back - 0.5) + 0.05 * coarse < 0.35
     kinds = {
@@ -92,9 +101,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=5)
     options = parser.parse_args()
     model = normnet.load_model(lungs=options.lung_model)
-    print(
-        "| case | disease | Dice of the lungs | disease inside them | marked | precision |\n|---|---|---|---|---|---|"
-    )
+    print(markdown_head(COLUMNS))
     for case in read_cases(options.manifest):
         if case.case_id not in options.case:
             continue
@@ -109,15 +116,14 @@ def main() -> None:
             try:
                 found = normnet.segment(sick_scan, model)
             except NormNetError as error:
-                print(f"| {case.case_id} | {name} | {error} |", flush=True)
+                print(markdown_row((case.case_id, name, str(error))), flush=True)
                 continue
             dice = compute_overlap(found.lung_labels > 0, lungs).dsc
-            overlap = compute_overlap(found.lesion_mask, sick)
-            print(
-                f"| {case.case_id} | {name} | {dice:.3f} | {(found.lung_labels > 0)[sick].mean():.3f} "
-                f"| {overlap.sensitivity:.3f} | {overlap.precision:.3f} |",
-                flush=True,
-            )
+            inside = (found.lung_labels > 0)[sick].mean()
+            compared = Comparison(found.lesion_mask, sick, scan.geometry)
+            cells = [case.case_id, name, f"{dice:.3f}", f"{inside:.3f}"]
+            cells += score_cells(compared, "sensitivity", "precision")
+            print(markdown_row(cells), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""The settings of the boundary chosen by leave-one-patient-out; prints the first table of docs/results.md.
+"""The settings of the boundary, chosen by leave-one-patient-out.
 
     python benchmarks/leave_one_out.py $NORMNET_DATA/cases.csv
 
-Every CT with a lesion mask is one patient. The networks run once; then each setting of the grid is tried on each
-patient. In the fold of a patient the setting with the best mean DSC over the *other* patients is taken and scored on
-the patient. Beside it: the settings as shipped, Eq. 10 alone with the same ensemble and lungs, and the settings as
-shipped with either half of the lesion networks, which were trained alike but for their seed.
+It prints the first table of docs/results.md. Every CT with a lesion mask is one patient. The
+networks run once; then each setting of the grid is tried on each patient. In the fold of a patient,
+the setting with the best mean DSC over the *other* patients is scored on the patient. Beside it
+stand the settings as shipped, Eq. 10 alone with the same ensemble and lungs, and the settings as
+shipped with either half of the lesion networks, which differ only in the seed of their training.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import normnet
 from normnet.config import Config, PostprocessingConfig
 from normnet.datasets.manifest import Case, read_cases
 from normnet.evaluation.metrics import compute_overlap
+from normnet.evaluation.tables import markdown_head, markdown_row, number
 from normnet.inference.lesions import predict_lesions
 from normnet.inference.voting import predict_normal
 from normnet.io.masks import read_mask
@@ -47,7 +49,7 @@ def settings(config: PostprocessingConfig) -> list[PostprocessingConfig]:
 def measure(
     case: Case, model: normnet.Model, config: Config
 ) -> tuple[list[float], dict[str, float]]:
-    """DSC of every setting of the grid, and of the methods beside it."""
+    """DSC of every setting of the grid, and of the methods beside the grid."""
     scan = normnet.read_ct(case.image)
     reference = read_mask(case.lesion_mask, scan)
     labels = segment_lungs(scan, model.lung_networks, config.lungs)
@@ -102,18 +104,16 @@ def main() -> None:
     measured = [measure(case, model, model.config) for case in cases]
     table = np.array([grid for grid, _ in measured])  # (patients, settings)
     names = list(measured[0][1])
-    print(
-        f"| case | left out | {' | '.join(names)} | chosen on the others |\n|{'---|' * (len(names) + 3)}"
-    )
+    print(markdown_head(["case", "left out", *names, "chosen on the others"]))
     left_out = []
     for row, (case, (grid, beside)) in enumerate(zip(cases, measured, strict=True)):
         best = int(np.delete(table, row, axis=0).mean(axis=0).argmax())
         left_out.append(grid[best])
         values = dict(zip(GRID, list(itertools.product(*GRID.values()))[best], strict=True))
-        numbers = " | ".join(f"{beside[name]:.3f}" for name in names)
-        print(f"| {case.case_id} | {grid[best]:.3f} | {numbers} | {values} |")
-    means = " | ".join(f"{np.mean([beside[name] for _, beside in measured]):.3f}" for name in names)
-    print(f"| **mean** | {np.mean(left_out):.3f} | {means} | |")
+        numbers = [number(value, 3) for value in (grid[best], *(beside[name] for name in names))]
+        print(markdown_row([case.case_id, *numbers, str(values)]))
+    columns = [left_out, *([beside[name] for _, beside in measured] for name in names)]
+    print(markdown_row(["**mean**", *(number(float(np.mean(part)), 3) for part in columns), ""]))
 
 
 if __name__ == "__main__":

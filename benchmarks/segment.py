@@ -1,13 +1,13 @@
-"""Time and memory of `normnet segment` on a 300-slice 512 x 512 CT, beside the textbook MONAI pipeline.
+"""Time and memory of `normnet segment` on a CT of 300 slices, beside a textbook MONAI pipeline.
 
     python benchmarks/segment.py --ct coronacases_001_ct.nii.gz --threads 2 --repeat 3
 
-Each pipeline runs in a process of its own, from start of the interpreter to the written result, on the same
-CPUs, one after the other. The rival is what a user would write with MONAI: the transforms of its spleen
-tutorial, the volume padded to 512 x 512, `SlidingWindowInferer` with windows of 32 x 512 x 512, half overlap
-and Gaussian weights in float32, the same networks, then the same threshold, vote and post-processing. It is
-handed the lung mask that normnet searched and writes the lesion mask alone. It has no lesion networks; what both find
-is compared without them.
+Each pipeline runs in its own process, from the start of the interpreter to the written result, on
+the same CPUs, one after the other. The rival is what a user would write with MONAI: the transforms
+of its spleen tutorial, the volume padded to 512 x 512, `SlidingWindowInferer` with windows of
+32 x 512 x 512, half overlap and Gaussian weights in float32, the same networks, then the same
+threshold, vote and post-processing. The rival gets the lung mask that normnet searched, and writes
+the lesion mask alone. It has no lesion networks, so both results are compared without them.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Laps:
 
 
 def make_ct(source: Path, target: Path) -> None:
-    """The source centred on a grid of 300 x 512 x 512 voxels of 1 x 0.68 x 0.68 mm, air around it."""
+    """Put the source into the middle of a grid of ``SHAPE`` and ``SPACING_MM``, with air around."""
     import numpy as np
 
     from normnet.io import read_ct, write_image
@@ -174,8 +174,16 @@ def run_rival(ct: Path, out: Path, model_folder: Path | None, lungs: Path, laps:
     data = Invertd("lesions", prepare, orig_keys="image", nearest_interp=False)(data)
     data["lesions"] = (data["lesions"] >= 0.5).to(torch.uint8)
     laps.lap("restoring")
-    save = SaveImaged("lesions", output_dir=out, output_postfix="", output_name_formatter=None, separate_folder=False,
-                      output_dtype="uint8", print_log=False, resample=False)  # fmt: skip
+    save = SaveImaged(
+        "lesions",
+        output_dir=out,
+        output_postfix="",
+        output_name_formatter=None,
+        separate_folder=False,
+        output_dtype="uint8",
+        print_log=False,
+        resample=False,
+    )
     save(data)
     laps.lap("writing")
 
@@ -235,29 +243,27 @@ def compare(first: Path, second: Path, lungs: Path) -> tuple[float, list[float],
     """DSC of two lesion masks, the millilitres of each, and the box of the lungs."""
     import numpy as np
 
+    from normnet.evaluation.metrics import compute_overlap
     from normnet.io.read import read_stored
     from normnet.preparation.prepare import bounding_box
 
     masks = [np.asarray(read_stored(path).voxels) > 0 for path in (first, second)]
     ml = [float(mask.sum()) * float(np.prod(SPACING_MM)) / 1000 for mask in masks]
-    n_voxels = masks[0].sum() + masks[1].sum()
-    dsc = 2 * (masks[0] & masks[1]).sum() / n_voxels if n_voxels else 1.0
     sides = [
         part.stop - part.start
         for part in bounding_box(np.asarray(read_stored(lungs).voxels) > 0, 0)
     ]
     mm = [n * s for n, s in zip(sides, SPACING_MM, strict=True)]
     box = f"{' x '.join(map(str, sides))} voxels, {' x '.join(f'{v:.0f}' for v in mm)} mm"
-    return float(dsc), ml, box
+    return compute_overlap(*masks).dsc, ml, box
 
 
 def show(name: str, runs: list[dict]) -> dict:
-    """Print the fastest run's stages; return that run."""
+    """Print the stages of the fastest run; return that run."""
     best = min(runs, key=lambda run: run["wall"])
     walls = ", ".join(f"{run['wall']:.1f}" for run in runs)
-    print(
-        f"\n{name}: {best['wall']:.1f} s reading to writing (runs: {walls}), peak memory {best['peak_gb']:.2f} GB"
-    )
+    print(f"\n{name}: {best['wall']:.1f} s from reading to writing (runs: {walls})")
+    print(f"  peak memory {best['peak_gb']:.2f} GB")
     for stage, seconds in best["seconds"].items():
         print(f"  {stage:24} {seconds:7.1f} s")
     return best
@@ -312,15 +318,11 @@ def main() -> None:
     print(f"lung box {box}")
     best, rival = show("normnet", runs["normnet"]), show("textbook MONAI", runs["rival"])
     lungs = best["seconds"]["lungs"]
-    print(
-        f"\nratio of wall times {rival['wall'] / best['wall']:.1f} (the rival is handed the lung mask)"
-    )
-    print(
-        f"ratio with the mask's {lungs:.1f} s added to the rival {(rival['wall'] + lungs) / best['wall']:.1f}"
-    )
-    print(
-        f"without the lesion networks, the rival's work: {vote['wall']:.1f} s, ratio {rival['wall'] / vote['wall']:.1f}"
-    )
+    ratio, ratio_alone = rival["wall"] / best["wall"], rival["wall"] / vote["wall"]
+    ratio_with_lungs = (rival["wall"] + lungs) / best["wall"]
+    print(f"\nratio of wall times {ratio:.1f} (the rival gets the lung mask)")
+    print(f"ratio with {lungs:.1f} s for the mask added to the rival {ratio_with_lungs:.1f}")
+    print(f"without lesion networks, as the rival: {vote['wall']:.1f} s, ratio {ratio_alone:.1f}")
     print(f"lesions {ml[0]:.1f} and {ml[1]:.1f} ml, DSC between both {dsc:.4f}")
 
 

@@ -1,9 +1,9 @@
-"""Slabs a second of the lesion generator, beside a literal numpy/scipy transcription of Eqs. 2 to 9.
+"""Slabs per second of the lesion generator, beside Eqs. 2 to 9 written literally in numpy/scipy.
 
     python benchmarks/synthesis.py --slabs 20 --threads 2
 
-Both put lesions into the same 32 x 512 x 512 slab with two ellipsoid lungs (lambda = 1), taking turns batch
-by batch, so that other work on the machine hits both alike.
+Both put lesions into the same 32 x 512 x 512 slab with two ellipsoid lungs (lambda = 1). They take
+turns batch by batch, so that other work on the machine slows both alike.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def ellipsoid_lungs() -> np.ndarray:
 def literal_ellipsoid(
     axes: np.ndarray, config: SynthesisConfig, rng: np.random.Generator
 ) -> np.ndarray:
-    """A cube around one ellipsoid: elastic deformation by smoothed random fields (Simard et al.), then rotation."""
+    """A cube around one ellipsoid, deformed by smoothed random fields (Simard et al.), rotated."""
     reach = int(np.ceil(axes.max() * 1.5)) + 1
     offsets = np.arange(-reach, reach + 1)
     grid = np.stack(np.meshgrid(offsets, offsets, offsets, indexing="ij")).astype(float)
@@ -64,9 +64,8 @@ def literal_texture(
     a = (a_upper - a_lower) * (a_2 - a_2.min()) / (a_2.max() - a_2.min()) + a_lower  # Eq. 8
     b_1 = (rng.uniform(0, 1, shape) < a).astype(float)  # Eq. 2
     fine = rng.uniform() < config.prob_fine
-    sigma_b = rng.uniform(
-        *(config.sigma_b_fine_vox if fine else config.sigma_b_coarse_vox)
-    )  # Eq. 4
+    limits = config.sigma_b_fine_vox if fine else config.sigma_b_coarse_vox
+    sigma_b = rng.uniform(*limits)  # Eq. 4
     b_2 = ndimage.gaussian_filter(b_1, sigma_b)  # Eq. 3
     passing = b_2[b_2 > config.mean_above]
     mean = passing.mean() if passing.size else np.percentile(b_2, 97.5)
@@ -76,7 +75,7 @@ def literal_texture(
 def literal_lesions(
     thorax: np.ndarray, lungs: np.ndarray, config: SynthesisConfig, rng: np.random.Generator
 ) -> np.ndarray:
-    """Sec. III-C for lambda = 1: shapes, merging by connected components, a texture for each, maximum."""
+    """Sec. III-C for lambda = 1: shapes, connected components, a texture for each, maximum."""
     kinds = [config.axes_small_vox] * int(rng.integers(config.n_small[0], config.n_small[1] + 1))
     kinds += [config.axes_medium_vox] * int(
         rng.integers(config.n_medium[0], config.n_medium[1] + 1)
@@ -99,9 +98,8 @@ def literal_lesions(
     image = thorax.copy()
     for number, box in enumerate(ndimage.find_objects(labels), start=1):
         inside = (labels[box] == number) & lungs[box]
-        image[box] = np.maximum(
-            image[box], literal_texture(inside.shape, config, rng) * inside
-        )  # Eq. 9
+        texture = literal_texture(inside.shape, config, rng) * inside
+        image[box] = np.maximum(image[box], texture)  # Eq. 9
     return image
 
 
@@ -114,9 +112,8 @@ def main() -> None:
         "--threads", type=int, default=2, help="slabs made at the same time, each on one thread"
     )
     args = parser.parse_args()
-    torch.set_num_threads(
-        1
-    )  # a slab is many small operations: whole slabs side by side gain more than split ones
+    # a slab is many small operations: whole slabs side by side gain more than split ones
+    torch.set_num_threads(1)
     config = load_config("paper").synthesis
     lungs = ellipsoid_lungs()
     thorax = (np.random.default_rng(0).uniform(0, 0.3, SLAB) * lungs).astype(np.float32)
@@ -144,17 +141,17 @@ def main() -> None:
                     share[which] += sum(int((image > thorax).sum()) / n_lung for image in images)
 
     n = rounds * args.threads
-    print(
-        f"slab {SLAB}, lung {100 * lungs.mean():.0f} % of it, lambda 1, {n} slabs each, {args.threads} threads"
-    )
+    print(f"slab {SLAB}, lung {100 * lungs.mean():.0f} % of it, lambda 1")
+    print(f"{n} slabs each, {args.threads} threads")
     for which, name in enumerate(("normnet", "literal scipy")):
+        speed, cpu = n / seconds[which], cpu_seconds[which] / n
+        brighter = 100 * share[which] / n
         print(
-            f"{name:14} {n / seconds[which]:6.2f} slabs/s   {cpu_seconds[which] / n:5.2f} CPU s a slab   "
-            f"brighter voxels {100 * share[which] / n:.1f} % of the lung"
+            f"{name:14} {speed:6.2f} slabs/s   {cpu:5.2f} CPU s per slab   "
+            f"brighter voxels {brighter:.1f} % of the lung"
         )
-    print(
-        f"ratio          {seconds[1] / seconds[0]:6.1f} times faster (CPU time {cpu_seconds[1] / cpu_seconds[0]:.1f})"
-    )
+    ratio, cpu_ratio = seconds[1] / seconds[0], cpu_seconds[1] / cpu_seconds[0]
+    print(f"ratio          {ratio:6.1f} times faster (CPU time {cpu_ratio:.1f})")
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from normnet.io.formats.nifti import write_image
 
+from normnet.io.formats.nifti import write_image
 from normnet.io.read import read_ct
 from normnet.preparation.orient import Orientation
 from normnet.preparation.resample import Grid, resample

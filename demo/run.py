@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from normnet.io.formats.nifti import write_image
 
 import normnet
 from normnet.evaluation.metrics import compute_overlap
+from normnet.io.formats.nifti import write_image
 from normnet.io.masks import write_mask
 from normnet.pipeline import Segmentation
 from normnet.preparation.prepare import prepare

@@ -44,7 +44,7 @@ def test_l1_is_summed_over_a_slice():
 
 
 def test_kl():
-    """0 for the standard normal; else (m^2 + s^2 - log s^2 - 1) / 2, here of 6 numbers with m = 2 and s^2 = 4."""
+    """0 for the standard normal; else (m^2 + s^2 - log s^2 - 1) / 2 per number, here 6 of them."""
     zeros = torch.zeros(2, 3, 2)
     assert not methods.compute_kl(Latent(zeros, zeros)).any()
     latent = Latent(zeros + 2, zeros + torch.tensor(4.0).log())
@@ -61,7 +61,7 @@ def test_width_of_what_is_drawn(rng):
 
 
 def test_mixture_kl(rng):
-    """Nine equal components that are standard normal are one: what is left is the divergence of z and w from it."""
+    """Nine equal standard normal components are one: the divergence of z and w from it is left."""
     network = build(Mixture, 32)
     nn.init.zeros_(network.prior.weight)
     nn.init.zeros_(network.prior.bias)
@@ -74,7 +74,7 @@ def test_mixture_kl(rng):
 
 
 def test_mixture_kl_of_components_apart(rng):
-    """A z that only one of nine fits: its divergence from that one is 0, that of c from uniform is log 9."""
+    """A z that fits one of nine: its divergence from that one is 0, of c from uniform log 9."""
     network = build(Mixture, 32)
     nn.init.zeros_(network.prior.weight)
     with torch.no_grad():
@@ -116,7 +116,7 @@ def test_hidden_boxes(rng):
 
 
 def test_context_target_is_not_masked(slices, rng, monkeypatch):
-    """A network that returns what it sees loses exactly the hidden pixels, compared with the slices as they are."""
+    """The loss of a network that returns its input is exactly that of the hidden pixels."""
     half = slices.clone()
     half[..., 16:] = 0
     monkeypatch.setattr(methods, "hide_boxes", lambda slices, rng: half)
@@ -128,7 +128,7 @@ def test_context_target_is_not_masked(slices, rng, monkeypatch):
 
 
 def test_constrained_compares_the_codes(slices, rng):
-    """Codes 1 of the slices and 3 of the black reconstruction: 1 / 2 of 4 numbers a slice beside the L1 and the KL."""
+    """Codes 1 of the slices and 3 of the black reconstruction; 4 numbers per slice."""
     still = torch.full((3, 4), -100.0)
 
     def encode(images, rng):
@@ -173,7 +173,7 @@ def test_only_what_is_brighter_counts(rng):
 
 
 def test_kl_gradient(rng):
-    """The code is the slice, so the gradient of the KL is the slice; smoothed, half of it is the score."""
+    """The code is the slice, so the gradient of the KL is the slice; the score is half of it."""
     network = SimpleNamespace(encode=lambda x, rng: Latent(x, torch.zeros_like(x)))
     slices = torch.zeros(1, 1, 16, 16)
     slices[0, 0, 8, 8] = -0.5
@@ -219,7 +219,7 @@ def test_restoration_weight_is_the_one_that_changes_least(slices, rng, monkeypat
 
 
 def test_anogan_stages(slices, rng):
-    """Five steps of the critic and one of the generator, then the encoder with a generator that stays as it is."""
+    """Five steps of the critic, one of the generator; then the encoder with a fixed generator."""
     network = build(FAnoGan, 32).train()
     parts = [part for part, _ in METHODS["f-anogan"].updates(network, lambda: slices, rng, 0.49)]
     assert parts == [network.critic] * 5 + [network.decode]

@@ -13,7 +13,7 @@ def test_median_is_scipys():
 
 
 def test_median_of_a_cube():
-    """A cube of 5 voxels keeps its middle (98 of 125 neighbours even one voxel off), a single voxel goes."""
+    """The middle of a cube of 5 voxels stays (even one voxel off: 98 of 125 neighbours)."""
     values = np.zeros((11, 11, 11), np.uint8)
     values[3:8, 3:8, 3:8] = 40
     values[0, 0, 0] = 90

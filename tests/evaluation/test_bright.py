@@ -7,7 +7,6 @@ import pytest
 
 from normnet.errors import GeometryError
 from normnet.evaluation.bright import count_bright, pool_bright, score_bright
-from normnet.evaluation.metrics import compute_bright_auc, compute_bright_scores
 
 
 def _case(seed, shape=(4, 5, 6)):
@@ -20,10 +19,15 @@ def _case(seed, shape=(4, 5, 6)):
 @pytest.mark.parametrize("seed", range(3))
 def test_counts_score_as_voxels_do(seed):
     codes, lesion, bright, normal = _case(seed)
-    scores, auc = score_bright(count_bright(codes, lesion, bright, normal))
-    assert scores == compute_bright_scores(normal, lesion, bright)
-    assert auc == pytest.approx(compute_bright_auc(codes, lesion, bright))
-    assert 0.5 < auc < 1
+    scores = score_bright(count_bright(codes, lesion, bright, normal))
+    assert scores == score_bright(count_bright(codes / 255, lesion, bright, normal))
+    assert 0.5 < scores.auc < 1
+    called, is_lesion = normal[bright], lesion[bright]
+    assert scores.precision == pytest.approx(1 - is_lesion[called].mean())
+    assert scores.sensitivity == pytest.approx(called[~is_lesion].mean())
+    assert scores.specificity == pytest.approx(1 - called[is_lesion].mean())
+    pairs = codes[bright][~is_lesion][:, None] - codes[bright][is_lesion].astype(float)
+    assert scores.auc == pytest.approx(((pairs > 0) + (pairs == 0) / 2).mean())
 
 
 def test_pooled_cases_are_one_large_case():
@@ -37,19 +41,18 @@ def test_pooled_cases_are_one_large_case():
 def test_without_votes_there_is_the_auc_alone():
     known, unknown = count_bright(*_case(0)), count_bright(*_case(1)[:3])
     for counts in (unknown, pool_bright([known, unknown])):
-        scores, auc = score_bright(counts)
+        scores = score_bright(counts)
         assert math.isnan(scores.precision)
         assert scores.n_lesion == counts.lesion.sum() > 0
-        assert auc > 0.5
+        assert scores.auc > 0.5
 
 
 def test_no_bright_voxel_gives_no_score():
     codes, lesion, bright, normal = _case(0)
     for counts in (count_bright(codes, lesion, bright & False, normal), pool_bright([])):
-        scores, auc = score_bright(counts)
-        assert [math.isnan(value) for value in (*scores.__dict__.values(), auc)] == [True] * 3 + [
-            False
-        ] * 2 + [True]
+        scores = score_bright(counts)
+        undefined = [math.isnan(value) for value in scores.__dict__.values()]
+        assert undefined == [True] * 3 + [False] * 2 + [True]
 
 
 def test_shapes_must_agree():

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from normnet.errors import GeometryError, InputError
-from normnet.evaluation.evaluate import COLUMNS, compare, evaluate_folder
+from normnet.evaluation.case_tables import cases_csv, slices_csv
+from normnet.evaluation.evaluate import compare, evaluate_folder
 from normnet.evaluation.pairing import pair_names
+from normnet.evaluation.scores import SCORES
 from normnet.evaluation.statistics import bootstrap_mean
-from normnet.evaluation.tables import to_csv, to_slices_csv
 from normnet.io.formats.nifti import write_image
 from normnet.scan import Geometry
 from tests.datasets import trees
@@ -34,7 +35,7 @@ def _mask(*on: int) -> np.ndarray:
 
 
 def _table(evaluation) -> dict[str, dict[str, str]]:
-    return {row["case"]: row for row in csv.DictReader(io.StringIO(to_csv(evaluation)))}
+    return {row["case"]: row for row in csv.DictReader(io.StringIO(cases_csv(evaluation)))}
 
 
 @pytest.fixture
@@ -54,13 +55,13 @@ def folders(tmp_path):
 
 def test_folder_of_results(folders):
     evaluation = evaluate_folder(*folders)
-    assert [(row.case_id, row.overlap.dsc) for row in evaluation.rows] == [
+    assert [(row.case_id, row.values["dsc"]) for row in evaluation.rows] == [
         ("a_1", pytest.approx(2 / 3)),
         ("b", 0),
     ]
     assert evaluation.mean_sd("dsc") == pytest.approx((1 / 3, 2 / 3 / math.sqrt(2)))
     assert evaluation.unmatched == ("result c",)
-    assert evaluation.rows[0].prediction_ml == pytest.approx(2 * 2 / 1000)
+    assert evaluation.rows[0].values["prediction_ml"] == pytest.approx(2 * 2 / 1000)
 
 
 def test_left_out_case_stays_in_the_table(folders):
@@ -72,18 +73,24 @@ def test_left_out_case_stays_in_the_table(folders):
         evaluate_folder(*folders, leave_out=["nobody"])
 
 
+def values(row, names):
+    return tuple(row.values[name] for name in names)
+
+
 def test_every_score_of_a_case(folders):
-    """a_1: two voxels along x against the first of them; b: one voxel, two others, apart, missed."""
+    """a_1: two voxels along x against the first of them; b: one voxel, two others are missed."""
     first, second = evaluate_folder(*folders, tolerance_mm=0.5, min_lesion_ml=0).rows
-    assert first.surfaces == pytest.approx((2 / 3, 0.95, 1 / 3))
-    assert second.surfaces.surface_dice == 0
-    assert [row.detection for row in (first, second)] == [(1, 1, 0), (2, 0, 1)]
-    assert [row.value("error_ml") for row in (first, second)] == pytest.approx([0.002, -0.002])
-    assert second.value("abs_error_ml") == pytest.approx(0.002)
-    assert math.isnan(first.value("auc"))
+    surfaces = ("surface_dice", "hd95_mm", "surface_mean_mm")
+    detection = ("n_lesions", "n_found", "n_false")
+    assert values(first, surfaces) == pytest.approx((2 / 3, 0.95, 1 / 3))
+    assert second.values["surface_dice"] == 0
+    assert [values(row, detection) for row in (first, second)] == [(1, 1, 0), (2, 0, 1)]
+    assert [row.values["error_ml"] for row in (first, second)] == pytest.approx([0.002, -0.002])
+    assert second.values["abs_error_ml"] == pytest.approx(0.002)
+    assert math.isnan(first.values["auc"])
     coarse = evaluate_folder(*folders, min_lesion_ml=0.003).rows
-    assert [row.detection for row in coarse] == [(0, 0, 0)] * 2
-    assert coarse[1].surfaces.surface_dice == pytest.approx(1)  # every distance is within 2 mm
+    assert [values(row, detection) for row in coarse] == [(0, 0, 0)] * 2
+    assert coarse[1].values["surface_dice"] == pytest.approx(1)  # every distance is within 2 mm
 
 
 def test_summaries_of_the_table(folders):
@@ -99,7 +106,7 @@ def test_summaries_of_the_table(folders):
         "loa_low",
         "loa_high",
     ]
-    assert list(table["mean"]) == ["case", *COLUMNS, "in_mean"]
+    assert list(table["mean"]) == ["case", *SCORES, "in_mean"]
     assert table["mean"]["dsc"] == "0.3333"
     assert (table["ci95_low"]["dsc"], table["ci95_high"]["dsc"]) == ("0.0000", "0.6667")
     assert evaluation.interval("dsc") == bootstrap_mean([2 / 3, 0])
@@ -154,7 +161,7 @@ def test_empty_masks_in_a_folder(folders):
 
 
 def test_areas_of_slices(folders):
-    rows = list(csv.DictReader(io.StringIO(to_slices_csv(evaluate_folder(*folders)))))
+    rows = list(csv.DictReader(io.StringIO(slices_csv(evaluate_folder(*folders)))))
     assert [(row["case"], row["slice"]) for row in rows] == [
         (case, n) for case in ("a_1", "b") for n in "012"
     ]
@@ -191,7 +198,7 @@ def bright_folders(tmp_path):
 
 
 def test_bright_voxels_by_hand(bright_folders):
-    """Voted normal: three of four healthy voxels and two of four lesion voxels; 14 of 16 pairs in order."""
+    """Voted normal: 3 of 4 healthy voxels and 2 of 4 lesion voxels; 14 of 16 pairs in order."""
     evaluation = evaluate_folder(*bright_folders)
     expected = {
         "bright_precision": 3 / 5,
@@ -199,7 +206,7 @@ def test_bright_voxels_by_hand(bright_folders):
         "bright_specificity": 2 / 4,
         "auc": 14 / 16,
     }
-    assert {column: evaluation.rows[0].value(column) for column in expected} == pytest.approx(
+    assert {column: evaluation.rows[0].values[column] for column in expected} == pytest.approx(
         expected
     )
     assert evaluation.pooled() == pytest.approx(expected)
@@ -212,8 +219,8 @@ def test_bright_voxels_by_hand(bright_folders):
 def test_bright_voxels_without_known_votes(bright_folders, told):
     (bright_folders[0] / "a" / "result.json").write_text(told)
     row = evaluate_folder(*bright_folders).rows[0]
-    assert row.value("auc") == pytest.approx(14 / 16)
-    assert math.isnan(row.value("bright_precision"))
+    assert row.values["auc"] == pytest.approx(14 / 16)
+    assert math.isnan(row.values["bright_precision"])
 
 
 def test_methods_compared_case_by_case(folders, tmp_path):
@@ -250,7 +257,7 @@ def test_csv_holds_no_formula(folders):
     found, reference = folders
     (found / "b").rename(found / "=cmd")
     (reference / "b-lesions.nii.gz").rename(reference / "=cmd_lesion.nii.gz")
-    rows = list(csv.reader(io.StringIO(to_csv(evaluate_folder(found, reference)))))
+    rows = list(csv.reader(io.StringIO(cases_csv(evaluate_folder(found, reference)))))
     assert [row[0] for row in rows][:5] == ["case", "'=cmd", "a_1", "mean", "sd"]
     assert rows[2][1] == "0.6667"
 
@@ -280,4 +287,5 @@ def test_a_data_set_in_its_own_layout_is_a_reference(tmp_path):
     (tmp_path / "found").mkdir()
     write_image(tmp_path / "found/1.nii.gz", phantom.lesion_mask, phantom.scan.geometry)
     evaluation = evaluate_folder(tmp_path / "found", root)
-    assert [(row.overlap.dsc, row.overlap.n_missed) for row in evaluation.rows] == [(1.0, 0)]
+    # a sensitivity of 1: no voxel is missed
+    assert [values(row, ("dsc", "sensitivity")) for row in evaluation.rows] == [(1.0, 1.0)]

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from normnet.errors import GeometryError
-from normnet.evaluation.metrics import compute_bright_auc, compute_bright_scores, compute_overlap
+from normnet.evaluation.bright import count_bright, score_bright
+from normnet.evaluation.metrics import compute_overlap
 from tests.evaluation.masks import blobs
 
 
@@ -80,7 +81,7 @@ def _auc_by_trapezoids(score: np.ndarray, positive: np.ndarray) -> float:
 def test_auc_equals_the_area_under_the_curve(voxels):
     score, lesion, bright = (np.array(column) for column in zip(*voxels, strict=True))
     lesion, bright = lesion.astype(bool), bright.astype(bool)
-    auc = compute_bright_auc(score / 6, lesion, bright)
+    auc = score_bright(count_bright(score / 6, lesion, bright)).auc
     healthy = ~lesion[bright]
     if healthy.all() or not healthy.any():
         assert math.isnan(auc)
@@ -90,16 +91,20 @@ def test_auc_equals_the_area_under_the_curve(voxels):
 
 def test_auc_counts_healthy_as_positive():
     lesion = np.array([False, False, True, True])
-    assert compute_bright_auc(np.array([0.9, 0.8, 0.2, 0.1]), lesion, np.ones(4, bool)) == 1
-    assert compute_bright_auc(np.array([0.1, 0.2, 0.8, 0.9]), lesion, np.ones(4, bool)) == 0
-    assert compute_bright_auc(np.full(4, 0.5), lesion, np.ones(4, bool)) == 0.5
+
+    def auc(*prob_normal):
+        return score_bright(count_bright(np.array(prob_normal), lesion, np.ones(4, bool))).auc
+
+    assert auc(0.9, 0.8, 0.2, 0.1) == 1
+    assert auc(0.1, 0.2, 0.8, 0.9) == 0
+    assert auc(0.5, 0.5, 0.5, 0.5) == 0.5
 
 
 def test_bright_scores_by_hand():
     normal = np.array([1, 1, 1, 0, 0, 1, 1], bool)
     lesion = np.array([0, 0, 1, 0, 1, 1, 1], bool)
     bright = np.array([1, 1, 1, 1, 1, 1, 0], bool)  # the last voxel does not count
-    scores = compute_bright_scores(normal, lesion, bright)
+    scores = score_bright(count_bright(np.full(7, 0.5), lesion, bright, normal))
     assert (scores.n_healthy, scores.n_lesion) == (3, 3)
     assert (scores.precision, scores.sensitivity, scores.specificity) == pytest.approx(
         (2 / 4, 2 / 3, 1 / 3)

@@ -68,7 +68,7 @@ def test_always_better_reaches_the_smallest_p():
 
 
 def test_bootstrap_keeps_the_pairs():
-    """Cases that differ a lot from each other by a steady difference of 0.01 give a narrow interval."""
+    """Cases differ a lot, the methods always by 0.01: the interval is narrow."""
     first = [0.1, 0.5, 0.9, 0.3]
     paired = compare_paired(first, [value - 0.01 for value in first])
     assert paired.interval == pytest.approx((0.01, 0.01))

@@ -102,7 +102,7 @@ def test_agrees_with_distance_transforms():
 
 
 def test_maximum_and_mean_agree_with_simpleitk_on_surfaces():
-    """Its filters take all voxels of a mask, so they get the surfaces; its mean is that of both directions' means."""
+    """Its filters take all voxels of a mask, so they get surfaces; it averages both means."""
     masks = blobs(3), blobs(4)
     outward, inward = surface_distances_mm(*masks, SPACING_MM)
     images = [sitk.GetImageFromArray(surface_of(mask).astype(np.uint8)) for mask in masks]

@@ -33,7 +33,7 @@ def phantom_lungs_everywhere(monkeypatch):
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
-    """A folder with cases.csv: two normal CTs to train on, one Coronacases and one Radiopaedia to try."""
+    """A folder with cases.csv: two normal CTs, one of Coronacases, one of Radiopaedia."""
     from normnet.io.formats.nifti import write_image
     from tests.phantoms import thorax_phantom, write_nifti
 

@@ -42,7 +42,9 @@ def test_every_row_has_settings_that_exist(name, scale):
     for row in experiment.rows:
         row_config(row, load_scale(scale))
         assert all(len(values) == len(experiment.scores) for values in row.paper.values())
-    assert not experiment.baseline or experiment.baseline in {row.id for row in experiment.rows}
+    assert not experiment.compared_with or experiment.compared_with in {
+        row.id for row in experiment.rows
+    }
 
 
 def test_table4_is_whole():
@@ -78,7 +80,7 @@ def test_table4_is_whole():
         "areas",
         "lesions",
     ]
-    assert list(TABLE4) == ["baseline", *romans, *others]
+    assert list(TABLE4) == ["normnet", *romans, *others]
     assert all(set(row.paper) == {"coronacases", "radiopaedia", "uestc"} for row in TABLE4.values())
 
 
@@ -89,9 +91,9 @@ def test_typos_of_the_paper_are_resolved():
     assert row_config(TABLE4["B"], scale).synthesis.mu0[0] == pytest.approx(150 / 255, abs=1e-3)
 
 
-def test_every_row_changes_something_but_the_baseline():
+def test_every_row_changes_something_but_normnet_itself():
     scale = load_scale("paper")
-    base = row_config(TABLE4["baseline"], scale)
+    base = row_config(TABLE4["normnet"], scale)
     dumps = [row_config(row, scale).model_dump_json() for row in TABLE4.values()]
     assert dumps[0] == base.model_dump_json()
     assert len(set(dumps)) == len(dumps)
@@ -110,14 +112,14 @@ def test_the_paper_scale_is_the_papers():
 
 def test_votes():
     scale = load_scale("paper").model_copy(update={"members": 5, "seeds": 3})
-    assert row_votes(TABLE4["baseline"], scale, 1) == (5, 6, 7, 8, 9)
-    assert n_seeds(TABLE4["baseline"], scale) == 3
+    assert row_votes(TABLE4["normnet"], scale, 1) == (5, 6, 7, 8, 9)
+    assert n_seeds(TABLE4["normnet"], scale) == 3
     one = Row(id="m", label="m", votes=(2,))
     assert (row_votes(one, scale, 0), n_seeds(one, scale)) == ((2,), 1)
 
 
 def test_trainings_are_counted_once():
-    """Post-processing rows use the baseline's networks; the five networks of a vote are those of the single rows."""
+    """Rows of post-processing use NormNet's networks; a vote uses those of the single rows."""
     scale = load_scale("small")
     assert count_trainings(find_experiment("table2"), scale) == 3
     assert count_trainings(find_experiment("table4"), scale) == 3 * (len(TABLE4) - 4)

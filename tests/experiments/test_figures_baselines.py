@@ -7,7 +7,7 @@ import pytest
 
 from normnet.baselines.fitting import BaselineSettings
 from normnet.baselines.methods import METHODS
-from normnet.experiments.baselines import anomaly_map, baseline_settings, train_or_load
+from normnet.experiments.baselines import baseline_settings, score_or_load, train_or_load
 from normnet.experiments.bench import Interrupted
 from normnet.experiments.catalogue import load_scale
 from normnet.experiments.figures import draw_figure, save_figure
@@ -47,15 +47,15 @@ def test_figure(scale, bench, tmp_path, monkeypatch):
 def test_map(scale, bench):
     baseline = train_or_load(METHODS["vae"], scale, bench)
     subject = bench.subject(bench.data.tests["coronacases"][0], scale.config())
-    new, kept = (anomaly_map(baseline, subject, bench) for _ in range(2))
+    new, stored = (score_or_load(baseline, subject, bench) for _ in range(2))
     assert new.shape == subject.prepared.thorax.shape
-    assert np.array_equal(new, kept)
+    assert np.array_equal(new, stored)
     assert new.dtype == np.float32
     assert 0 < new.max() <= 1
     assert not new[~subject.prepared.lung_mask].any()
 
 
-def test_tuned_values_are_kept(scale, bench):
+def test_tuned_values_are_stored(scale, bench):
     weight = train_or_load(METHODS["vae-restoration"], scale, bench)
     assert weight.tuned.n_steps == TINY.restore_steps
     (path,) = weight.folder.glob("tuned-vae-restoration-*.json")
@@ -82,7 +82,7 @@ def test_stopped(scale, bench):
     subject = bench.subject(bench.data.tests["coronacases"][0], scale.config())
     bench.stop = lambda: True
     with pytest.raises(Interrupted):
-        anomaly_map(baseline, subject, bench)
+        score_or_load(baseline, subject, bench)
     assert not list(folder.rglob("*.npz"))
 
 

@@ -1,4 +1,4 @@
-"""Figures of results and features on phantoms: the panels are there, their colours are right, and always the same."""
+"""Figures of results and features on phantoms: panels, colours, the same picture every time."""
 
 from __future__ import annotations
 
@@ -135,16 +135,16 @@ def images(figure: Figure) -> list[np.ndarray]:
 
 
 def tinted(picture: np.ndarray, colour: tuple[float, float, float]) -> np.ndarray:
-    """Where a grey was mixed with a colour: what lies above the darkest channel is in its proportions."""
+    """Where a grey was mixed with a colour: above the darkest channel its proportions are left."""
     above, wanted = picture - picture.min(axis=-1, keepdims=True), np.array(colour) - min(colour)
     length = np.linalg.norm(above, axis=-1) * np.linalg.norm(wanted)
     return (length > 0.05) & (above @ wanted > 0.999 * length)
 
 
 def shown_slice(bench: StubBench) -> tuple[np.ndarray, ...]:
-    """Thorax, lungs and reference of the slice with the most lesion of the first CT, cut to the lungs."""
+    """Thorax, lungs and reference in the slice with the most lesion, cut to the lungs."""
     subject = bench.subject(results.spread_cases(bench, 1)[0], CONFIG)
-    box = results.lungs_box(subject)
+    box = results.figure_box(subject)
     reference = results.reference_on_grid(subject)[box]
     z = int(reference.sum(axis=(1, 2)).argmax())
     return subject.prepared.thorax[box][z], subject.prepared.lung_mask[box][z], reference[z]
@@ -174,7 +174,7 @@ def test_same_bytes(name, drawn, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["figure4", "figure5", "supplementary-figure7"])
 def test_colours_of_the_result(name, drawn):
-    """Nothing healthy: the middle of a lesion is found, vessels are too much; all healthy: all is missed."""
+    """Nothing healthy: lesions are found, vessels are false; all healthy: all is missed."""
     place = 3 if name == "figure5" else -1
     found = images(drawn[name])[place]
     _, lungs, reference = shown_slice(StubBench())
@@ -276,7 +276,7 @@ def test_heat_maps_show_the_first_block(drawn):
 
 
 def test_features_are_those_of_the_voxels():
-    """The skip connection brings the first layer's channels, here the image itself, to the last layer."""
+    """The skip connection brings the first channels, here the image, to the last layer."""
     rng = np.random.default_rng(0)
     image = rng.random((7, 10, 12), np.float32)
     masks = [rng.random(image.shape) < 0.2 for _ in range(2)]

@@ -1,4 +1,4 @@
-"""Figures of the generator on a phantom: the panels are there, show what their titles say, and are always the same."""
+"""Figures of the generator on a phantom: panels, what they show, the same every time."""
 
 from __future__ import annotations
 

@@ -44,7 +44,8 @@ def folder(tmp_path_factory):
         write_image(folder / f"{name}_lung.nii.gz", drawn, phantom.scan.geometry)
         split = "train" if seed < 3 else "dev"
         rows.append(
-            f"{name},{name}.nii.gz,{split},{name}_lung.nii.gz,{f'{name}_lesion.nii.gz' if seed == 4 else ''}"
+            f"{name},{name}.nii.gz,{split},{name}_lung.nii.gz,"
+            + (f"{name}_lesion.nii.gz" if seed == 4 else "")
         )
     write_image(
         folder / "coronacases_001_lesion.nii.gz", phantom.lesion_mask, phantom.scan.geometry
@@ -72,7 +73,7 @@ def run(own_bench, tiny_scale, tmp_path):
 
 
 def true_lungs(scan, networks, config, device="cpu"):
-    """Of the right lung alone, with all networks asked; nothing is learned."""
+    """Segments the right lung alone and notes the networks; nothing is learned."""
     mask = thorax_phantom(scan.shape, scan.geometry.spacing_mm, vessels=False).lung_mask
     mask[:, :, scan.shape[2] // 2 :] = False
     return mask.astype(np.uint8)
@@ -217,7 +218,7 @@ def test_the_papers_sets_by_their_folders(tmp_path):
 
 
 def test_of_many_cts_fewer_slices_each(run, monkeypatch):
-    """Three CTs of 63 slices each, thin and thick, of which 30 may be kept: every seventh."""
+    """Three CTs of 63 slices each, thin and thick, at most 30 in all: every seventh."""
     counted = []
     real = segmenter.train_lungs
 

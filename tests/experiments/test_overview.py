@@ -73,7 +73,7 @@ def test_only_what_is_there_counts(data, lines, tmp_path):
 
 
 def test_folders_of_the_sets(tmp_path, lines):
-    """MosMed has three CTs and a mask for one; volume 6 of Radiopaedia is at hand though the paper leaves it out."""
+    """MosMed: three CTs, one mask; volume 6 of Radiopaedia counts, though not in the paper."""
     trees.mosmed(tmp_path / "mosmed")
     trees.radiopaedia(tmp_path / "radiopaedia")
     trees.structseg(tmp_path / "structseg")

@@ -33,7 +33,7 @@ def written(out, name):
     [
         ("table2", ["normnet"]),
         ("table3", ["no-growing", "proposed"]),
-        ("table4", ["baseline", "k_d", "G", "T-400", "areas", "lesions", "edge"]),
+        ("table4", ["normnet", "k_d", "G", "T-400", "areas", "lesions", "edge"]),
         ("table5", ["model1", "voting", "model1-short"]),
         ("supplementary1", ["cap", "original"]),
     ],

@@ -22,7 +22,9 @@ ROWS = (
     Row(id="vote", label="vote", votes=(0, 1, 2)),
     Row(id="cap", label="cap", reading="cap"),
 )
-TABLE = Experiment(name="t", kind="scores", title="T", where="Table 0", baseline="base", rows=ROWS)
+TABLE = Experiment(
+    name="t", kind="scores", title="T", where="Table 0", compared_with="base", rows=ROWS
+)
 
 
 @pytest.fixture
@@ -47,7 +49,7 @@ def test_data_are_sorted_by_what_they_are_for(data):
 
 
 def test_every_row_and_seed_is_scored(bench, scale):
-    list(run_rows(list(ROWS), scale, bench))
+    list(run_rows(TABLE, list(ROWS), scale, bench))
     found = results(bench, scale)
     assert set(found) == {
         (row.id, seed) for row in ROWS for seed in range(1 if row.id == "vote" else 2)
@@ -62,7 +64,7 @@ def test_every_row_and_seed_is_scored(bench, scale):
 
 
 def test_finished_rows_are_not_repeated(bench, scale, monkeypatch):
-    list(run_rows(list(ROWS[:2]), scale, bench))
+    list(run_rows(TABLE, list(ROWS[:2]), scale, bench))
     before = {path: path.read_bytes() for path in bench.out.rglob("*") if path.is_file()}
 
     def never(*args, **kwargs):
@@ -71,22 +73,22 @@ def test_finished_rows_are_not_repeated(bench, scale, monkeypatch):
     for name in ("train_member", "predict_normal", "segment_lungs"):
         monkeypatch.setattr(f"normnet.experiments.bench.{name}", never)
     again = Bench(bench.data, bench.out)
-    assert list(run_rows(list(ROWS[:2]), scale, again)) == []
+    assert list(run_rows(TABLE, list(ROWS[:2]), scale, again)) == []
     assert {path: path.read_bytes() for path in bench.out.rglob("*") if path.is_file()} == before
 
 
 def test_stopped_in_the_middle_it_goes_on(bench, scale, data, tmp_path):
     """Stopped after every few questions, the scores are those of a run that was never stopped."""
-    list(run_rows(list(ROWS[:1]), scale, bench))
+    list(run_rows(TABLE, list(ROWS[:1]), scale, bench))
     wanted = results(bench, scale)
     out = tmp_path / "stopped"
     attempts = 0
     while attempts < 40:
         attempts += 1
-        asked = iter([False] * 2 + [True] * 1000)
-        stopped = Bench(bench.data, out, stop=lambda asked=asked: next(asked))
+        answers = iter([False] * 2 + [True] * 1000)
+        stopped = Bench(bench.data, out, stop=lambda answers=answers: next(answers))
         try:
-            list(run_rows(list(ROWS[:1]), scale, stopped))
+            list(run_rows(TABLE, list(ROWS[:1]), scale, stopped))
         except Interrupted:
             continue
         break
@@ -100,7 +102,7 @@ def test_a_changed_mask_is_scored_anew(bench, scale, data, tmp_path):
     from normnet.io.formats.nifti import write_image
     from normnet.io.read import read_ct
 
-    list(run_rows(list(ROWS[:1]), scale, bench))
+    list(run_rows(TABLE, list(ROWS[:1]), scale, bench))
     case = bench.data.tests["coronacases"][0]
     other = tmp_path / "other.nii.gz"
     scan = read_ct(case.image)
@@ -108,7 +110,7 @@ def test_a_changed_mask_is_scored_anew(bench, scale, data, tmp_path):
     tests = {**bench.data.tests, "coronacases": [replace(case, lesion_mask=other)]}
     changed = Bench(replace(bench.data, tests=tests), bench.out)
     assert "coronacases" not in results(changed, scale)["base", 0].sets
-    list(run_rows(list(ROWS[:1]), scale, changed))
+    list(run_rows(TABLE, list(ROWS[:1]), scale, changed))
     assert results(changed, scale)["base", 0].sets["coronacases"]["coronacases_001"]["dsc"] in (
         0,
         1,
@@ -131,7 +133,7 @@ def test_a_constant_rate_goes_on_from_the_shorter_training(bench, scale, monkeyp
         )
 
     monkeypatch.setattr(module, "train_member", counting)
-    list(run_rows(rows, scale, bench))
+    list(run_rows(TABLE, rows, scale, bench))
     assert steps == [1, 2, 3, 4]
 
 
@@ -142,16 +144,16 @@ def test_the_opposite_turns_probabilities_round():
     assert torch.allclose(total, torch.ones_like(total))
 
 
-def test_scores_are_kept_with_their_settings(bench, scale):
-    list(run_rows(list(ROWS[:1]), scale, bench))
+def test_scores_are_stored_with_their_settings(bench, scale):
+    list(run_rows(TABLE, list(ROWS[:1]), scale, bench))
     [result, _] = finished_rows(TABLE, scale, bench)[:2]
-    kept = json.loads((bench.out / "scores" / f"{result.key}.json").read_text())
-    assert kept["config"]["network"]["channels"] == [4, 8]
-    assert kept["seeds"] == [0]
-    assert len(kept["cases"]) == 2
+    stored = json.loads((bench.out / "scores" / f"{result.key}.json").read_text())
+    assert stored["config"]["network"]["channels"] == [4, 8]
+    assert stored["seeds"] == [0]
+    assert len(stored["cases"]) == 2
 
 
 def test_without_normal_cts(bench, scale):
     empty = Bench(replace(bench.data, normals=[]), bench.out)
     with pytest.raises(InputError, match="NN-TRN-011"):
-        list(run_rows(list(ROWS[:1]), scale, empty))
+        list(run_rows(TABLE, list(ROWS[:1]), scale, empty))

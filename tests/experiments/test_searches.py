@@ -40,13 +40,13 @@ def scale(tiny_scale):
 
 
 def test_first_decimals_then_hundredths():
-    """Above 0.3 are three of which two are right (0.8), above 0.4 one (2 / 3); above 0.35 both and nothing else."""
+    """DSC: above 0.3 two of three are right (0.8), above 0.4 one (2 / 3), above 0.35 both (1)."""
     scores = np.array([0.29, 0.35, 0.36, 0.9])
     assert find_threshold([scores], [np.array([False, False, True, True])]) == (0.35, 1.0)
 
 
 def test_the_search_is_greedy():
-    """Four voxels above 0.55 are the lesion, 20 lie just below, one at 0.45: 0.5 is the best first decimal.
+    """Above 0.55 lie 4 voxels, the lesion; 20 just below; 1 at 0.45: the best tenth is 0.5.
 
     With two more of the lesion at 0.02, all above 0.0 is better than above 0.5, 12 / 33 and 8 / 30;
     that above 0.55 it would be 0.8 is not seen any more.
@@ -96,7 +96,7 @@ def test_no_map_of_scores():
 
 
 def test_all_at_once_is_what_each_alone_gives(bench, scale):
-    """At points all over the grid, on a thorax that is padded, as the paper's, so that the box is cut out."""
+    """At points all over the grid; the thorax is padded as in the paper, so the box is cut out."""
     padded = {**scale.settings["preparation"], "pad_to": [96, 96]}
     config = scale.model_copy(
         update={"settings": {**scale.settings, "preparation": padded}}
@@ -147,17 +147,17 @@ def test_the_reference_on_the_prepared_grid(bench, scale):
 
 def test_three_cases_of_the_sets_in_turn(bench, scale, monkeypatch):
     """Of three and one: one, one, and the first set's second."""
-    asked = []
+    scored = []
 
     def each_case(cases, what, score, scale, bench):
-        asked.extend(cases)
+        scored.extend(cases)
         return "key", [(case, np.zeros((4, 4, 5, 4)).tolist()) for case in cases]
 
     (corona,), (radio,) = bench.data.tests["coronacases"], bench.data.tests["radiopaedia"]
     monkeypatch.setattr(searches, "_each_case", each_case)
     bench.data.tests.update(coronacases=[corona, corona, corona], radiopaedia=[radio])
     search_postprocessing(scale, bench)
-    assert asked == [corona, radio, corona]
+    assert scored == [corona, radio, corona]
 
 
 # --- as experiments ---
@@ -206,15 +206,15 @@ def test_nothing_is_done_twice(bench, scale, name, monkeypatch):
 @pytest.mark.parametrize("name", SEARCHES)
 def test_a_stopped_search_keeps_what_it_has(bench, scale, name, monkeypatch):
     bench.network(scale.config(), 0)
-    kept = bench.out / "searches"
-    monkeypatch.setattr(bench, "stop", lambda: kept.exists())
+    stored = bench.out / "searches"
+    monkeypatch.setattr(bench, "stop", lambda: stored.exists())
     with pytest.raises(Interrupted):
         SEARCHES[name](scale, bench)
-    (first,) = kept.iterdir()
+    (first,) = stored.iterdir()
     before = first.stat().st_mtime_ns
     monkeypatch.setattr(bench, "stop", lambda: False)
     SEARCHES[name](scale, bench)
-    assert len(list(kept.iterdir())) == 2
+    assert len(list(stored.iterdir())) == 2
     assert first.stat().st_mtime_ns == before
 
 

@@ -16,7 +16,7 @@ TABLE = Experiment(
     title="Some_title",
     where="Table 0",
     note="Noted.",
-    baseline="base",
+    compared_with="base",
     rows=(BASE, OTHER),
 )
 SCALE = Scale(name="tiny", note="All is small.", members=1, seeds=2)

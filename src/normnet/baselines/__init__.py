@@ -1,1 +1,4 @@
-"""The unsupervised methods that the paper compares with (Sec. IV-C): train one on normal CTs, score a CT with it."""
+"""The baselines: unsupervised methods that the paper compares with (Sec. IV-C).
+
+Each is trained on slices of normal CTs and then scores the slices of a CT.
+"""

@@ -22,14 +22,14 @@ CHECKPOINT_EVERY = 500
 
 @dataclass(frozen=True)
 class BaselineSettings:
-    """The paper's (Sec. IV-C).
+    """Size and length of a training; the defaults are the paper's (Sec. IV-C).
 
     Attributes:
-        size: Pixels a side; ``Method.max_size`` may be less.
-        batch: Slices.
+        size: Pixels per side of a slice; ``Method.max_size`` may be less.
+        batch: Number of slices.
         iterations: Of every stage.
         learning_rate: Of Adam.
-        restore_steps: Of ``vae-restoration``.
+        restore_steps: Steps of a restoration (``vae-restoration``).
     """
 
     size: int = 512
@@ -54,25 +54,25 @@ def train_baseline(
     """Learn what normal slices look like.
 
     Every iteration draws from a generator seeded by (seed, iteration), so a run that was stopped
-    goes on exactly as if it had not been.
+    goes on exactly as if it had never stopped.
 
     Args:
-        method: What to train; one that is ``trained_as`` another learns the same as that.
+        method: What to train; a method that is ``trained_as`` another one learns the same.
         cases: Cached normal CTs.
         config: Window and spacing.
         settings: Size and length.
         seed: Weights and slices follow from it.
         device: Torch device.
         checkpoints: Folder to resume from and save to.
-        on_step: Called with (iteration, last loss of it).
-        stop: Asked after every iteration; True saves a checkpoint and returns early.
+        on_step: Called with (iteration, its last loss).
+        stop: Called after every iteration; True saves a checkpoint and returns early.
 
     Returns:
         The state after the last iteration done.
 
     Raises:
         InputError: NN-BAS-003 if no CT has a slice with lung.
-        ConfigError: NN-BAS-002 if the network cannot be as large as asked.
+        ConfigError: NN-BAS-002 if the network cannot have this size.
     """
     sampler = SliceSampler(cases, config, method, slice_size(method, settings))
     torch.manual_seed(seed)
@@ -90,7 +90,7 @@ def train_baseline(
         network.train()
         sample = partial(sampler.sample, settings.batch, rng)
         for part, loss in method.updates(network, sample, rng, (step - 1) / n_steps):
-            optimizer.zero_grad(set_to_none=True)  # what has no gradient stays as it is
+            optimizer.zero_grad(set_to_none=True)  # weights without a gradient do not change
             weights = list(part.parameters())
             for weight, gradient in zip(
                 weights, torch.autograd.grad(loss, weights, allow_unused=True), strict=True
@@ -108,7 +108,7 @@ def train_baseline(
 
 
 def slice_size(method: Method, settings: BaselineSettings) -> int:
-    """Pixels a side that the method sees."""
+    """Pixels per side that the method sees."""
     return min(settings.size, method.max_size)
 
 
@@ -120,7 +120,7 @@ def count_iterations(method: Method, settings: BaselineSettings) -> int:
 def load_network(
     method: Method, settings: BaselineSettings, state: Checkpoint, device: str = "cpu"
 ) -> nn.Module:
-    """The trained network, ready to score: its statistics are fixed, the dropout of a method that has it is not."""
+    """The trained network, ready to score: fixed statistics; Monte-Carlo dropout stays active."""
     network = _build(method, settings, device)
     network.load_state_dict(state.network)
     return network.eval()
@@ -136,7 +136,10 @@ def tune(
     seed: int = 0,
     device: str = "cpu",
 ) -> Tuned:
-    """What the method chooses on a batch of healthy slices once its network is trained; arguments as above."""
+    """Let the method choose its value on a batch of healthy slices after the training.
+
+    The arguments are those of ``train_baseline``.
+    """
     if method.tune is None:
         return Tuned(n_steps=settings.restore_steps)
     rng = torch.Generator(device).manual_seed(stream(seed, 0))
@@ -150,5 +153,6 @@ def tune(
 
 
 def _build(method: Method, settings: BaselineSettings, device: str) -> nn.Module:
-    network = method.build(slice_size(method, settings))
-    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network: nn.Module = method.build(slice_size(method, settings))
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network

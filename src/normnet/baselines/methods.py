@@ -1,7 +1,7 @@
-"""The eleven methods by name: the network of each, what it learns from, and how it scores a slice.
+"""The eleven methods by name: network, loss, and score of a slice.
 
-Slices are (B, 1, size, size) in [0, 1]. Unless a method says otherwise, the score is how much brighter a pixel is than
-its reconstruction: lesions are brighter than healthy lung.
+Slices are (B, 1, size, size) in [0, 1]. Unless a method says otherwise, the score of a pixel is how
+much brighter it is than its reconstruction: lesions are brighter than healthy lung.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BOX = 20 / 128  # context: side of a hidden box over the slice's
 MOST_BOXES = 3
 DROPOUT, N_SAMPLES = 0.2, 10  # Bayesian; the number of samples is not published
 KL_KERNEL, KL_SIGMA = 7, 3.0
-KL_QUANTILE = 0.999  # of the gradients in healthy lungs, scored 0.5
+KL_QUANTILE = 0.999  # of the gradients in healthy lungs; this one scores 0.5
 LAMBDAS = (0.5, 1.0, 1.5)  # restoration: weights of the total variation to choose from
 RESTORE_PATH = 0.15  # 150 steps of 1e-3
 PENALTY, N_CRITIC, KAPPA = 10.0, 5, 1.0  # f-AnoGAN
@@ -36,11 +36,11 @@ Updates = Iterator[tuple[nn.Module, Tensor]]
 
 
 class Tuned(NamedTuple):
-    """What a method needs besides its network.
+    """Values that a method needs besides its network.
 
     Attributes:
-        value: What ``Method.tune`` found on healthy slices.
-        n_steps: Of a restoration.
+        value: Chosen by ``Method.tune`` on healthy slices.
+        n_steps: Steps of a restoration.
     """
 
     value: float = 0.0
@@ -54,18 +54,20 @@ class Method:
     Attributes:
         name: In the registry.
         label: In figures and tables.
-        build: Pixels a side to an untrained network.
-        updates: (network, sample, rng, share of the training that is done) to parts of the network,
-            each with the loss that its next step lowers; ``sample`` gives a new batch.
-        score: (network, slices, rng, tuned) to what is shown (reconstruction, restoration or
-            gradient) and the score in [0, 1], both of the slices' shape.
-        tune: (network, healthy slices, rng, steps) to ``Tuned.value``, if it needs one.
-        trained_as: The method whose network is used, if it is not its own.
+        build: From pixels per side to an untrained network.
+        updates: From (network, sample, rng, finished share of the training) to parts of the
+            network, each with the loss that its next step lowers; ``sample()`` gives a new batch.
+        score: From (network, slices, rng, tuned) to an image that shows how the score is found
+            (reconstruction, restoration or gradient), and the score in [0, 1]; both have the
+            slices' shape.
+        tune: From (network, healthy slices, rng, steps) to ``Tuned.value``, if it needs one.
+        trained_as: The method whose network is used, if it has no own one.
         lungs_only: Slices are 0 outside the lungs.
         field_mm: Side of the square that is seen, around the middle of the lungs.
-        max_size: Most pixels a side.
-        n_stages: Trainings of ``BaselineSettings.iterations`` one after the other.
+        max_size: Largest number of pixels per side.
+        n_stages: Number of trainings of ``BaselineSettings.iterations``, one after the other.
         betas: Of Adam.
+        image_title, score_title: Titles of both results of ``score`` in Fig. 7.
     """
 
     name: str
@@ -80,6 +82,8 @@ class Method:
     max_size: int = 512
     n_stages: int = 1
     betas: tuple[float, float] = (0.9, 0.999)
+    image_title: str = "reconstruction"
+    score_title: str = "difference map"
 
 
 def find_method(name: str) -> Method:
@@ -113,7 +117,7 @@ def draw(latent: Latent, rng: Rng) -> Tensor:
 
 
 def hide_boxes(slices: Tensor, rng: Rng) -> Tensor:
-    """A copy with one to three boxes of every slice set to 0, each slice its own, around pixels that are not 0."""
+    """A copy in which one to three boxes of every slice are 0, around pixels that are not 0."""
     n, width = len(slices), slices.shape[3]
     side = max(1, round(BOX * width))
     weights = (slices.flatten(1) > 0).float() + 1e-6  # an empty slice has boxes too
@@ -128,7 +132,11 @@ def hide_boxes(slices: Tensor, rng: Rng) -> Tensor:
 
 
 def compute_mixture_kl(network: Mixture, latent: Latent, place: Latent, rng: Rng) -> Tensor:
-    """(B,) the three divergences of a Gaussian mixture prior: of z from its component, of w, and of c from uniform."""
+    """(B,) the three divergences of a Gaussian mixture prior.
+
+    They are those of z from its component, of w from the standard normal distribution, and of c
+    from the uniform distribution.
+    """
     z = draw(latent, rng)[:, None]  # (B, 1, 128)
     prior = network.components(draw(place, rng))  # (B, 9, 128)
     precision = (-prior.log_variance).exp()
@@ -142,10 +150,11 @@ def compute_mixture_kl(network: Mixture, latent: Latent, place: Latent, rng: Rng
 
 
 def compute_gradient_penalty(critic: Callable[[Tensor], Tensor], slices: Tensor) -> Tensor:
-    """Mean of (|gradient| - 1)^2, the norm taken over all axes of a slice (Gulrajani et al. 2017)."""
+    """Mean of (|gradient| - 1)^2; the norm is over all axes of a slice (Gulrajani et al. 2017)."""
     slices = slices.detach().requires_grad_()
     (gradient,) = torch.autograd.grad(critic(slices).sum(), slices, create_graph=True)
-    return ((gradient.flatten(1).norm(dim=1) - 1) ** 2).mean()
+    penalty: Tensor = ((gradient.flatten(1).norm(dim=1) - 1) ** 2).mean()
+    return penalty
 
 
 def _ae_loss(network: Autoencoder, slices: Tensor, rng: Rng) -> Tensor:
@@ -190,7 +199,7 @@ def _lower(
 
 
 def _anogan_updates(network: FAnoGan, sample: Sample, rng: Rng, done: float) -> Updates:
-    """First half: five steps of the critic (WGAN-GP) and one of the generator. Second half: the encoder."""
+    """First half: five steps of the critic (WGAN-GP), one of the generator; then the encoder."""
     critic, decode = network.critic, network.decode
     if done < 0.5:
         for _ in range(N_CRITIC):
@@ -204,7 +213,7 @@ def _anogan_updates(network: FAnoGan, sample: Sample, rng: Rng, done: float) -> 
             yield critic, critic(fake, rng).mean() - critic(real, rng).mean() + PENALTY * penalty
         yield decode, -critic(decode(_noise(real, rng), rng), rng).mean()
     else:
-        decode.eval()  # it learns no more, nor do its statistics
+        decode.eval()  # neither its weights nor its statistics change any more
         real = sample()
         rebuilt = decode(network.encode(real, rng).mean, rng)
         distance = mse_loss(critic.features(rebuilt, rng), critic.features(real, rng))
@@ -228,13 +237,13 @@ def _score_sampled(
 
 
 def _brighter(slices: Tensor, rebuilt: Tensor) -> tuple[Tensor, Tensor]:
-    """What is shown, in [0, 1] as the slices are, and how much brighter they are."""
+    """The reconstruction in [0, 1], and how much brighter the slices are."""
     rebuilt = rebuilt.clamp(0, 1)  # below 0 it would make black pixels bright
     return rebuilt, (slices - rebuilt).clamp(min=0)
 
 
 def _kl_gradient(network: Autoencoder, slices: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
-    """|d KL / d x|, plain and smoothed (Zimmerer et al. 2019)."""
+    """|d KL / d x|, as it is and smoothed (Zimmerer et al. 2019)."""
     with torch.enable_grad():
         slices = slices.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(compute_kl(network.encode(slices, rng)).sum(), slices)
@@ -247,10 +256,8 @@ def _kl_gradient(network: Autoencoder, slices: Tensor, rng: Rng) -> tuple[Tensor
 
 def _tune_kl(network: Autoencoder, slices: Tensor, rng: Rng, n_steps: int) -> float:
     """The gradient that only a thousandth of the pixels of healthy lungs exceed."""
-    smooth = _kl_gradient(network, slices, rng)[1]
-    return float(
-        smooth[slices > 0].cpu().sort().values[int(KL_QUANTILE * (int((slices > 0).sum()) - 1))]
-    )
+    smooth = _kl_gradient(network, slices, rng)[1][slices > 0].cpu().sort().values
+    return float(smooth[int(KL_QUANTILE * (len(smooth) - 1))])
 
 
 def _score_kl(
@@ -261,13 +268,16 @@ def _score_kl(
 
 
 def restore(network: Autoencoder, slices: Tensor, weight: float, n_steps: int, rng: Rng) -> Tensor:
-    """Lower the loss of the VAE and ``weight`` times the total variation of what it does not explain (You et al. 2019).
+    """Restore slices by gradient descent (You et al. 2019).
+
+    It lowers the loss of the VAE plus ``weight`` times the total variation of the difference
+    between slice and reconstruction.
 
     Args:
         network: Trained as ``vae``.
         slices: (B, 1, h, w).
         weight: Lambda.
-        n_steps: Steps of gradient descent; all of them together go as far as 150 of 1e-3.
+        n_steps: Number of steps; together they are as long as 150 steps of 1e-3.
         rng: Not used without dropout.
     """
     restored = slices.detach().clone()
@@ -348,6 +358,8 @@ METHODS = {
             _score_kl,
             _tune_kl,
             trained_as="vae",
+            image_title="gradient of the KL loss",
+            score_title="smoothed",
         ),
         Method(
             "vae-restoration",

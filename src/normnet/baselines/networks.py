@@ -1,6 +1,6 @@
 """The encoder and the decoder that all baselines share, and the few networks made of them.
 
-Source: the comparison of Baur et al. 2021, DOI 10.1016/j.media.2020.101952, whose set-up the paper follows.
+The paper follows the set-up of Baur et al. 2021, DOI 10.1016/j.media.2020.101952.
 """
 
 from __future__ import annotations
@@ -15,22 +15,25 @@ from normnet.errors import ConfigError
 
 N_LATENT = 128
 N_SQUEEZED = 16  # channels before and after a dense bottleneck
-N_WIDE = 128  # most filters of a convolution; channels of a spatial bottleneck
+N_WIDE = 128  # largest number of filters of a convolution; channels of a spatial bottleneck
 N_COMPONENTS, N_PLACE = 9, 1  # of the Gaussian mixture: c, w
 
 
 class Latent(NamedTuple):
-    """A Gaussian of the latent space, (B, 128) or (B, 128, h, w); where nothing is random ``log_variance`` is 0."""
+    """A Gaussian of the latent space, (B, 128) or (B, 128, h, w).
+
+    ``log_variance`` is 0 if the network is not variational.
+    """
 
     mean: Tensor
     log_variance: Tensor
 
 
 def count_levels(size: int, bottom: int) -> int:
-    """Halvings from ``size`` to ``bottom``.
+    """Number of halvings from ``size`` to ``bottom``.
 
     Raises:
-        ConfigError: NN-BAS-002 if there are none or they do not meet.
+        ConfigError: NN-BAS-002 if there is none, or no number of halvings leads to ``bottom``.
     """
     levels = (size // bottom).bit_length() - 1
     if levels < 1 or size != bottom << levels:
@@ -47,19 +50,21 @@ def drop(features: Tensor, share: float, rng: torch.Generator) -> Tensor:
     """Dropout that is always active, as Monte-Carlo dropout has to be."""
     if share == 0:
         return features
-    kept = torch.rand(features.shape, generator=rng, device=features.device) >= share
-    return features * kept / (1 - share)
+    stay = torch.rand(features.shape, generator=rng, device=features.device) >= share
+    return features * stay / (1 - share)
 
 
 class Encoder(nn.Module):
-    """(B, 1, size, size) to (B, n_channels, bottom, bottom): 5 x 5 convolutions, stride 2, min(128, 32 * 2^i) filters.
+    """(B, 1, size, size) to (B, n_channels, bottom, bottom).
+
+    Level i is a 5 x 5 convolution of stride 2 with min(128, 32 * 2^i) filters.
 
     Args:
-        size: Pixels a side.
-        bottom: Pixels a side of the result.
-        dropout: Share of the features dropped after every level.
-        norm: Batch normalisation; a critic whose gradient is penalised image by image must do
-            without.
+        size: Pixels per side.
+        bottom: Pixels per side of the result.
+        dropout: Share of the features that is dropped after every level.
+        norm: Batch normalisation; a critic whose gradient is penalised image by image cannot have
+            it.
     """
 
     def __init__(self, size: int, bottom: int = 8, dropout: float = 0.0, norm: bool = True):
@@ -83,12 +88,14 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """(B, 128, bottom, bottom) to (B, 1, size, size): the encoder mirrored, max(32, 128 / 2^i) filters, then 1 x 1.
+    """(B, 128, bottom, bottom) to (B, 1, size, size).
+
+    It is the mirrored encoder: level i has max(32, 128 / 2^i) filters; a 1 x 1 convolution ends it.
 
     Args:
-        size: Pixels a side of the result.
-        bottom: Pixels a side of the features.
-        dropout: Share of the features dropped after every level.
+        size: Pixels per side of the result.
+        bottom: Pixels per side of the features.
+        dropout: Share of the features that is dropped after every level.
     """
 
     def __init__(self, size: int, bottom: int = 8, dropout: float = 0.0):
@@ -111,11 +118,15 @@ class Decoder(nn.Module):
         """Images, not bounded."""
         for level in self.levels:
             features = drop(level(features), self.dropout, rng)
-        return self.last(features)
+        images: Tensor = self.last(features)
+        return images
 
 
 class Inward(nn.Module):
-    """Images to their Gaussians, through 16 channels and a dense layer, or (B, 128, bottom, bottom) of convolutions."""
+    """From images to their Gaussians.
+
+    The bottleneck has 16 channels and a dense layer; a spatial one is (B, 128, bottom, bottom).
+    """
 
     def __init__(
         self, size: int, bottom: int, variational: bool, spatial: bool = False, dropout: float = 0.0
@@ -133,9 +144,8 @@ class Inward(nn.Module):
             return nn.Conv2d(n_channels, N_WIDE, 1) if spatial else nn.Linear(n_dense, N_LATENT)
 
         self.mean, self.log_variance = head(), head() if variational else None
-        if (
-            self.log_variance is not None
-        ):  # variances of 1 at first: some of 1e7 come out of a random start
+        if self.log_variance is not None:
+            # variances are 1 at first: a random start gives some of 1e7
             for weights in self.log_variance.parameters():
                 nn.init.zeros_(weights)
 
@@ -153,7 +163,7 @@ class Inward(nn.Module):
 
 
 class Outward(nn.Module):
-    """Points of the latent space to images."""
+    """From points of the latent space to images."""
 
     def __init__(self, size: int, bottom: int, spatial: bool = False, dropout: float = 0.0):
         super().__init__()
@@ -168,17 +178,18 @@ class Outward(nn.Module):
 
     def forward(self, latent: Tensor, rng: torch.Generator) -> Tensor:
         """(B, 1, size, size), not bounded."""
-        return self.decoder(self.spread(latent), rng)
+        images: Tensor = self.decoder(self.spread(latent), rng)
+        return images
 
 
 class Autoencoder(nn.Module):
     """``encode`` and ``decode``.
 
     Args:
-        size: Pixels a side of the slices.
-        variational: Gaussians with a width of their own.
+        size: Pixels per side of the slices.
+        variational: Whether the Gaussians have a variance that is learned.
         spatial: A bottleneck of 8 x 8 x 128 instead of 128 numbers.
-        dropout: Share of the features dropped after every level, always.
+        dropout: Share of the features that is dropped after every level, in use too.
     """
 
     def __init__(
@@ -190,7 +201,7 @@ class Autoencoder(nn.Module):
 
 
 class Mixture(nn.Module):
-    """A variational autoencoder with a Gaussian mixture as its prior; the mixture depends on one more latent number, w.
+    """A variational autoencoder whose prior is a Gaussian mixture that depends on a number w.
 
     Source: Dilokthanakul et al. 2016, arXiv 1611.02648, as in You et al. 2019.
     """
@@ -213,7 +224,7 @@ class Mixture(nn.Module):
 
 
 class Critic(nn.Module):
-    """How real an image looks, (B,), and the features that say so."""
+    """How real an image looks, (B,), and the features that it is judged by."""
 
     def __init__(self, size: int, bottom: int):
         super().__init__()
@@ -221,12 +232,14 @@ class Critic(nn.Module):
         self.last = nn.Linear(self.encoder.n_channels * bottom**2, 1)
 
     def features(self, image: Tensor, rng: torch.Generator) -> Tensor:
-        """(B, n), the last before the answer."""
-        return self.encoder(image, rng).flatten(1)
+        """(B, n), those before the last layer."""
+        features: Tensor = self.encoder(image, rng).flatten(1)
+        return features
 
     def forward(self, image: Tensor, rng: torch.Generator) -> Tensor:
-        """The higher, the more real."""
-        return self.last(self.features(image, rng))[:, 0]
+        """(B,), higher for an image that looks more real."""
+        real: Tensor = self.last(self.features(image, rng))[:, 0]
+        return real
 
 
 class FAnoGan(nn.Module):

@@ -16,11 +16,11 @@ from normnet.preparation.prepare import Prepared
 from normnet.preparation.window import scale_hu
 from normnet.training.member import stream
 
-MEDIAN_VOX = 5  # filter_median adds up as many
+MEDIAN_VOX = 5  # filter_median is written for this number
 SLAB_VOX = 8  # slices of the median filter done together, few enough for the processor's cache
 MOST_DROPPED_VOX = 7
 
-Scored = tuple[int, np.ndarray, np.ndarray]  # slice, what is shown, score
+Scored = tuple[int, np.ndarray, np.ndarray]  # slice, image of ``Method.score``, score
 
 
 def score_slices(
@@ -35,7 +35,7 @@ def score_slices(
     seed: int = 0,
     device: str = "cpu",
 ) -> Iterator[Scored]:
-    """What a method shows and scores, a slice after the other.
+    """Score one slice after the other.
 
     Args:
         method: The baseline.
@@ -43,14 +43,14 @@ def score_slices(
         prepared: The CT.
         window: Of the HU.
         settings: Those of the training.
-        tuned: From ``train.tune``.
-        wanted: Slices.
-        seed: Of what is random in the scoring.
+        tuned: From ``fitting.tune``.
+        wanted: Numbers of the slices.
+        seed: Of the random numbers that scoring needs.
         device: Torch device.
 
     Yields:
-        Slice, then (y, x) float32: reconstruction, restoration or gradient, and the score in [0,
-        1]. On the prepared grid; the score is 0 outside the lungs.
+        Number of the slice, then two (y, x) float32 on the prepared grid: reconstruction,
+        restoration or gradient, and the score in [0, 1], which is 0 outside the lungs.
     """
     plane, spacing = prepared.thorax.shape[1:], prepared.spacing_mm
     for first in range(0, len(wanted), settings.batch):
@@ -79,7 +79,9 @@ def score_slices(
 
 
 def compute_anomaly(scored: Iterable[Scored], lung_mask: np.ndarray) -> np.ndarray:
-    """The map of anomaly in hundredths, rounded up: a voxel is above a threshold of two decimals as before rounding.
+    """The map of anomaly in hundredths, rounded up.
+
+    So the same voxels as before rounding are above any threshold of two decimals.
 
     Args:
         scored: From ``score_slices``.
@@ -91,14 +93,17 @@ def compute_anomaly(scored: Iterable[Scored], lung_mask: np.ndarray) -> np.ndarr
     hundredths = np.zeros(lung_mask.shape, np.uint8)
     for z, _, score in scored:
         hundredths[z] = np.ceil(100 * score.clip(0, 1))
-    return filter_median(hundredths) * lung_mask
+    anomaly: np.ndarray = filter_median(hundredths) * lung_mask
+    return anomaly
 
 
 def filter_median(values: np.ndarray) -> np.ndarray:
-    """Median over 5 x 5 x 5 voxels, beyond the array 0: it reaches a value where more than half of the voxels do.
+    """Median over 5 x 5 x 5 voxels; voxels beyond the array are 0.
+
+    It counts: the median is at least v where more than half of the voxels are.
 
     Args:
-        values: (z, y, x) uint8, few different ones.
+        values: (z, y, x) uint8; the fewer different values, the faster.
     """
     padded, filtered = np.pad(values, MEDIAN_VOX // 2), np.zeros_like(values)
     for start in range(0, len(values), SLAB_VOX):
@@ -117,9 +122,9 @@ def filter_median(values: np.ndarray) -> np.ndarray:
 
 
 def segment_anomalies(score_map: np.ndarray, threshold: float) -> np.ndarray:
-    """(z, y, x) bool: where the score is above the threshold, without components of up to seven voxels."""
+    """Voxels above the threshold, (z, y, x) bool, without components of up to seven voxels."""
     import cc3d
 
-    return cc3d.dust(score_map > threshold, threshold=MOST_DROPPED_VOX + 1, connectivity=26).astype(
-        bool
-    )
+    found = cc3d.dust(score_map > threshold, threshold=MOST_DROPPED_VOX + 1, connectivity=26)
+    lesion_mask: np.ndarray = found.astype(bool)
+    return lesion_mask

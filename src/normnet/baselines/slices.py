@@ -1,4 +1,4 @@
-"""Axial slices as the baselines see them: a square of so many millimetres on so many pixels, and the way back."""
+"""Axial slices as the baselines see them: squares of a fixed size in mm, and the way back."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from normnet.preparation.window import scale_hu
 
 
 def to_square(slices: Tensor, size: int, field_mm: float, spacing_mm: tuple[float, ...]) -> Tensor:
-    """The square around the middle; beyond the slices it is 0.
+    """Cut out the square around the middle; beyond the slices it is 0.
 
     Args:
         slices: (N, y, x) in [0, 1].
-        size: Pixels a side of the result.
+        size: Pixels per side of the result.
         field_mm: Side of the square.
         spacing_mm: Of the slices, (…, y, x).
 
     Returns:
-        (N, 1, size, size); the same values where the pixels have the same size.
+        (N, 1, size, size); values do not change if the pixel size does not.
     """
     pads = _pads(slices.shape, field_mm, spacing_mm)
     return _scale(pad(slices[:, None], pads), (size, size))
@@ -61,8 +61,8 @@ class SliceSampler:
     Args:
         cases: Cached normal CTs.
         config: Window and spacing.
-        method: What it wants to see.
-        size: Pixels a side.
+        method: Field of view, and whether it sees the lungs alone.
+        size: Pixels per side.
 
     Raises:
         InputError: NN-BAS-003 if there is no slice with lung.

@@ -51,10 +51,9 @@ def datasets(
 
 def _print_list() -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
-    from normnet.cli.texts import say
+    from normnet.cli.texts import print_table, say
     from normnet.datasets.registry import DATASETS
 
     table = Table(
@@ -70,8 +69,7 @@ def _print_list() -> None:
         table.add_row(
             known.name, n, known.table1 or "-", known.title, known.use, known.licence, known.source
         )
-    console = Console()
-    (console if console.is_terminal else Console(width=160)).print(table)
+    print_table(table)
     say(
         "Not read: COVID-CT, SIRM-COVID, SIRM-Seg and BIMCV of Table I; "
         "single images, or graded without lesion masks."

@@ -27,7 +27,7 @@ def reproduce(
         list[str] | None, typer.Option(help="Only this row of a table; repeatable.")
     ] = None,
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="Times every training is done over.")
+        int | None, typer.Option(min=1, help="Seeds: how often every training is repeated.")
     ] = None,
     leave_out: Annotated[
         list[str] | None, typer.Option(help="A case to leave out; repeatable.")
@@ -40,11 +40,10 @@ def reproduce(
         bool, typer.Option("--list", help="Print every experiment with its cost and stop.")
     ] = False,
 ) -> int:
-    """Reproduce a table or a figure of the paper, on the data sets at hand.
+    """Reproduce a table or a figure of the paper on the given data sets.
 
-    A table is written anew after every row. Stopped at any point, the same command goes on from
-        there: networks,
-    lungs and scores in OUT are used again by every experiment that needs the same.
+    A table is written again after every row. If the run is stopped, the same command goes on from
+    there: every experiment uses the networks, lungs and scores that OUT already holds.
     """
     from normnet.experiments.catalogue import find_experiment, load_scale
 
@@ -64,10 +63,9 @@ def reproduce(
 
 def _print_list(scale: Scale) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
-    from normnet.cli.texts import say
+    from normnet.cli.texts import print_table, say
     from normnet.experiments.catalogue import experiments
 
     table = Table(box=box.SIMPLE, title=f"Experiments at scale {scale.name}", title_justify="left")
@@ -75,8 +73,7 @@ def _print_list(scale: Scale) -> None:
         table.add_column(column, no_wrap=column == "name", overflow="fold")
     for experiment in experiments().values():
         table.add_row(experiment.name, experiment.where, experiment.title, _cost(experiment, scale))
-    console = Console()
-    (console if console.is_terminal else Console(width=160)).print(table)
+    print_table(table)
     say(f"{scale.note} {scale.cost}".strip())
 
 

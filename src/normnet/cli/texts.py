@@ -5,9 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def one_line(text: str) -> str:
@@ -24,6 +27,14 @@ def say(text: str) -> None:
 def warn(text: str) -> None:
     """Print one line to the standard error."""
     typer.echo(one_line(text), err=True)
+
+
+def print_table(table: Table) -> None:
+    """Print a table, 160 columns wide where the output is no terminal."""
+    from rich.console import Console
+
+    console = Console()
+    (console if console.is_terminal else Console(width=160)).print(table)
 
 
 class Bar(Protocol):

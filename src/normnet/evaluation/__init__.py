@@ -1,1 +1,1 @@
-"""How good masks and votes are: metrics of one case, and tables over many."""
+"""How good masks and votes are: scores of one case, and tables over many cases."""

@@ -1,9 +1,9 @@
-"""Score a folder of results against reference masks: a row a case, summaries over the cases, two folders compared."""
+"""Score a folder of results against reference masks, summarise it, compare it with another one."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,25 +11,18 @@ import numpy as np
 
 from normnet.datasets.reading import read_lesions, read_scan
 from normnet.errors import InputError
-from normnet.evaluation.bright import (
-    BRIGHT_HU,
-    BrightCounts,
-    count_bright,
-    pool_bright,
-    score_bright,
-)
-from normnet.evaluation.lesions import MIN_LESION_ML, Detection, compute_detection
-from normnet.evaluation.metrics import Overlap, compute_overlap
+from normnet.evaluation.bright import BRIGHT_HU, BrightCounts, count_bright, pool_bright
+from normnet.evaluation.lesions import MIN_LESION_ML
 from normnet.evaluation.pairing import Reference, find_predictions, find_references, pair_names
+from normnet.evaluation.scores import SCORES, Comparison, compute_scores, scores_of
 from normnet.evaluation.statistics import Interval, Paired, bootstrap_mean, compare_paired
-from normnet.evaluation.surfaces import TOLERANCE_MM, SurfaceScores, compute_surface_scores
+from normnet.evaluation.surfaces import TOLERANCE_MM
 from normnet.evaluation.volumes import Agreement, SliceAreas, compute_agreement, compute_slice_areas
 from normnet.io.masks import read_labels
 from normnet.io.read import read_stored
 from normnet.io.values import labels_of
-from normnet.preparation.prepare import bounding_box
 from normnet.results.schema import read_result
-from normnet.scan import Scan
+from normnet.scan import Geometry, Scan
 
 
 @dataclass(frozen=True)
@@ -38,103 +31,58 @@ class Row:
 
     Attributes:
         case_id: Of the reference.
-        overlap: Of the lesion masks.
-        surfaces: Distances between them.
-        detection: Lesions found and invented.
-        prediction_ml, reference_ml: Volumes of the lesions.
-        areas: Slice by slice.
+        values: Value of every score by name; NaN where it is not defined.
+        areas: Lesion area slice by slice.
         bright: Bright voxels (Table II); None without the CT or the anomaly map.
-        counted: False for a case left out of the means.
+        counted: False for a case that is left out of the summaries.
     """
 
     case_id: str
-    overlap: Overlap
-    surfaces: SurfaceScores
-    detection: Detection
-    prediction_ml: float
-    reference_ml: float
+    values: dict[str, float]
     areas: SliceAreas
     bright: BrightCounts | None = None
     counted: bool = True
 
-    def value(self, column: str) -> float:
-        """A score by the name of its column, NaN where there is none."""
-        return float(COLUMNS[column](self))
-
-
-def _bright(column: str) -> Callable[[Row], float]:
-    return lambda row: _bright_scores(row.bright)[column] if row.bright else math.nan
-
-
-def _bright_scores(counts: BrightCounts) -> dict[str, float]:
-    scores, auc = score_bright(counts)
-    return {
-        "auc": auc,
-        "bright_precision": scores.precision,
-        "bright_sensitivity": scores.sensitivity,
-        "bright_specificity": scores.specificity,
-    }
-
-
-BRIGHT_COLUMNS = ("auc", "bright_precision", "bright_sensitivity", "bright_specificity")
-COLUMNS: dict[str, Callable[[Row], float]] = {
-    "dsc": lambda row: row.overlap.dsc,
-    "precision": lambda row: row.overlap.precision,
-    "sensitivity": lambda row: row.overlap.sensitivity,
-    **{column: _bright(column) for column in BRIGHT_COLUMNS},
-    "surface_dice": lambda row: row.surfaces.surface_dice,
-    "hd95_mm": lambda row: row.surfaces.hd95_mm,
-    "surface_mean_mm": lambda row: row.surfaces.mean_mm,
-    "n_lesions": lambda row: row.detection.n_reference,
-    "n_found": lambda row: row.detection.n_found,
-    "n_false": lambda row: row.detection.n_false,
-    "lesion_sensitivity": lambda row: row.detection.sensitivity,
-    "prediction_ml": lambda row: row.prediction_ml,
-    "reference_ml": lambda row: row.reference_ml,
-    "error_ml": lambda row: row.prediction_ml - row.reference_ml,
-    "abs_error_ml": lambda row: abs(row.prediction_ml - row.reference_ml),
-}
-COMPARED = tuple(
-    c
-    for c in COLUMNS
-    if c not in ("n_lesions", "n_found", "prediction_ml", "reference_ml", "error_ml")
-)
-
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All rows, and what found no partner.
+    """Scores of all cases, and the masks that found no partner.
 
     Attributes:
         rows: In the order of the references.
-        unmatched: Names of predictions without reference and of references without prediction.
+        unmatched: Names of predictions without a reference and of references without a prediction.
     """
 
     rows: tuple[Row, ...]
     unmatched: tuple[str, ...]
 
-    def values(self, column: str) -> np.ndarray:
-        """The values of a column over the counted cases that have one, float64."""
-        values = np.array([row.value(column) for row in self.rows if row.counted], float)
-        return values[~np.isnan(values)]
+    def values(self, name: str) -> np.ndarray:
+        """(n,) float64: a score of the counted cases for which it is defined."""
+        values = np.array([row.values[name] for row in self.rows if row.counted], float)
+        known: np.ndarray = values[~np.isnan(values)]
+        return known
 
-    def mean_sd(self, column: str) -> tuple[float, float]:
-        """Mean and sample standard deviation (n - 1) over the counted cases that have a value."""
-        values = self.values(column)
+    def mean_sd(self, name: str) -> tuple[float, float]:
+        """Mean and sample standard deviation (n - 1) of ``values``; NaN with too few of them."""
+        values = self.values(name)
         mean = float(values.mean()) if len(values) else math.nan
         return mean, float(values.std(ddof=1)) if len(values) > 1 else math.nan
 
-    def interval(self, column: str) -> Interval:
+    def interval(self, name: str) -> Interval:
         """95 % bootstrap interval of that mean."""
-        return bootstrap_mean(self.values(column).tolist())
+        return bootstrap_mean(self.values(name).tolist())
 
     def pooled(self) -> dict[str, float]:
-        """``BRIGHT_COLUMNS`` over the voxels of all counted cases together, empty without any."""
-        counts = [row.bright for row in self.rows if row.counted and row.bright]
-        return _bright_scores(pool_bright(counts)) if counts else {}
+        """Scores of the bright voxels of all counted cases together; empty without any."""
+        counts = [row.bright for row in self.rows if row.counted and row.bright is not None]
+        if not counts:
+            return {}
+        no_mask = np.zeros((1, 1, 1), bool)
+        together = Comparison(no_mask, no_mask, Geometry((1.0, 1.0, 1.0)), pool_bright(counts))
+        return compute_scores(together, scores_of("bright"))
 
     def agreement(self) -> Agreement:
-        """Of the lesion volumes in ml."""
+        """Agreement of the lesion volumes in ml."""
         return compute_agreement(
             self.values("prediction_ml").tolist(), self.values("reference_ml").tolist()
         )
@@ -156,8 +104,8 @@ def evaluate_folder(
         references: Holds ``<case>…lesion….nii.gz``, or a public data set in its own layout, or a
             CSV list of cases (see ``normnet.datasets.manifest``); with these two the CTs are known,
             and the bright voxels are scored too.
-        leave_out: Cases that are scored but left out of the means.
-        tolerance_mm: Of surface Dice.
+        leave_out: Cases that are scored but left out of the summaries.
+        tolerance_mm: Distance up to which surfaces agree.
         min_lesion_ml: Smaller lesions are not counted.
 
     Raises:
@@ -194,14 +142,15 @@ def evaluate_folder(
 
 
 def compare(evaluation: Evaluation, other: Evaluation) -> dict[str, Paired]:
-    """Two folders of results scored against the same references, case by case.
+    """Compare two folders of results, scored against the same references, case by case.
 
     Args:
         evaluation: Its counted cases are the ones compared.
-        other: Of another method; its own ``counted`` is not looked at.
+        other: Of another method; ``counted`` of its rows has no effect.
 
     Returns:
-        ``COMPARED`` columns that at least one case has in both; difference = evaluation - other.
+        By name, every compared score that is defined for at least one case in both folders;
+        difference = evaluation - other.
 
     Raises:
         InputError: NN-EVA-005 if they share no case.
@@ -217,12 +166,13 @@ def compare(evaluation: Evaluation, other: Evaluation) -> dict[str, Paired]:
             "NN-EVA-005", "the two folders share no case", "", "score the same cases in both"
         )
     compared = {
-        column: compare_paired(
-            [row.value(column) for row, _ in pairs], [row.value(column) for _, row in pairs]
+        name: compare_paired(
+            [row.values[name] for row, _ in pairs], [row.values[name] for _, row in pairs]
         )
-        for column in COMPARED
+        for name, score in SCORES.items()
+        if score.compared
     }
-    return {column: paired for column, paired in compared.items() if paired.n}
+    return {name: paired for name, paired in compared.items() if paired.n}
 
 
 def _score(
@@ -235,28 +185,17 @@ def _score(
         raise InputError(
             "NN-EVA-006", "no lesion mask", reference.case_id, "check the list of cases"
         )
-    either = found | wanted
-    box = (
-        bounding_box(either, 0) if either.any() else (slice(0),) * 3
-    )  # nothing outside it changes a score
-    cut, ml = (found[box], wanted[box]), stored.geometry.voxel_ml
-    return Row(
-        reference.case_id,
-        compute_overlap(*cut),
-        compute_surface_scores(*cut, stored.geometry.spacing_mm, tolerance_mm),
-        compute_detection(*cut, ml, min_lesion_ml),
-        float(cut[0].sum() * ml),
-        float(cut[1].sum() * ml),
-        compute_slice_areas(found, wanted, stored.geometry),
-        _count_bright(prediction, reference, wanted),
-        counted,
-    )
+    bright = _count_bright(prediction, reference, wanted)
+    case = Comparison(found, wanted, stored.geometry, bright, tolerance_mm, min_lesion_ml)
+    values = compute_scores(case, SCORES.values())
+    areas = compute_slice_areas(found, wanted, stored.geometry)
+    return Row(reference.case_id, values, areas, bright, counted)
 
 
 def _count_bright(
     prediction: Path, reference: Reference, lesion_mask: np.ndarray
 ) -> BrightCounts | None:
-    """From the CT and the maps beside the lesion mask; the map's 256 steps are its resolution."""
+    """Count from the CT and the maps beside the lesion mask; the map has 256 steps."""
     folder = prediction.parent
     maps = folder / "anomaly.nii.gz", folder / "lungs.nii.gz"
     if (
@@ -274,12 +213,11 @@ def _count_bright(
 
 
 def _normal_mask(folder: Path) -> np.ndarray | None:
-    """What enough members voted normal; None where the folder does not hold the votes and how many are enough."""
+    """Voxels that enough members voted normal; None where the folder does not tell this."""
     model = (read_result(folder) or {}).get("model")
     min_votes = model.get("min_votes") if isinstance(model, dict) else None
     votes = folder / "votes.nii.gz"
-    return (
-        read_stored(votes).voxels >= min_votes
-        if isinstance(min_votes, int) and votes.is_file()
-        else None
-    )
+    if not isinstance(min_votes, int) or not votes.is_file():
+        return None
+    normal_mask: np.ndarray = read_stored(votes).voxels >= min_votes
+    return normal_mask

@@ -1,4 +1,4 @@
-"""Lesions one by one: which of the reference were found, and which were invented."""
+"""Lesions one by one: which were found, and which predictions are false."""
 
 from __future__ import annotations
 
@@ -9,23 +9,21 @@ import numpy as np
 
 from normnet.evaluation.metrics import check_shapes
 
-MIN_LESION_ML = (
-    0.1  # 100 mm³, below which a nodule needs no follow-up (doi:10.1148/radiol.2017161659)
-)
+# 100 mm³, below which a nodule needs no follow-up (doi:10.1148/radiol.2017161659)
+MIN_LESION_ML = 0.1
 
 
 class Detection(NamedTuple):
     """Lesions of one case.
 
-    Masks without a lesion of the minimum size have stated results: no reference lesion gives a
-        sensitivity of NaN,
-    which is left out of means; no prediction finds 0 with 0 false ones; with both empty all counts
-    are 0.
+    The results of masks without a lesion of the minimum size are fixed. No lesion in the reference:
+    the sensitivity is NaN, and means leave the case out. No lesion in the prediction: 0 found,
+    0 false. Neither: all counts are 0.
 
     Attributes:
-        n_reference: Lesions of the reference.
-        n_found: Of these, the ones that share a voxel with the prediction.
-        n_false: Lesions of the prediction that share no voxel with the reference.
+        n_reference: Number of lesions in the reference.
+        n_found: Number of these that share a voxel with the prediction.
+        n_false: Number of lesions in the prediction that share no voxel with the reference.
     """
 
     n_reference: int
@@ -34,7 +32,7 @@ class Detection(NamedTuple):
 
     @property
     def sensitivity(self) -> float:
-        """Share of the reference's lesions that was found, NaN without one."""
+        """Share of the lesions in the reference that was found; NaN without one."""
         return self.n_found / self.n_reference if self.n_reference else math.nan
 
 
@@ -44,17 +42,17 @@ def compute_detection(
     voxel_ml: float,
     min_lesion_ml: float = MIN_LESION_ML,
 ) -> Detection:
-    """Count found, missed and invented lesions.
+    """Count found, missed and false lesions.
 
-    A lesion is a 26-connected component of at least the minimum size. What it has to touch may be
-    of any size: a crumb of the prediction finds a lesion, and a crumb of the reference excuses a
-    predicted one.
+    A lesion is a 26-connected component of at least the minimum size. The component that it must
+    touch in the other mask may be of any size: one predicted voxel is enough to find a lesion, and
+    one voxel of the reference is enough for a predicted lesion not to be false.
 
     Args:
         prediction: (z, y, x) bool.
         reference: Same shape, bool.
         voxel_ml: Volume of a voxel.
-        min_lesion_ml: Smaller components are not counted; 0 counts all.
+        min_lesion_ml: Smaller components are not counted; 0: all are.
 
     Raises:
         GeometryError: If the shapes differ; names both.
@@ -62,12 +60,12 @@ def compute_detection(
     check_shapes(prediction, reference)
     min_vox = min_lesion_ml / voxel_ml
     touched = _touched_components(reference, prediction, min_vox)
-    excused = _touched_components(prediction, reference, min_vox)
-    return Detection(len(touched), int(touched.sum()), int((~excused).sum()))
+    true = _touched_components(prediction, reference, min_vox)
+    return Detection(len(touched), int(touched.sum()), int((~true).sum()))
 
 
 def _touched_components(mask: np.ndarray, other: np.ndarray, min_vox: float) -> np.ndarray:
-    """For each component of a mask that is large enough, whether it shares a voxel with the other: (n,) bool."""
+    """(n,) bool: whether each large enough component of a mask shares a voxel with the other."""
     import cc3d
 
     labels, n = cc3d.connected_components(mask, connectivity=26, return_N=True)

@@ -1,4 +1,7 @@
-"""Which mask belongs to which reference, and which CT to both: by name, or by a data set or list of cases."""
+"""Which mask belongs to which reference, and which CT belongs to both.
+
+Masks are paired by name. The CT is known if the references are a data set or a list of cases.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,12 @@ from normnet.io.read import case_id_of, has_image_suffix
 
 @dataclass(frozen=True)
 class Reference:
-    """A case with a lesion mask; ``with_ct`` tells whether its CT is known, too (else the mask stands in its place)."""
+    """A case with a lesion mask.
+
+    Attributes:
+        case: The case; without a known CT its image is the mask.
+        with_ct: Whether its CT is known.
+    """
 
     case: Case
     with_ct: bool
@@ -26,7 +34,7 @@ class Reference:
 
 
 def find_predictions(folder: Path) -> dict[str, Path]:
-    """Lesion masks of a folder by name."""
+    """Lesion masks in a folder, by name."""
     _check_folder(folder)
     found = {path.parent.name: path for path in sorted(folder.glob("*/lesions.nii.gz"))}
     if not found and (folder / "lesions.nii.gz").is_file():
@@ -35,7 +43,7 @@ def find_predictions(folder: Path) -> dict[str, Path]:
 
 
 def find_references(source: Path) -> list[Reference]:
-    """Reference masks of a folder of masks, of a public data set or of a CSV list of cases."""
+    """Reference masks in a folder of masks, a public data set or a CSV list of cases."""
     if source.is_file():
         return [
             Reference(case, True) for case in read_cases(source) if case.lesion_mask is not None
@@ -54,10 +62,14 @@ def find_references(source: Path) -> list[Reference]:
 
 
 def pair_names(predictions: list[str], references: list[str]) -> dict[str, str]:
-    """For each prediction the reference of the same name, or the longest that it starts with (or that starts with it).
+    """Find the reference of each prediction by name.
 
-    ``case_1_ct`` belongs to ``case_1`` but not to ``case``, if both are there, and ``case_10`` not
-    to ``case_1``.
+    It is the one of the same name; else the one with the longest name that the prediction's name
+    starts with, or that starts with it. If both are there, ``case_1_ct`` belongs to ``case_1`` and
+    not to ``case``; ``case_10`` never belongs to ``case_1``.
+
+    Returns:
+        Names of the predictions that have a reference, each with the name of the reference.
     """
     pairs: dict[str, str] = {}
     for name in sorted(predictions, key=lambda name: (name not in references, name)):
@@ -73,7 +85,7 @@ def pair_names(predictions: list[str], references: list[str]) -> dict[str, str]:
 
 
 def _named_as_results(cases: list[Case]) -> list[Reference]:
-    """``normnet segment`` names a result after the CT's file; so are the cases, where no two files have one name."""
+    """Name the cases after the CT's file, as ``normnet segment`` does, if no two are the same."""
     names = [case_id_of(case.image) for case in cases]
     if len(set(names)) == len(names):
         cases = [replace(case, case_id=name) for case, name in zip(cases, names, strict=True)]

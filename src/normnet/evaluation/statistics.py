@@ -1,4 +1,4 @@
-"""What few cases say about many: bootstrap intervals of a mean, paired tests between two methods."""
+"""From few cases to many: bootstrap intervals of a mean, paired tests of two methods."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ N_RESAMPLES = 10_000
 
 
 class Interval(NamedTuple):
-    """A 95 % interval; NaN where there are too few values for one."""
+    """A 95 % interval; NaN if there are too few values."""
 
     low: float
     high: float
@@ -22,13 +22,13 @@ class Paired(NamedTuple):
     """One score of two methods on the same cases.
 
     Attributes:
-        n: Cases with a value from both.
+        n: Number of cases with a value from both.
         first, second: Mean of each method over them.
         difference: First - second.
         interval: 95 % bootstrap interval of that difference; NaN with fewer than two cases.
         p_wilcoxon: Two-sided signed-rank test; cases without a difference are left out, as Wilcoxon
-            did. 1 if no case differs, NaN without a case. With n cases it cannot fall below 2 /
-            2**n: 0.125 for four, 0.03 for six.
+            did. 1 if no case differs, NaN without a case. With n cases it cannot be below
+            2 / 2**n: 0.125 for four, 0.03 for six.
     """
 
     n: int
@@ -44,12 +44,12 @@ def bootstrap_mean(
 ) -> Interval:
     """95 % percentile bootstrap interval of the mean over cases.
 
-    With few cases percentile intervals are too narrow; read them as the least uncertainty there is.
+    With few cases percentile intervals are too narrow: the real uncertainty is larger.
 
     Args:
-        values: One a case; NaN is left out.
+        values: One per case; NaN is left out.
         seed: The same seed gives the same interval.
-        n_resamples: Times the cases are drawn with replacement.
+        n_resamples: Number of times that the cases are drawn with replacement.
 
     Returns:
         NaN with fewer than two values.
@@ -67,12 +67,12 @@ def bootstrap_mean(
 def compare_paired(
     first: Sequence[float], second: Sequence[float], seed: int = 0, n_resamples: int = N_RESAMPLES
 ) -> Paired:
-    """Compare two methods case by case: Wilcoxon's signed-rank test and the bootstrapped mean difference.
+    """Compare two methods case by case.
 
     Args:
-        first: One score a case.
+        first: One value per case.
         second: The same cases in the same order; a case with NaN in either is left out.
-        seed: Of the bootstrap, which draws cases and so keeps the pairs together.
+        seed: Of the bootstrap; it draws cases, so pairs stay together.
         n_resamples: Of the bootstrap.
 
     Raises:

@@ -1,8 +1,8 @@
 """Distances in mm between the surfaces of two masks: surface Dice, HD95, average distance.
 
-The surface of a mask are its voxels with a face neighbour outside; beyond the edge of the array is outside. A distance
-goes from the centre of a surface voxel to the nearest centre of the other surface, and every surface voxel counts the
-same, whatever area it stands for.
+The surface of a mask is the set of its voxels that have a face neighbour outside it; voxels beyond
+the array are outside. A distance goes from the centre of a surface voxel to the nearest such centre
+of the other surface. Every surface voxel counts the same, whatever its area is.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ TOLERANCE_MM = 2.0
 class SurfaceScores(NamedTuple):
     """How close two surfaces are.
 
-    Masks without a voxel have stated results; NaN, where there is no distance, is left out of
-    means:
+    The results of empty masks are fixed; means leave out NaN, where there is no distance:
 
     ==========  =========  ============  =======  =======
     prediction  reference  surface_dice  hd95_mm  mean_mm
@@ -56,7 +55,7 @@ def compute_surface_scores(
         prediction: (z, y, x) bool; cropped to both masks it gives the same in less time.
         reference: Same shape, bool.
         spacing_mm: Of the voxels, (z, y, x).
-        tolerance_mm: Distance up to which a surface counts as met, inclusive.
+        tolerance_mm: Distance up to which, inclusive, surfaces agree.
 
     Raises:
         GeometryError: If the shapes differ; names both.
@@ -76,10 +75,10 @@ def compute_surface_scores(
 def surface_distances_mm(
     first: np.ndarray, second: np.ndarray, spacing_mm: Triple
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Distance of each surface voxel of the first mask to the second's surface, and the other way round.
+    """Distance of each surface voxel of one mask to the surface of the other, both ways.
 
-    A search tree of the surface voxels: exact, and several times faster than two distance
-        transforms of the volume.
+    A search tree of the surface voxels finds them: exact, and several times faster than two
+    distance transforms of the volume.
 
     Args:
         first: (z, y, x) bool, not empty.
@@ -87,7 +86,7 @@ def surface_distances_mm(
         spacing_mm: Of the voxels, (z, y, x).
 
     Returns:
-        Two float64 arrays, one value a surface voxel.
+        Two float64 arrays, one value per surface voxel.
     """
     from scipy.spatial import KDTree
 
@@ -101,4 +100,5 @@ def surface_of(mask: np.ndarray) -> np.ndarray:
     """Voxels of a mask with a face neighbour outside it or outside the array, bool."""
     from scipy.ndimage import binary_erosion
 
-    return mask & ~binary_erosion(mask)
+    surface: np.ndarray = mask & ~binary_erosion(mask)
+    return surface

@@ -13,11 +13,13 @@ from normnet.scan import Geometry
 
 
 class Agreement(NamedTuple):
-    """Differences prediction - reference over cases (Bland and Altman, doi:10.1016/S0140-6736(86)90837-8).
+    """Differences prediction - reference over cases.
+
+    Source: Bland and Altman 1986, doi:10.1016/S0140-6736(86)90837-8.
 
     Attributes:
-        n: Cases.
-        bias: Mean difference, NaN without a case.
+        n: Number of cases.
+        bias: Mean difference; NaN without a case.
         sd: Standard deviation of the differences (n - 1), NaN with fewer than two cases.
         low, high: 95 % limits of agreement, bias ± 1.96 sd.
     """
@@ -30,7 +32,7 @@ class Agreement(NamedTuple):
 
 
 class SliceAreas(NamedTuple):
-    """Area of two masks in each axial slice; with the slice's number they make the curves along z.
+    """Area of two masks in each axial slice.
 
     Attributes:
         position_mm: (n,) world position of each slice along the patient, larger towards the head.
@@ -44,7 +46,7 @@ class SliceAreas(NamedTuple):
 
 
 def compute_agreement(prediction: Sequence[float], reference: Sequence[float]) -> Agreement:
-    """Bias and limits of agreement of paired measurements, such as ml a case; an empty mask counts as 0 ml."""
+    """Bias and limits of agreement of paired measurements, such as ml per case."""
     differences = np.asarray(prediction, float) - np.asarray(reference, float)
     n = len(differences)
     bias = float(differences.mean()) if n else math.nan
@@ -55,7 +57,7 @@ def compute_agreement(prediction: Sequence[float], reference: Sequence[float]) -
 def compute_slice_areas(
     prediction: np.ndarray, reference: np.ndarray, geometry: Geometry
 ) -> SliceAreas:
-    """Lesion area of each slice across the array axis that runs closest to the patient's long axis.
+    """Lesion area of each slice; slices lie across the axis closest to the patient's long axis.
 
     Args:
         prediction: (z, y, x) bool, in any orientation.
@@ -63,7 +65,7 @@ def compute_slice_areas(
         geometry: Of both.
 
     Returns:
-        One value a slice, in the order of the array; 0 where a mask is empty.
+        One value per slice, in the order of the array; 0 where a mask is empty.
 
     Raises:
         GeometryError: If the shapes differ; names both.

@@ -1,1 +1,1 @@
-"""The paper's experiments: what is trained, on which CTs it is tried, and the tables and figures that come of it."""
+"""The paper's experiments: what is trained, the CTs it is tested on, and the tables and figures."""

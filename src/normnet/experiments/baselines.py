@@ -1,9 +1,9 @@
-"""The baselines' networks and maps of anomaly, each made once and kept.
+"""The baselines' networks and maps of anomaly; each is made once and stored.
 
 Below the output folder:
 
-    baselines/<key>/              a trained network; of several methods where they share one
-    baselines/<key>/tuned-*.json  what a method chose on healthy slices
+    baselines/<key>/              a trained network; several methods can share it
+    baselines/<key>/tuned-*.json  the value that a method chose on healthy slices
     baselines/<key>/maps/         maps of anomaly, in hundredths
 """
 
@@ -41,13 +41,13 @@ class Baseline:
     """A method ready to score CTs.
 
     Attributes:
-        method: Which.
+        method: The method.
         settings: Size and length of its training.
         config: Window and spacing.
         network: Trained.
-        tuned: What it chose on healthy slices.
-        seed: Of the training and of what is random in the scoring.
-        folder: Where all of it is kept.
+        tuned: The value that it chose on healthy slices.
+        seed: Of the training and of the random numbers that scoring needs.
+        folder: Where all of it is stored.
     """
 
     method: Method
@@ -60,10 +60,11 @@ class Baseline:
 
 
 def baseline_settings(scale: Scale) -> BaselineSettings:
-    """The paper's at scale ``paper``; at others 128 pixels, 400 iterations, a higher rate, 10 steps of restoration.
+    """The paper's settings at scale ``paper``; smaller ones at other scales.
 
-    There a slice has no more pixels than the crop that the NormNet is trained on, rounded down to a
-    power of two, and there are no more iterations than the NormNet's.
+    These are 128 pixels, 400 iterations, a higher learning rate and 10 steps of restoration. A
+    slice has at most as many pixels as the crop that NormNet is trained on, rounded down to a power
+    of two, and there are at most as many iterations as for NormNet.
     """
     if scale.name == "paper":
         return BaselineSettings()
@@ -76,11 +77,11 @@ def baseline_settings(scale: Scale) -> BaselineSettings:
 
 
 def train_or_load(method: Method, scale: Scale, bench: Bench, seed: int = 0) -> Baseline:
-    """A baseline, trained if it is not there.
+    """A baseline; it is trained if it is missing.
 
     Raises:
         InputError: NN-TRN-011 without normal CTs, NN-BAS-003 if none has a slice with lung.
-        Interrupted: If asked to stop; the checkpoint stays.
+        Interrupted: If the run shall stop; the checkpoint stays.
     """
     config, settings = scale.config(), baseline_settings(scale)
     trained = find_method(method.trained_as or method.name)
@@ -127,12 +128,15 @@ def train_or_load(method: Method, scale: Scale, bench: Bench, seed: int = 0) -> 
     )
 
 
-def anomaly_map(baseline: Baseline, subject: Subject, bench: Bench) -> np.ndarray:
-    """(z, y, x) float32 in [0, 1] on the prepared grid, whole hundredths, 0 outside the lungs.
+def score_or_load(baseline: Baseline, subject: Subject, bench: Bench) -> np.ndarray:
+    """The map of anomaly of a CT; it is computed if it is missing.
+
+    Returns:
+        (z, y, x) float32 in [0, 1] on the prepared grid, whole hundredths, 0 outside the lungs.
 
     Raises:
-        OutputError: If it cannot be kept.
-        Interrupted: If asked to stop.
+        OutputError: If it cannot be stored.
+        Interrupted: If the run shall stop.
     """
     config, method = baseline.config, baseline.method
     parts = [
@@ -151,7 +155,7 @@ def anomaly_map(baseline: Baseline, subject: Subject, bench: Bench) -> np.ndarra
         slices = np.flatnonzero(lung_mask.any(axis=(1, 2))).tolist()
 
         def scored() -> Iterator[Scored]:
-            for found in look(baseline, subject, slices, bench.device):
+            for found in score_subject_slices(baseline, subject, slices, bench.device):
                 yield found
                 if bench.stop():
                     raise Interrupted
@@ -161,11 +165,14 @@ def anomaly_map(baseline: Baseline, subject: Subject, bench: Bench) -> np.ndarra
         with replacing(path) as handle:
             np.savez_compressed(handle, hundredths=hundredths)
         bench.say(f"{method.name}: {subject.case.case_id} scored")
-    return hundredths.astype(np.float32) / np.float32(100)
+    anomaly: np.ndarray = hundredths.astype(np.float32) / np.float32(100)
+    return anomaly
 
 
-def look(baseline: Baseline, subject: Subject, slices: list[int], device: str) -> Iterator[Scored]:
-    """``score_slices`` of a CT."""
+def score_subject_slices(
+    baseline: Baseline, subject: Subject, slices: list[int], device: str
+) -> Iterator[Scored]:
+    """``score_slices`` of these slices of a CT."""
     return score_slices(
         baseline.method,
         baseline.network,

@@ -1,4 +1,4 @@
-"""What every experiment works with: the CTs, the prepared lungs and the trained networks, each made once and kept.
+"""The CTs, prepared lungs and trained networks of all experiments; each is made once and stored.
 
 Below the output folder:
 
@@ -7,7 +7,8 @@ Below the output folder:
     networks/<key>-<iterations>/  a trained network with its checkpoints
     scores/<key>.json             scores of a row, case by case (``scores``)
 
-Every key is a hash of all that the content depends on (of the code its version alone), so nothing is made twice.
+Every key is a hash of all that the content depends on (for the code: its version number alone), so
+nothing is made twice.
 """
 
 from __future__ import annotations
@@ -44,18 +45,18 @@ from normnet.training.normals import Preparer
 
 
 class Interrupted(Exception):  # noqa: N818
-    """The run was asked to stop; what is finished is kept."""
+    """The run shall stop; finished work is stored."""
 
 
 @dataclass(frozen=True)
 class Data:
-    """CTs by what they are for.
+    """CTs by their use.
 
     Attributes:
-        normals: To train on.
-        tests: With lesion masks, by data set.
+        normals: Normal CTs to train on.
+        tests: CTs with lesion masks, by data set.
         found: Name and folder of every data set that was recognised.
-        left_out: Names of cases not to use for anything.
+        left_out: Names of cases that are not used for anything.
     """
 
     normals: list[Case]
@@ -75,14 +76,16 @@ class Subject(NamedTuple):
 
 
 def find_data(paths: list[Path], leave_out: list[str]) -> Data:
-    """Sort what lies in the folders; of a CSV list, cases marked ``train`` or nothing are normal if they have no mask.
+    """Find the CTs in folders and sort them by their use.
+
+    A case of a CSV list is normal if it has no lesion mask and its split is ``train`` or empty.
 
     Args:
         paths: Folders of public data sets or CSV lists of cases.
-        leave_out: Names of cases not to use, normal ones or others.
+        leave_out: Names of cases that must not be used.
 
     Raises:
-        InputError: If a folder holds no data set, or a name to leave out is not there.
+        InputError: If a folder holds no data set, or a name in ``leave_out`` does not exist.
     """
     normals: list[Case] = []
     tests: dict[str, list[Case]] = {name: [] for name in SETS}
@@ -123,15 +126,15 @@ def digest(parts: Any) -> str:
 
 @dataclass
 class Bench:
-    """See the module.
+    """Makes and stores what experiments need, see the module.
 
     Args:
         data: The CTs.
-        out: Folder for all that is kept.
-        lung_model: As ``load_lungs`` takes it; the shipped one where None.
+        out: Folder for all files.
+        lung_model: As ``load_lungs`` takes it; the shipped one if None.
         device: Torch device.
-        say: Takes a line now and then.
-        stop: Asked after every iteration of a training.
+        say: Called with a line of text to show.
+        stop: Called after every iteration of a training; True: the run shall stop.
     """
 
     data: Data
@@ -147,11 +150,11 @@ class Bench:
     _model: Model | None = None
 
     def normals(self, config: Config) -> list[NormalCase]:
-        """The normal CTs under these settings, prepared if they are not there.
+        """The normal CTs under these settings; those that are missing are prepared.
 
         Raises:
             InputError: NN-TRN-011 without any.
-            Interrupted: If asked to stop.
+            Interrupted: If the run shall stop.
         """
         key, preparer = self.normals_key(config), self._preparer(config)
         if key not in self._normals:
@@ -163,11 +166,15 @@ class Bench:
                     self.say(f"{case.case_id}: prepared")
                 if self.stop():
                     raise Interrupted
-            self._normals = {key: cases}  # one at a time: the whole of LUNA16 is large
+            self._normals = {key: cases}  # only one: the whole of LUNA16 is large
         return self._normals[key]
 
     def normals_key(self, config: Config) -> str:
-        """Changes with the normal CTs and all that their preparation depends on; raises as ``normals``."""
+        """Hash of the normal CTs and all that their preparation depends on.
+
+        Raises:
+            InputError: NN-TRN-011 without any.
+        """
         if not self.data.normals:
             raise InputError(
                 "NN-TRN-011", "no normal CT to learn from", "--data", "give LUNA16 or a CSV list"
@@ -187,7 +194,10 @@ class Bench:
         )
 
     def training_key(self, config: Config, seed: int) -> str:
-        """Changes with all that the weights depend on, but for the number of iterations of a constant rate."""
+        """Hash of all that the weights depend on.
+
+        It is without the number of iterations if the learning rate is constant.
+        """
         training = config.training.model_dump(exclude={"members", "seed", "checkpoint_every"})
         if config.training.schedule == "constant":
             training.pop("iterations")
@@ -202,7 +212,7 @@ class Bench:
         )
 
     def vote_key(self, config: Config, seeds: Iterable[int]) -> str:
-        """Changes with all that the vote of these networks depends on but the CT."""
+        """Hash of all that the vote of these networks depends on, except for the CT."""
         trained = [self.training_key(config, seed) for seed in seeds]
         inference = [
             config.inference.model_dump(),
@@ -218,10 +228,10 @@ class Bench:
         return self._model
 
     def network(self, config: Config, seed: int) -> torch.nn.Module:
-        """A network of these settings and this seed, trained if it is not there.
+        """The network of these settings and this seed; it is trained if it is missing.
 
         Raises:
-            Interrupted: If asked to stop; the checkpoint stays.
+            Interrupted: If the run shall stop; the checkpoint stays.
         """
         key, iterations = self.training_key(config, seed), config.training.iterations
         folder = self.out / "networks" / f"{key}-{iterations}"
@@ -233,7 +243,7 @@ class Bench:
     def _train(self, config: Config, seed: int, key: str, folder: Path) -> None:
         iterations, checkpoints = config.training.iterations, folder / "checkpoints"
         constant = config.training.schedule == "constant"
-        if constant and not checkpoints.exists():  # go on from a shorter training of the same kind
+        if constant and not checkpoints.exists():  # continue a shorter training of the same kind
             shorter = [
                 path
                 for path in folder.parent.glob(f"{key}-*")
@@ -262,7 +272,7 @@ class Bench:
             shutil.rmtree(checkpoints)
 
     def subject(self, case: Case, config: Config) -> Subject:
-        """A CT with its lungs on the network's grid and its reference; raises as the readers do."""
+        """A CT with its lungs on the network's grid, and its reference; raises as readers do."""
         scan = read_scan(case)
         lung_labels = self._lung_labels(case, scan, config)
         reference = read_lesions(case, scan)
@@ -274,7 +284,7 @@ class Bench:
         return Subject(case, scan, lung_labels, prepared, reference)
 
     def case_key(self, case: Case) -> str:
-        """Changes with the CT and its reference."""
+        """Hash of the CT and its reference."""
         for path in (case.image, case.lesion_mask):
             if path is not None and path not in self._fingerprints:
                 self._fingerprints[path] = fingerprint(path)
@@ -287,7 +297,7 @@ class Bench:
         )
 
     def lungs_key(self, config: Config) -> str:
-        """Changes with the lung model and its settings."""
+        """Hash of the lung model and its settings."""
         manifest = read_lung_manifest(self.lung_model or shipped("lungs"))
         return digest([manifest, with_lungs(config, manifest).lungs.model_dump()])
 
@@ -296,7 +306,8 @@ class Bench:
         path = self.out / "lungs" / f"{key}.npz"
         if path.exists():
             with np.load(path) as file:
-                return file["labels"]
+                stored: np.ndarray = file["labels"]
+                return stored
         if self._lungs is None:
             self._lungs = load_lungs(self.lung_model)
         networks, manifest = self._lungs
@@ -308,13 +319,13 @@ class Bench:
 
 
 def spread_cases(bench: Bench, n: int | None) -> list[Case]:
-    """The first ``n`` test CTs, or all, one of each data set in turn."""
+    """The first ``n`` test CTs (None: all), one of each data set in turn."""
     rounds = zip_longest(*bench.data.tests.values())
     return [case for turn in rounds for case in turn if case is not None][:n]
 
 
 def loss_line(say: Callable[[str], None], name: str, n_steps: int) -> Callable[[int, float], None]:
-    """What a training calls after every step: a line every 100, with the mean loss since the last."""
+    """A function for a training to call after every step; every 100 steps it says the mean loss."""
     losses: list[float] = []
 
     def on_step(step: int, loss: float) -> None:
@@ -327,7 +338,7 @@ def loss_line(say: Callable[[str], None], name: str, n_steps: int) -> Callable[[
 
 
 class Opposite(torch.nn.Module):
-    """A network with its answer turned round: what it does not call a lesion is healthy."""
+    """A network with the opposite answer: all that it does not call a lesion is healthy."""
 
     def __init__(self, network: torch.nn.Module):
         super().__init__()
@@ -335,13 +346,14 @@ class Opposite(torch.nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Logits of the opposite."""
-        return -self.network(image)
+        logits: torch.Tensor = -self.network(image)
+        return logits
 
 
 def predict(
     subject: Subject, networks: list[torch.nn.Module], config: Config, device: str
 ) -> Votes:
-    """The vote of networks trained to any of the paper's targets, as one for healthy."""
+    """The vote for healthy, of networks trained to any of the paper's targets."""
     if config.training.target == "lesions":
         networks = [Opposite(network) for network in networks]
     return predict_normal(

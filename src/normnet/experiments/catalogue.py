@@ -1,8 +1,8 @@
-"""What can be reproduced: one short TOML an experiment, and the scales at which it can run.
+"""What can be reproduced: one short TOML per experiment, and the scales at which it can run.
 
-An experiment of kind ``scores`` is a table of rows. A row is a change of the settings (nothing for the baseline), the
-networks that vote, and which mask is read; ``paper`` holds the paper's numbers, in per cent, in the order of
-``scores``.
+An experiment of kind ``scores`` is a table of rows. A row is a change of the settings (empty for
+NormNet itself), the networks that vote, and the mask that is scored; ``paper`` holds the paper's
+numbers, in per cent, in the order of ``scores``.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from normnet.config import Config, Section, load_config, override
 from normnet.datasets.registry import with_role
 from normnet.errors import ConfigError
+from normnet.evaluation.scores import SCORES
 
 SETS = {dataset.name: dataset.label for dataset in with_role("lesions")}
 Reading = Literal["lesions", "no growing", "cap"]
@@ -24,18 +25,17 @@ Kind = Literal["datasets", "scores", "search-postprocessing", "search-threshold"
 
 
 class Row(Section):
-    """One line of a table.
+    """One row of a table.
 
     Attributes:
         id: Name on the command line.
-        label: What is changed.
+        label: What is changed; the heading of the row.
         settings: Sections and keys that differ from the scale's settings.
         votes: Networks that vote, by their place in the ensemble; None: as many as the scale says.
-        length: Iterations, times the scale's.
+        length: Iterations as a multiple of the scale's.
         reading: The mask that is scored: Eq. 10, the same without dilation, or Fig. 4(g).
-        shipped: The package as it ships (its weights, its settings) instead of a network trained
-            here.
-        paper: Data set to the paper's values.
+        shipped: Score the package as it ships (its weights, its settings); nothing is trained.
+        paper: The paper's values for each data set.
     """
 
     id: str
@@ -52,16 +52,16 @@ class Experiment(Section):
     """A table or a figure.
 
     Attributes:
-        name: On the command line; the name of its file.
+        name: Name on the command line and of its file.
         kind: Which code runs it.
         title: What it shows.
         where: Its place in the paper.
-        cost: In words.
+        cost: Time and trainings, in words.
         note: What a reader must know to compare it with the paper.
-        scores: Columns, names as in ``normnet.experiments.scores``.
-        baseline: Row that others are compared with.
-        rows: Of a table of scores.
-        needs_lesions: CTs with lesion masks.
+        scores: Columns of a table of scores, by their names in ``normnet.evaluation.scores``.
+        compared_with: Id of the row that the other rows are compared with; empty: no comparison.
+        rows: Rows of a table of scores.
+        needs_lesions: Whether it needs CTs with lesion masks.
     """
 
     name: str
@@ -71,9 +71,17 @@ class Experiment(Section):
     cost: str = ""
     note: str = ""
     scores: tuple[str, ...] = ("dsc",)
-    baseline: str = ""
+    compared_with: str = ""
     rows: tuple[Row, ...] = ()
     needs_lesions: bool = True
+
+    @field_validator("scores")
+    @classmethod
+    def _scores_are_known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [name for name in names if name not in SCORES]
+        if unknown:
+            raise ValueError(f"no score '{unknown[0]}'")
+        return names
 
 
 class Scale(Section):
@@ -81,10 +89,10 @@ class Scale(Section):
 
     Attributes:
         name: ``small``, ``paper`` or the name of a user's file.
-        note: What is smaller than in the paper; printed under every table.
+        note: What is smaller than in the paper; printed with every table.
         cost: How long one network takes, in words.
-        members: Networks that vote.
-        seeds: Times that every training is done over with other seeds.
+        members: Number of networks that vote.
+        seeds: Number of times that every training is done, each time with another seed.
         settings: Sections and keys that differ from ``paper.toml``.
     """
 
@@ -170,19 +178,19 @@ def row_config(row: Row, scale: Scale) -> Config:
 
 
 def row_votes(row: Row, scale: Scale, seed: int) -> tuple[int, ...]:
-    """Seeds of the networks that vote for a row, the ``seed``-th time it is done."""
+    """Seeds of the networks that vote for a row in its repetition ``seed``."""
     if row.votes is not None:
         return row.votes
     return tuple(range(seed * scale.members, (seed + 1) * scale.members))
 
 
 def n_seeds(row: Row, scale: Scale) -> int:
-    """Times a row is done; once where its networks are named."""
+    """Number of times a row is done; once if its networks are named."""
     return 1 if row.votes is not None or row.shipped else scale.seeds
 
 
 def count_trainings(experiment: Experiment, scale: Scale) -> int:
-    """Networks to train for a table from nothing."""
+    """Number of networks to train for a table if none is there."""
     wanted = set()
     for row in experiment.rows:
         if not row.shipped:

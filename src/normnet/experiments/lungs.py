@@ -1,6 +1,7 @@
-"""The lung segmenter in cross-validation (Sec. IV-A3): a 2D U-Net, every fold scored on the CTs it has not seen.
+"""The lung segmenter in cross-validation (Sec. IV-A3): a 2D U-Net per fold.
 
-All folds together, their probabilities averaged, are scored on the test sets. Below the output folder:
+Every fold is scored on the CTs that it has not seen. All folds together, their probabilities
+averaged, are scored on the test sets. Below the output folder:
 
     lung-networks/<key>/      the network of a fold
     lung-scores/<key>.json    Dice of a CT
@@ -8,6 +9,7 @@ All folds together, their probabilities averaged, are scored on the test sets. B
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import Counter
 from pathlib import Path
@@ -22,9 +24,10 @@ from normnet.datasets.reading import read_lungs, read_scan
 from normnet.datasets.registry import DATASETS, with_role
 from normnet.errors import InputError, ValueRangeError
 from normnet.evaluation.metrics import compute_overlap
+from normnet.evaluation.tables import mean_sd
 from normnet.experiments.bench import Bench, Interrupted, digest
 from normnet.experiments.catalogue import SETS, Experiment, Scale
-from normnet.experiments.plain import with_sd, write_plain
+from normnet.experiments.pages import write_records
 from normnet.io.fingerprint import fingerprint
 from normnet.io.json_files import read_or_make
 from normnet.lungs.learned import segment_lungs
@@ -39,7 +42,7 @@ N_FOLDS = 5
 LUNG_ITERATIONS = {"paper": 3000}
 OTHER_ITERATIONS = 300
 ALL_FOLDS = "all folds"
-MOST_SLICES = 10_000  # to learn from, 5 GB; of more CTs fewer slices each
+MOST_SLICES = 10_000  # to learn from, 5 GB; with more CTs there are fewer slices of each
 
 
 class LungCase(NamedTuple):
@@ -65,12 +68,12 @@ def run_lungs(folder: Path, experiment: Experiment, scale: Scale, bench: Bench) 
         folder: Where they are written.
         experiment: Its name and title.
         scale: Size.
-        bench: Data sets and what is kept.
+        bench: Data sets, and the results of earlier runs.
 
     Raises:
         InputError: NN-EXP-021 if there are fewer than two CTs to learn from.
         OutputError: If they cannot be written.
-        Interrupted: If asked to stop; finished folds and scores are kept.
+        Interrupted: If the run shall stop; finished folds and scores are stored.
     """
     config = scale.config().lungs
     iterations = LUNG_ITERATIONS.get(scale.name, OTHER_ITERATIONS)
@@ -87,9 +90,9 @@ def run_lungs(folder: Path, experiment: Experiment, scale: Scale, bench: Bench) 
             "set": item.set_name,
             "case": item.case.case_id,
             "networks": label,
-            "dice": 100 * _score(item, asked, config, bench),
+            "dice": 100 * _score(item, voting, config, bench),
         }
-        for label, item, asked in scored
+        for label, item, voting in scored
     ]
     sizes = Counter(item.set_name for item in cases)
     about = [
@@ -98,13 +101,17 @@ def run_lungs(folder: Path, experiment: Experiment, scale: Scale, bench: Bench) 
         experiment.note,
         f"Config {digest([fold.key for fold in folds])[:8]}.",
     ]
-    return write_plain(
+    return write_records(
         folder, experiment, " ".join(filter(None, about)), _summary(records), records
     )
 
 
 def find_lung_cases(bench: Bench) -> list[LungCase]:
-    """CTs to learn lungs from: the paper's three sets, and of CSV lists what is for training and has no lesion mask."""
+    """CTs to learn lungs from.
+
+    These are the paper's three sets, and the cases of CSV lists that are for training and have no
+    lesion mask.
+    """
     found = []
     for name, root in bench.data.found:
         for case in DATASETS[name].find(root) if name in (*LUNG_SETS, "csv") else ():
@@ -148,7 +155,7 @@ def _lung_case(name: str, case: Case, bench: Bench) -> LungCase:
 def _make_folds(
     cases: list[LungCase], config: LungsConfig, training: LungsTrainingConfig, bench: Bench
 ) -> list[Fold]:
-    """Every set in every fold where there are enough; fewer folds where there are fewer CTs."""
+    """Spread every set over all folds; with fewer CTs than folds there are fewer folds."""
     n = min(N_FOLDS, len(cases))
     if n < 2:
         raise InputError(
@@ -190,9 +197,8 @@ def _train_missing(
 
         def on_step(step: int, loss: float, n: int = n) -> None:
             if step % 100 == 0 or step == iterations:
-                bench.say(
-                    f"lungs, fold {n + 1} of {len(folds)}: iteration {step} of {iterations}, loss {loss:.4f}"
-                )
+                fold_name = f"lungs, fold {n + 1} of {len(folds)}"
+                bench.say(f"{fold_name}: iteration {step} of {iterations}, loss {loss:.4f}")
             if bench.stop():
                 raise Interrupted
 
@@ -228,7 +234,7 @@ def _read_slices(
 
 
 def _score(item: LungCase, folds: list[Fold], config: LungsConfig, bench: Bench) -> float:
-    """Dice of the folds' mean probability in the slices in which the reference is drawn."""
+    """Dice of the folds' mean probability, in the slices in which the reference is drawn."""
 
     def make() -> float:
         if bench.stop():
@@ -248,11 +254,12 @@ def _score(item: LungCase, folds: list[Fold], config: LungsConfig, bench: Bench)
         return dice
 
     key = digest([[fold.key for fold in folds], item.key])
-    return read_or_make(bench.out / "lung-scores" / f"{key}.json", make)
+    dice: float = read_or_make(bench.out / "lung-scores" / f"{key}.json", make)
+    return dice
 
 
 def _summary(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A line a set: held out first, then the test sets."""
+    """One line per set: CTs that were held out first, then the test sets."""
     lines = []
     groups: dict[tuple[str, bool], list[float]] = {}
     for record in records:
@@ -260,9 +267,9 @@ def _summary(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
             record["dice"]
         )
     for (name, tested), dice in groups.items():
-        sd = statistics.stdev(dice) if len(dice) > 1 else None
+        sd = statistics.stdev(dice) if len(dice) > 1 else math.nan
         label = SETS.get(name, name) if tested else f"{name}, held out"
-        figures = {"Dice": with_sd(statistics.fmean(dice), sd), "lowest": f"{min(dice):.1f}"}
+        figures = {"Dice": mean_sd(statistics.fmean(dice), sd, 1), "lowest": f"{min(dice):.1f}"}
         lines.append(
             {
                 "set": label,

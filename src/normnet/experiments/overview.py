@@ -1,4 +1,4 @@
-"""Table I: the public data sets of COVID-19, and how much of them is at hand."""
+"""Table I: the public data sets of COVID-19, and how many of their CTs were given."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from normnet.datasets.manifest import Case
 from normnet.datasets.registry import DATASETS
 from normnet.experiments.bench import Bench
 from normnet.experiments.catalogue import Experiment, Scale
-from normnet.experiments.plain import write_plain
+from normnet.experiments.pages import write_records
 
 
 class Line(NamedTuple):
@@ -19,9 +19,8 @@ class Line(NamedTuple):
     title: str
     modality: str
     task: str
-    name: str = (
-        ""  # in the registry, which knows the quantity; empty where normnet does not read it
-    )
+    # in the registry, which knows the quantity; empty if normnet does not read the set
+    name: str = ""
     quantity: str = ""
 
 
@@ -43,7 +42,7 @@ def write_overview(folder: Path, experiment: Experiment, scale: Scale, bench: Be
     Args:
         folder: Where.
         experiment: Its name and title.
-        scale: Named in the table; changes nothing.
+        scale: Its name stands in the table; it has no other effect.
         bench: Data sets that were found.
 
     Raises:
@@ -74,11 +73,14 @@ def write_overview(folder: Path, experiment: Experiment, scale: Scale, bench: Be
     others = [f"{n} CTs of {name}" for name, n in n_cts.items() if name not in known]
     beside = f"Also at hand: {', '.join(others)}." if others else ""
     about = " ".join(part for part in (f"Scale {scale.name}.", experiment.note, beside) if part)
-    return write_plain(folder, experiment, about, shown, records)
+    return write_records(folder, experiment, about, shown, records)
 
 
 def count_at_hand(bench: Bench) -> tuple[Counter[str], Counter[str]]:
-    """CTs, and those of them with a lesion mask, by data set; cases of a CSV list count where their names belong."""
+    """Count the CTs of every data set, and those with a lesion mask.
+
+    A case of a CSV list counts for the data set that its name begins with.
+    """
     n_cts: Counter[str] = Counter()
     n_masks: Counter[str] = Counter()
     for name, root in bench.data.found:

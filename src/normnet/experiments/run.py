@@ -13,18 +13,21 @@ from normnet.experiments.catalogue import Experiment, Row, Scale
 def run_experiment(
     experiment: Experiment, scale: Scale, bench: Bench, rows: list[str]
 ) -> Iterator[Path]:
-    """Run an experiment; the files it wrote, in the folder of the scale.
+    """Run an experiment.
 
     Args:
-        experiment: What.
+        experiment: What to run.
         scale: Size.
-        bench: The CTs and what is kept.
-        rows: Rows of a table of scores, by id; all where empty.
+        bench: The CTs, and the results of earlier runs.
+        rows: Rows of a table of scores, by id; all if empty.
+
+    Yields:
+        The files that it wrote, in the folder of the scale.
 
     Raises:
         ConfigError: NN-EXP-005 if a row is not known.
         InputError: NN-EXP-006 if there is no CT with a lesion mask and the experiment needs one.
-        Interrupted: If asked to stop.
+        Interrupted: If the run shall stop.
     """
     wanted, folder = _chosen(experiment, rows), bench.out / scale.name
     if experiment.needs_lesions and not any(bench.data.tests.values()):
@@ -35,7 +38,7 @@ def run_experiment(
         from normnet.experiments.scores import finished_rows, run_rows
         from normnet.experiments.tables import write_tables
 
-        for _ in run_rows(wanted, scale, bench):
+        for _ in run_rows(experiment, wanted, scale, bench):
             write_tables(folder, experiment, scale, finished_rows(experiment, scale, bench))
         yield from write_tables(folder, experiment, scale, finished_rows(experiment, scale, bench))
     elif experiment.kind == "figure":

@@ -1,37 +1,35 @@
-"""Scores of a table's rows, case by case, each kept as soon as it is known."""
+"""Scores of a table's rows, case by case; each one is stored as soon as it is known."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from normnet.config import Config
-from normnet.evaluation.metrics import compute_bright_auc, compute_bright_scores, compute_overlap
+from normnet.evaluation.bright import BrightCounts, count_bright
+from normnet.evaluation.scores import SCORES, Comparison, compute_scores
 from normnet.experiments.bench import Bench, Interrupted, Subject, digest, predict
-from normnet.experiments.catalogue import Experiment, Row, Scale, n_seeds, row_config, row_votes
+from normnet.experiments.catalogue import (
+    Experiment,
+    Row,
+    Scale,
+    experiments,
+    n_seeds,
+    row_config,
+    row_votes,
+)
 from normnet.inference.lesions import predict_lesions
+from normnet.inference.voting import Votes
 from normnet.io.json_files import read_json, write_json
 from normnet.models import Model
 from normnet.pipeline import anomaly_map, find_lesions
 
-# Names of the columns; those of lesions are of a row's reading, those of bright voxels are Table
-# II's.
-SCORES = {
-    "dsc": "DSC",
-    "precision": "PSC",
-    "sensitivity": "SEN",
-    "bright_precision": "Precision",
-    "bright_sensitivity": "Sensitivity",
-    "bright_specificity": "Specificity",
-    "auc": "AUC",
-}
 READINGS = ("lesions", "no growing", "cap")
-CaseScores = dict[str, dict[str, float]]  # reading or "bright" to scores
+CaseScores = dict[str, dict[str, float]]  # reading or "bright" to scores by name
 
 
 @dataclass(frozen=True)
@@ -40,8 +38,8 @@ class Result:
 
     Attributes:
         row: What was done.
-        seed: The how many-th time, from 0.
-        key: Hash of all that the scores depend on but the CTs.
+        seed: Number of the repetition, from 0.
+        key: Hash of all that the scores depend on, except for the CTs.
         sets: Data set to case to score, in the columns of the experiment.
     """
 
@@ -61,91 +59,94 @@ class _Job:
     key: str
 
 
-def run_rows(rows: list[Row], scale: Scale, bench: Bench) -> Iterator[None]:
-    """Train what is not trained, score what is not scored; comes back after all that was new of one vote.
+def run_rows(experiment: Experiment, rows: list[Row], scale: Scale, bench: Bench) -> Iterator[None]:
+    """Train the networks that are missing and score the cases that are missing.
+
+    Yields after all rows that share one vote, if anything in them was new.
 
     Args:
-        rows: Those wanted.
+        experiment: The table.
+        rows: Rows of it to run.
         scale: Size.
-        bench: CTs and what is kept.
+        bench: CTs, and the results of earlier runs.
 
     Raises:
-        Interrupted: If asked to stop; what is finished is kept.
+        Interrupted: If the run shall stop; finished work is stored.
     """
+    # the vote takes the time: one vote serves the scores of all tables
+    named = {name for known in (experiment, *experiments().values()) for name in known.scores}
+    names = [name for name in SCORES if name in named]
     jobs = _jobs(rows, scale, bench)
-    jobs.sort(
-        key=lambda job: (job.seed, job.config.training.iterations)
-    )  # every row once, then every row again
+    # every row once, then every row again
+    jobs.sort(key=lambda job: (job.seed, job.config.training.iterations))
     groups: dict[str, list[_Job]] = {}
     for job in jobs:
         groups.setdefault(job.vote_key, []).append(job)
     for group in groups.values():
-        if _score_group(group, bench):
+        if _score_group(group, names, bench):
             yield
 
 
 def finished_rows(experiment: Experiment, scale: Scale, bench: Bench) -> list[Result]:
-    """All rows of the experiment whose scores are there, from this run or an earlier one."""
+    """All rows of the experiment whose scores are stored, by this run or an earlier one."""
     results = []
     for job in _jobs(list(experiment.rows), scale, bench):
-        kept = _kept(bench, job.key)
-        sets = {
-            name: {
-                case.case_id: kept[key] for case in cases if (key := bench.case_key(case)) in kept
-            }
-            for name, cases in bench.data.tests.items()
-        }
-        columns = {
-            name: {
-                case_id: _columns(scores, job.row, experiment) for case_id, scores in cases.items()
-            }
-            for name, cases in sets.items()
-            if cases
-        }
-        if columns:
-            results.append(Result(job.row, job.seed, job.key, columns))
+        stored = _read_scores(bench, job.key)
+        sets: dict[str, dict[str, dict[str, float]]] = {}
+        for name, cases in bench.data.tests.items():
+            for case in cases:
+                scores = stored.get(bench.case_key(case), {})
+                if _has_all(scores, experiment.scores):
+                    values = {**scores[job.row.reading], **scores["bright"]}
+                    columns = {score: values[score] for score in experiment.scores}
+                    sets.setdefault(name, {})[case.case_id] = columns
+        if sets:
+            results.append(Result(job.row, job.seed, job.key, sets))
     return results
 
 
 def score_subject(
-    subject: Subject, networks: list[torch.nn.Module], configs: list[Config], device: str
-) -> list[Any]:
-    """Scores of one CT under settings that differ after the vote only.
+    subject: Subject,
+    networks: list[torch.nn.Module],
+    configs: list[Config],
+    names: Collection[str],
+    device: str,
+    prob_lesion: np.ndarray | None = None,
+) -> list[CaseScores]:
+    """Score one CT under settings that differ after the vote only.
 
     Args:
         subject: The CT.
-        networks: That vote.
-        configs: One a result.
+        networks: They vote.
+        configs: One per result.
+        names: Scores to compute.
         device: Torch device.
+        prob_lesion: (z, y, x) on the prepared grid, of the lesion networks; None without them.
 
     Returns:
-        ``CaseScores`` for each of ``configs``.
+        The scores for each of ``configs``.
     """
     votes = predict(subject, networks, configs[0], device)
-    bright = _score_bright(
-        subject, votes.prob_normal, votes.normal_mask(configs[0].inference), configs[0], None
-    )
+    bright = _count_bright(subject, votes, configs[0], prob_lesion)
     return [
-        {
-            **_score_masks(subject, votes.normal_mask(config.inference), config, None),
-            "bright": bright,
-        }
+        _score_masks(
+            subject, votes.normal_mask(config.inference), config, names, bright, prob_lesion
+        )
         for config in configs
     ]
 
 
-def score_shipped(subject: Subject, model: Model, device: str) -> CaseScores:
-    """Scores of one CT with the package as it ships."""
-    config = model.config
-    votes = predict(subject, model.asked(config.inference), config, device)
-    normal_mask = votes.normal_mask(config.inference)
-    prob_lesion = None
+def score_shipped(
+    subject: Subject, model: Model, names: Collection[str], device: str
+) -> CaseScores:
+    """Score one CT with the package as it ships."""
+    config, prob_lesion = model.config, None
     if config.postprocessing.lesion_networks:
         prob_lesion = predict_lesions(
             subject.prepared, model.lesion_networks, model.lesion_config, device
         )
-    bright = _score_bright(subject, votes.prob_normal, normal_mask, config, prob_lesion)
-    return {**_score_masks(subject, normal_mask, config, prob_lesion), "bright": bright}
+    networks = model.asked(config.inference)
+    return score_subject(subject, networks, [config], names, device, prob_lesion)[0]
 
 
 def _jobs(rows: list[Row], scale: Scale, bench: Bench) -> list[_Job]:
@@ -167,13 +168,15 @@ def _job(row: Row, seed: int, scale: Scale, bench: Bench) -> _Job:
     )
 
 
-def _score_group(group: list[_Job], bench: Bench) -> bool:
-    """Fill the files of jobs that share one vote; whether anything was missing."""
+def _score_group(group: list[_Job], names: Collection[str], bench: Bench) -> bool:
+    """Score what is missing in jobs that share one vote; whether anything was missing."""
     cases = [case for cases in bench.data.tests.values() for case in cases]
     jobs = list({job.key: job for job in group}.values())
-    kept = {job.key: _kept(bench, job.key) for job in jobs}
+    stored = {job.key: _read_scores(bench, job.key) for job in jobs}
     missing = [
-        case for case in cases if any(bench.case_key(case) not in kept[job.key] for job in jobs)
+        case
+        for case in cases
+        if not all(_has_all(stored[job.key].get(bench.case_key(case), {}), names) for job in jobs)
     ]
     if not missing:
         return False
@@ -185,15 +188,16 @@ def _score_group(group: list[_Job], bench: Bench) -> bool:
             raise Interrupted
         subject = bench.subject(case, first.config)
         if model is not None:
-            found = [score_shipped(subject, model, bench.device)]
+            found = [score_shipped(subject, model, names, bench.device)]
         else:
-            found = score_subject(subject, networks, [job.config for job in jobs], bench.device)
+            configs = [job.config for job in jobs]
+            found = score_subject(subject, networks, configs, names, bench.device)
         for job, scores in zip(jobs, found, strict=True):
-            kept[job.key][bench.case_key(case)] = scores
+            stored[job.key][bench.case_key(case)] = scores
             content = {
                 "config": job.config.model_dump(mode="json"),
                 "seeds": job.votes,
-                "cases": kept[job.key],
+                "cases": stored[job.key],
             }
             write_json(_path(bench, job.key), content)
         bench.say(f"{first.row.label}, seeds {list(first.votes)}: {case.case_id}: {_brief(found)}")
@@ -201,63 +205,63 @@ def _score_group(group: list[_Job], bench: Bench) -> bool:
 
 
 def _score_masks(
-    subject: Subject, normal_mask: np.ndarray, config: Config, prob_lesion: np.ndarray | None
-) -> CaseScores:
-    prepared = subject.prepared
-    steps = find_lesions(prepared, normal_mask, config, prob_lesion)
-    masks = dict(zip(READINGS, (steps.lesions, steps.seeds & steps.cap, steps.cap), strict=True))
-    scores = {}
-    for reading, mask in masks.items():
-        overlap = compute_overlap(
-            prepared.restore_mask(mask) & (subject.lung_labels > 0), subject.reference
-        )
-        scores[reading] = {
-            "dsc": overlap.dsc,
-            "precision": overlap.precision,
-            "sensitivity": overlap.sensitivity,
-        }
-    return scores
-
-
-def _score_bright(
     subject: Subject,
-    prob_normal: np.ndarray,
     normal_mask: np.ndarray,
     config: Config,
+    names: Collection[str],
+    bright: BrightCounts,
     prob_lesion: np.ndarray | None,
-) -> dict[str, float]:
+) -> CaseScores:
+    """Scores of the lesions under every reading, on the scan's own grid."""
+    prepared = subject.prepared
+    steps = find_lesions(prepared, normal_mask, config, prob_lesion)
+    masks = (steps.lesions, steps.seeds & steps.cap, steps.cap)
+    of_masks, of_bright = _split(names)
+    found: CaseScores = {}
+    for reading, mask in zip(READINGS, masks, strict=True):
+        lesion_mask = prepared.restore_mask(mask) & (subject.lung_labels > 0)
+        case = Comparison(lesion_mask, subject.reference, subject.scan.geometry, bright)
+        found[reading] = compute_scores(case, (SCORES[name] for name in of_masks))
+    found["bright"] = compute_scores(case, (SCORES[name] for name in of_bright))
+    return found
+
+
+def _count_bright(
+    subject: Subject, votes: Votes, config: Config, prob_lesion: np.ndarray | None
+) -> BrightCounts:
     """Table II on the scan's own grid, in the lungs' box."""
     prepared = subject.prepared
     searched = prepared.cut(subject.lung_labels) > 0
     bright = searched & (prepared.cut(subject.scan.volume_hu) >= config.window.bright_hu)
-    reference = prepared.cut(subject.reference)
-    scores = compute_bright_scores(
-        prepared.regrid(normal_mask.astype(np.uint8), nearest=True) > 0, reference, bright
+    normal_mask = votes.normal_mask(config.inference).astype(np.uint8)
+    return count_bright(
+        1 - anomaly_map(prepared, votes.prob_normal, prob_lesion, searched, bright),
+        prepared.cut(subject.reference),
+        bright,
+        prepared.regrid(normal_mask, nearest=True) > 0,
     )
-    return {
-        "bright_precision": scores.precision,
-        "bright_sensitivity": scores.sensitivity,
-        "bright_specificity": scores.specificity,
-        "auc": compute_bright_auc(
-            1 - anomaly_map(prepared, prob_normal, prob_lesion, searched, bright), reference, bright
-        ),
-    }
 
 
-def _columns(scores: CaseScores, row: Row, experiment: Experiment) -> dict[str, float]:
-    everything = {**scores[row.reading], **scores["bright"]}
-    return {
-        name: math.nan if everything[name] is None else everything[name]
-        for name in experiment.scores
-    }
+def _split(names: Collection[str]) -> tuple[list[str], list[str]]:
+    """The scores that depend on the lesion mask, and those of the bright voxels."""
+    of_bright = [name for name in names if SCORES[name].table == "bright"]
+    return [name for name in names if name not in of_bright], of_bright
 
 
-def _path(bench: Bench, key: str):
+def _has_all(scores: CaseScores, names: Collection[str]) -> bool:
+    """Whether these scores of a case are there, under every reading."""
+    of_masks, of_bright = _split(names)
+    return all(scores.get(reading, {}).keys() >= set(of_masks) for reading in READINGS) and (
+        scores.get("bright", {}).keys() >= set(of_bright)
+    )
+
+
+def _path(bench: Bench, key: str) -> Path:
     return bench.out / "scores" / f"{key}.json"
 
 
-def _kept(bench: Bench, key: str) -> dict[str, CaseScores]:
-    """Scores that are there already, by the key of their CT."""
+def _read_scores(bench: Bench, key: str) -> dict[str, CaseScores]:
+    """Scores that are stored, by the key of their CT."""
     content = read_json(_path(bench, key))
     return content.get("cases", {}) if isinstance(content, dict) else {}
 

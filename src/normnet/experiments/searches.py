@@ -1,7 +1,8 @@
-"""The paper's two searches: of the post-processing's values, and of the threshold of a map of scores.
+"""The paper's two searches: post-processing settings, and the threshold of a map of scores.
 
-Both use the baseline's vote and score on the prepared grid, to which the reference is brought as the lungs are; the
-tables score on the scan's own. What is found for a CT is kept as ``searches/<key>.json``.
+Both use NormNet's vote. They score on the prepared grid, to which the reference is resampled as
+the lungs are; the tables score on the scan's own grid. The result for each CT is stored as
+``searches/<key>.json``.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from normnet.datasets.manifest import Case
 from normnet.errors import InputError
 from normnet.experiments.bench import Bench, Interrupted, Subject, digest, predict, spread_cases
 from normnet.experiments.catalogue import SETS, Experiment, Scale
-from normnet.experiments.plain import write_plain
+from normnet.experiments.pages import write_records
 from normnet.inference.voting import Votes
 from normnet.io.json_files import read_or_make
 from normnet.postprocessing import dilate, mean_filter
@@ -35,28 +36,28 @@ PAPER = (9, 7, 0.2, 0.15)  # k_d, k_f, t_d, t_f (Sec. IV-B3)
 N_SHOWN = 10
 
 HUNDREDTHS = np.arange(101) / 100
-Counts = tuple[
-    np.ndarray, np.ndarray
-]  # voxels of the lesions and of the rest, (102,) by how many hundredths they pass
+# voxels of the lesions and of the rest, (102,) each, by the number of hundredths that they exceed
+Counts = tuple[np.ndarray, np.ndarray]
 MAPS = ("1 - probability of normal", "windowed HU")
 Found = dict[str, Any]
 
 
 def search_postprocessing(scale: Scale, bench: Bench) -> list[Found]:
-    """DSC of the baseline's vote under every (k_d, k_f, t_d, t_f), on the first three test CTs, sets in turn.
+    """DSC of NormNet's vote under every (k_d, k_f, t_d, t_f), on the first three test CTs.
+
+    The CTs are taken from every data set in turn.
 
     Args:
         scale: Size.
-        bench: CTs and what is kept.
+        bench: CTs, and the results of earlier runs.
 
     Returns:
-        One for each point of the grid, the best first: ``config``, ``note`` ("best", "paper"),
-            ``k_d``, ``k_f``,
-        ``t_d``, ``t_f``, ``mean`` and, by name, every CT's DSC in per cent.
+        One per point of the grid, the best first: ``config``, ``note`` ("best", "paper"), ``k_d``,
+        ``k_f``, ``t_d``, ``t_f``, ``mean`` and, by name, every CT's DSC in per cent.
 
     Raises:
         InputError: NN-EXP-020 if there is no CT with a lesion mask.
-        Interrupted: If asked to stop; finished CTs are kept.
+        Interrupted: If the run shall stop; finished CTs are stored.
     """
     config = scale.config()
     cases = spread_cases(bench, N_CASES)
@@ -91,27 +92,26 @@ def search_postprocessing(scale: Scale, bench: Bench) -> list[Found]:
 def dice_on_grid(
     subject: Subject, normal_mask: np.ndarray, tau: float, config: PostprocessingConfig
 ) -> np.ndarray:
-    """Eq. 10 at every point of the grid, each filter and each dilation done once.
+    """DSC of Eq. 10 at every point of the grid; each filter and each dilation is done once.
 
     Args:
         subject: The CT.
         normal_mask: (z, y, x) bool on the prepared grid, the vote.
         tau: Bright threshold.
-        config: All that is not searched.
+        config: The settings that are not searched.
 
     Returns:
-        (k_d, k_f, t_d, t_f) DSC, 0 to 1; exactly that of ``postprocess(...).core``.
+        (k_d, k_f, t_d, t_f) DSC, 0 to 1; exactly the DSC of ``postprocess(...).core``.
     """
     prepared = subject.prepared
     reference = reference_on_grid(subject)
-    box = bounding_box(
-        prepared.lung_mask, max(*K_D, *K_F) // 2
-    )  # seeds lie no farther from the lungs
+    # seeds lie no farther from the lungs
+    box = bounding_box(prepared.lung_mask, max(*K_D, *K_F) // 2)
     lungs, thorax, normal = prepared.lung_mask[box], prepared.thorax[box], normal_mask[box]
     anomaly = (lungs & (thorax >= tau) & ~normal).astype(np.float32)
     remainder = np.where(normal, np.float32(0), thorax)
     is_lesion = reference[box][lungs]
-    # of every voxel of the lungs: twice the t_f that its mean exceeds, one more in the lesions
+    # per voxel of the lungs: twice the number of t_f that its mean exceeds, plus 1 in a lesion
     levels = []
     for k_f in K_F:
         mean = mean_filter(remainder, k_f, lungs, config)[lungs]
@@ -130,19 +130,19 @@ def dice_on_grid(
 
 
 def search_threshold(scale: Scale, bench: Bench) -> list[Found]:
-    """The threshold that the paper gives every baseline, for the NormNet's own map of anomaly and for the HU.
+    """Search a threshold, as the paper does for every baseline, for NormNet's anomaly and the HU.
 
     Args:
         scale: Size.
-        bench: CTs and what is kept.
+        bench: CTs, and the results of earlier runs.
 
     Returns:
-        One for each set and map: ``config``, ``set``, ``map``, ``threshold``, ``dsc`` (mean, per
-            cent), ``n_cases``.
+        One per set and map: ``config``, ``set``, ``map``, ``threshold``, ``dsc`` (mean, per cent),
+        ``n_cases``.
 
     Raises:
         InputError: NN-EXP-020 if there is no CT with a lesion mask.
-        Interrupted: If asked to stop; finished CTs are kept.
+        Interrupted: If the run shall stop; finished CTs are stored.
     """
     cases = [case for cases in bench.data.tests.values() for case in cases]
 
@@ -172,10 +172,12 @@ def search_threshold(scale: Scale, bench: Bench) -> list[Found]:
 def find_threshold(
     score_maps: Iterable[np.ndarray], references: Iterable[np.ndarray]
 ) -> tuple[float, float]:
-    """The greedy search of the paper's baselines (Sec. IV-C): the best first decimal, then hundredths around it.
+    """The greedy search of the paper's baselines (Sec. IV-C).
+
+    It finds the best first decimal, then the best of the hundredths around it.
 
     Args:
-        score_maps: Of one data set, 0 to 1, of any float type; asked for one at a time.
+        score_maps: Of one data set, 0 to 1, any float type; only one at a time is in memory.
         references: bool, the same shapes.
 
     Returns:
@@ -183,7 +185,7 @@ def find_threshold(
         that mean, 0 to 1.
 
     Raises:
-        ValueError: If there is no map, or not as many of both.
+        ValueError: If there is no map, or the numbers of maps and references differ.
     """
     return find_threshold_of_counts(
         count_hundredths(*pair) for pair in zip(score_maps, references, strict=True)
@@ -191,7 +193,7 @@ def find_threshold(
 
 
 def count_hundredths(score_map: np.ndarray, reference: np.ndarray) -> Counts:
-    """All that a threshold of two decimals needs to know of a map.
+    """Count the voxels of a map between all thresholds of two decimals.
 
     Args:
         score_map: Any shape, float.
@@ -239,13 +241,13 @@ def reference_on_grid(subject: Subject) -> np.ndarray:
 def write_search(
     folder: Path, experiment: Experiment, scale: Scale, rows: list[Found]
 ) -> list[Path]:
-    """Write ``<name>.csv`` with all that was found, ``.md`` and ``.tex`` with the best and what the paper has.
+    """Write ``<name>.csv`` with all results, ``.md`` and ``.tex`` with the best and the paper's.
 
     Args:
         folder: Where.
         experiment: One of the two searches.
         scale: Size.
-        rows: What the search returned.
+        rows: All that the search returned.
 
     Raises:
         OutputError: If they cannot be written.
@@ -270,7 +272,7 @@ def write_search(
         if n < N_SHOWN or row.get("note") or experiment.kind[7:] == "threshold"
     ]
     shown = [{name: value for name, value in row.items() if name != "config"} for row in shown]
-    return write_plain(folder, experiment, " ".join(part for part in parts if part), shown, rows)
+    return write_records(folder, experiment, " ".join(part for part in parts if part), shown, rows)
 
 
 def _point(row: Found) -> str:
@@ -279,7 +281,7 @@ def _point(row: Found) -> str:
 
 
 def _dice_above(lesion: np.ndarray, rest: np.ndarray, n_reference: int) -> np.ndarray:
-    """DSC of the voxels that exceed at least n thresholds, for n from 1; 1 where both masks are empty."""
+    """DSC of the voxels that exceed at least n thresholds, n from 1; 1 if both masks are empty."""
     n_true, n_false = (np.cumsum(part[::-1])[::-1][1:] for part in (lesion, rest))
     whole = n_true + n_false + n_reference
     return np.where(whole > 0, 2 * n_true / np.maximum(whole, 1), 1.0)
@@ -292,7 +294,10 @@ def _each_case(
     scale: Scale,
     bench: Bench,
 ) -> tuple[str, list[tuple[Case, Any]]]:
-    """A key of all but the CTs, and what ``score`` says of every CT, kept; nothing is trained if nothing is missing."""
+    """The result of ``score`` for every CT, stored, and a key of all that it depends on but the CT.
+
+    Nothing is trained if no result is missing.
+    """
     if not cases:
         raise InputError(
             "NN-EXP-020", "no CT with a lesion mask", "--data", "see 'normnet datasets list'"

@@ -1,20 +1,27 @@
-"""A table of scores as CSV (every row, seed and data set), Markdown and LaTeX (means, with the paper's beside)."""
+"""A table of scores: CSV has every row, seed and data set; Markdown and LaTeX have means.
+
+The paper's numbers stand beside ours. Shares are in per cent, other scores in their own unit.
+"""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from normnet.evaluation import tables as writer
+from normnet.evaluation.scores import SCORES, Score
+from normnet.evaluation.tables import Table, mean_sd, number
 from normnet.experiments.catalogue import SETS, Experiment, Row, Scale
-from normnet.experiments.scores import SCORES, Result
-from normnet.io.atomic import write_bytes
+from normnet.experiments.pages import to_page, write_page
+from normnet.experiments.scores import Result
 
-READ = "Per cent, ± the deviation over the cases; against the baseline of the same seed, ± the deviation over the seeds."
+READ = (
+    "Per cent, ± the deviation over the cases; against another row at the same seed, "
+    "± the deviation over the seeds."
+)
 CSV_COLUMNS = (
     "experiment",
     "scale",
@@ -29,16 +36,18 @@ CSV_COLUMNS = (
     "n_cases",
     "paper",
 )
+CSV_DECIMALS = 2
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One score of one row on one data set, in per cent; NaN where there is none.
+    """One score of one row on one data set, shares in per cent; NaN where it is not known.
 
     Attributes:
         mean: Over the cases, then over the seeds.
-        sd: Deviation over the cases (n - 1), mean over the seeds; what the paper gives.
-        spread: Deviation over the seeds of the mean over the cases (n - 1); NaN with one seed.
+        sd: Standard deviation over the cases (n - 1), mean over the seeds; the paper gives this.
+        spread: Standard deviation over the seeds of the mean over the cases (n - 1); NaN with one
+            seed.
         paper: The paper's mean.
     """
 
@@ -51,17 +60,13 @@ class Cell:
 def cells(
     experiment: Experiment, row: Row, results: Iterable[Result], name: str
 ) -> dict[str, Cell]:
-    """What is known of a row on one data set, by score."""
+    """All that is known of a row on one data set, by score."""
     own = [
         result.sets[name] for result in results if result.row.id == row.id and name in result.sets
     ]
     found = {}
     for place, score in enumerate(experiment.scores):
-        per_seed = [
-            [100 * case[score] for case in cases.values() if not math.isnan(case[score])]
-            for cases in own
-        ]
-        per_seed = [values for values in per_seed if values]
+        per_seed = [values for cases in own if (values := _known(score, cases))]
         means = [statistics.fmean(values) for values in per_seed]
         sds = [statistics.stdev(values) for values in per_seed if len(values) > 1]
         paper = row.paper.get(name, ())
@@ -77,120 +82,105 @@ def cells(
 def write_tables(
     folder: Path, experiment: Experiment, scale: Scale, results: Sequence[Result]
 ) -> list[Path]:
-    """Write ``<name>.csv``, ``.md`` and ``.tex`` of what is known so far.
+    """Write ``<name>.csv``, ``.md`` and ``.tex`` with all that is known so far.
 
     Raises:
         OutputError: If they cannot be written.
     """
-    texts = {
-        "csv": to_csv(experiment, scale, results),
-        "md": to_markdown(experiment, scale, results),
-        "tex": to_latex(experiment, scale, results),
-    }
-    return write_texts(folder, experiment.name, texts)
-
-
-def write_texts(folder: Path, name: str, texts: dict[str, str]) -> list[Path]:
-    """Write ``<name>.<suffix>`` for every suffix; raises ``OutputError``."""
-    paths = []
-    for suffix, text in texts.items():
-        paths.append(folder / f"{name}.{suffix}")
-        write_bytes(paths[-1], text.encode())
-    return paths
+    texts = (make(experiment, scale, results) for make in (to_csv, to_markdown, to_latex))
+    return write_page(folder, experiment, *texts)
 
 
 def to_csv(experiment: Experiment, scale: Scale, results: Sequence[Result]) -> str:
-    """A line a row, seed, data set and score."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
+    """One line per row, seed, data set and score."""
+    lines: list[Sequence[object]] = [CSV_COLUMNS]
     for result in results:
         row = result.row
+        head = (experiment.name, scale.name, row.id, row.label, result.seed, result.key)
         for name, cases in result.sets.items():
             for score, cell in cells(experiment, row, [result], name).items():
-                numbers = (_plain(cell.mean), _plain(cell.sd), len(cases), _plain(cell.paper))
-                head = (experiment.name, scale.name, row.id, row.label, result.seed, result.key)
-                writer.writerow([*head, name, score, *numbers])
-    return text.getvalue()
+                mean, sd, paper = (
+                    number(value, CSV_DECIMALS, missing="")
+                    for value in (cell.mean, cell.sd, cell.paper)
+                )
+                lines.append([*head, name, score, mean, sd, len(cases), paper])
+    return writer.to_csv(lines)
 
 
 def to_markdown(experiment: Experiment, scale: Scale, results: Sequence[Result]) -> str:
-    """The table as the paper has it; in every cell ours, then the paper's."""
+    """The table as the paper has it; beside every score of ours the paper's."""
     names = _sets(experiment, results)
-    lines = [
-        f"# {experiment.where}: {experiment.title}",
-        "",
-        _about(experiment, scale, results, names),
-        READ,
-        "",
-    ]
-    head = ["row"]
+    compared = _compared_row(experiment)
+    columns = ["row"]
     for name in names:
         known = "" if any(name in result.sets for result in results) else " (no data)"
         for score in experiment.scores:
-            head += [f"{SETS.get(name, name)}{known} {SCORES[score]}", "paper"]
-            if experiment.baseline and score == experiment.scores[0]:
-                head += ["against the baseline", "paper"]
-    lines += ["| " + " | ".join([*head, "config", "seeds"]) + " |", "|---" * (len(head) + 2) + "|"]
-    for row in experiment.rows:
-        own = [result for result in results if result.row.id == row.id]
-        if not own:
-            continue
+            columns += [f"{SETS.get(name, name)}{known} {SCORES[score].heading}", "paper"]
+            if compared and score == experiment.scores[0]:
+                columns += [f"against {compared.label}", "paper"]
+    rows = []
+    for row, own in _finished(experiment, results):
         texts = [row.label]
         for name in names:
             for score, cell in cells(experiment, row, own, name).items():
-                texts += [_with_sd(cell), _number(cell.paper)]
-                if experiment.baseline and score == experiment.scores[0]:
-                    texts += _against_baseline(experiment, row, results, name)
+                decimals = _decimals(SCORES[score])
+                texts += [mean_sd(cell.mean, cell.sd, decimals), number(cell.paper, decimals)]
+                if compared and score == experiment.scores[0]:
+                    texts += _against(compared, experiment, row, results, name)
         keys = sorted({result.key[:8] for result in own})
-        lines.append("| " + " | ".join([*texts, ", ".join(keys), str(len(own))]) + " |")
-    return "\n".join(lines) + "\n"
+        rows.append([*texts, ", ".join(keys), str(len(own))])
+    notes = [_about(experiment, scale, results, names), READ]
+    return to_page(experiment, notes, Table([*columns, "config", "seeds"], rows))
 
 
 def differences(
     experiment: Experiment, row: Row, results: Iterable[Result], name: str
 ) -> list[float]:
-    """First score less the baseline's at the same seed, per cent; one a seed that both have."""
-    score = experiment.scores[0]
-    means: dict[str, dict[int, float]] = {row.id: {}, experiment.baseline: {}}
+    """First score less that of the row ``compared_with``, in per cent if it is a share.
+
+    Returns:
+        One difference for each seed that both rows have.
+    """
+    means: dict[str, dict[int, float]] = {row.id: {}, experiment.compared_with: {}}
     for result in results:
         if result.row.id in means and name in result.sets:
-            values = [
-                case[score] for case in result.sets[name].values() if not math.isnan(case[score])
-            ]
+            values = _known(experiment.scores[0], result.sets[name])
             if values:
-                means[result.row.id][result.seed] = 100 * statistics.fmean(values)
-    base = means[experiment.baseline]
+                means[result.row.id][result.seed] = statistics.fmean(values)
+    base = means[experiment.compared_with]
     return [mean - base[seed] for seed, mean in means[row.id].items() if seed in base]
 
 
 def to_latex(experiment: Experiment, scale: Scale, results: Sequence[Result]) -> str:
-    """The same for a paper, with the booktabs package."""
+    """The same for a paper; ours, then the paper's in brackets."""
     names = _sets(experiment, results)
-    n_scores = len(experiment.scores)
-    lines = [
-        f"% {_about(experiment, scale, results, names)}",
-        r"\begin{table}",
-        rf"\caption{{{escape(experiment.title)}. Ours (the paper's in brackets), per cent.}}",
-        r"\begin{tabular}{l" + "c" * (len(names) * n_scores) + "}",
-        r"\toprule",
-        "& "
-        + " & ".join(
-            rf"\multicolumn{{{n_scores}}}{{c}}{{{escape(SETS.get(name, name))}}}" for name in names
-        )
-        + r" \\",
-        "& " + " & ".join(SCORES[score] for _ in names for score in experiment.scores) + r" \\",
-        r"\midrule",
-    ]
+    rows, comments = [], []
+    for row, own in _finished(experiment, results):
+        found = [
+            _latex_cell(cell, SCORES[score])
+            for name in names
+            for score, cell in cells(experiment, row, own, name).items()
+        ]
+        rows.append([row.label, *found])
+        comments.append(", ".join(f"{result.key[:8]} (seed {result.seed})" for result in own))
+    table = Table(
+        ["", *(SCORES[score].heading for _ in names for score in experiment.scores)],
+        rows,
+        [(SETS.get(name, name), len(experiment.scores)) for name in names],
+        comments,
+    )
+    caption = f"{experiment.title}. Ours (the paper's in brackets), per cent."
+    return writer.to_latex(table, caption, _about(experiment, scale, results, names), "c")
+
+
+def _finished(
+    experiment: Experiment, results: Sequence[Result]
+) -> Iterable[tuple[Row, list[Result]]]:
+    """Rows that have results, in the order of the experiment."""
     for row in experiment.rows:
         own = [result for result in results if result.row.id == row.id]
         if own:
-            found = [cell for name in names for cell in cells(experiment, row, own, name).values()]
-            texts = [escape(row.label), *(_latex_cell(cell) for cell in found)]
-            keys = ", ".join(f"{result.key[:8]} (seed {result.seed})" for result in own)
-            lines.append(" & ".join(texts) + rf" \\ % {keys}")
-    lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
-    return "\n".join(lines) + "\n"
+            yield row, own
 
 
 def _sets(experiment: Experiment, results: Sequence[Result]) -> list[str]:
@@ -203,52 +193,48 @@ def _sets(experiment: Experiment, results: Sequence[Result]) -> list[str]:
 def _about(
     experiment: Experiment, scale: Scale, results: Sequence[Result], names: list[str]
 ) -> str:
-    sizes = {}
+    sizes = []
     for name in names:
-        counts = [len(result.sets.get(name, {})) for result in results]
-        n = max(counts, default=0)
-        sizes[name] = (
-            f"{SETS.get(name, name)}: {n} cases" if n else f"{SETS.get(name, name)}: no data"
-        )
-    parts = [f"Scale {scale.name}.", scale.note, experiment.note, "; ".join(sizes.values()) + "."]
+        n = max((len(result.sets.get(name, {})) for result in results), default=0)
+        sizes.append(f"{SETS.get(name, name)}: {f'{n} cases' if n else 'no data'}")
+    parts = [f"Scale {scale.name}.", scale.note, experiment.note, "; ".join(sizes) + "."]
     return " ".join(part for part in parts if part)
 
 
-def _against_baseline(
-    experiment: Experiment, row: Row, results: Sequence[Result], name: str
+def _compared_row(experiment: Experiment) -> Row | None:
+    """The row that the others are compared with."""
+    rows = (row for row in experiment.rows if row.id == experiment.compared_with)
+    return next(rows, None)
+
+
+def _against(
+    base: Row, experiment: Experiment, row: Row, results: Sequence[Result], name: str
 ) -> list[str]:
-    """Mean difference and its deviation over the seeds, and the paper's; of the baseline its own deviation."""
-    base = next(other for other in experiment.rows if other.id == experiment.baseline)
+    """Our difference to ``base`` and the paper's; of ``base`` itself the spread over the seeds."""
+    decimals = _decimals(SCORES[experiment.scores[0]])
     if row.id == base.id:
         spread = cells(experiment, row, results, name)[experiment.scores[0]].spread
-        return ["-" if math.isnan(spread) else f"(seeds ± {spread:.1f})", "-"]
+        return ["-" if math.isnan(spread) else f"(seeds ± {spread:.{decimals}f})", "-"]
     found = differences(experiment, row, results, name)
-    around = f" ± {statistics.stdev(found):.1f}" if len(found) > 1 else ""
-    ours = f"{statistics.fmean(found):+.1f}{around}" if found else "-"
+    around = f" ± {statistics.stdev(found):.{decimals}f}" if len(found) > 1 else ""
+    ours = f"{statistics.fmean(found):+.{decimals}f}{around}" if found else "-"
     if name not in row.paper or name not in base.paper:
         return [ours, "-"]
-    return [ours, f"{row.paper[name][0] - base.paper[name][0]:+.1f}"]
+    return [ours, f"{row.paper[name][0] - base.paper[name][0]:+.{decimals}f}"]
 
 
-def _number(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.1f}"
+def _known(score: str, cases: dict[str, dict[str, float]]) -> list[float]:
+    """The values of a score over the cases for which it is defined, shares in per cent."""
+    factor = 100 if SCORES[score].unit == "share" else 1
+    return [factor * case[score] for case in cases.values() if not math.isnan(case[score])]
 
 
-def _plain(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.2f}"
+def _decimals(score: Score) -> int:
+    """Of a mean; a share in per cent has two fewer."""
+    return score.decimals - 2 if score.unit == "share" else score.mean_decimals
 
 
-def _with_sd(cell: Cell) -> str:
-    return _number(cell.mean) if math.isnan(cell.sd) else f"{cell.mean:.1f} ± {cell.sd:.1f}"
-
-
-def _latex_cell(cell: Cell) -> str:
-    own = "--" if math.isnan(cell.mean) else f"{cell.mean:.1f}"
-    if not math.isnan(cell.sd):
-        own += rf"$\pm${cell.sd:.1f}"
-    return own if math.isnan(cell.paper) else f"{own} ({cell.paper:.1f})"
-
-
-def escape(text: str) -> str:
-    """The text for LaTeX."""
-    return text.translate({ord(c): rf"\{c}" for c in "&%$#_{}"})
+def _latex_cell(cell: Cell, score: Score) -> str:
+    decimals = _decimals(score)
+    ours = mean_sd(cell.mean, cell.sd, decimals, missing="--", sign="±")
+    return ours if math.isnan(cell.paper) else f"{ours} ({cell.paper:.{decimals}f})"

@@ -1,4 +1,4 @@
-"""What the paper's unsupervised baselines make of a CT with lesions: Fig. 7."""
+"""Results of the paper's unsupervised baselines on a CT with lesions: Fig. 7."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from normnet.baselines.methods import METHODS
+from normnet.baselines.methods import METHODS, Method
 from normnet.baselines.score import segment_anomalies
-from normnet.experiments.baselines import Baseline, anomaly_map, look, train_or_load
+from normnet.experiments.baselines import (
+    Baseline,
+    score_or_load,
+    score_subject_slices,
+    train_or_load,
+)
 from normnet.experiments.bench import Bench, Subject, spread_cases
 from normnet.experiments.catalogue import Scale
-from normnet.experiments.figures.results import OVERLAP, fullest_slice, lungs_box
+from normnet.experiments.figures.results import OVERLAP, figure_box, fullest_slice
 from normnet.experiments.figures.style import (
     FALSE,
     MISSED,
@@ -33,35 +38,31 @@ from normnet.experiments.searches import (
 from normnet.preparation.window import scale_hu
 
 COLOURS, HIGHEST = "inferno", 0.5  # of the difference maps
-TITLES = ("(a) input", "(b) reconstruction", "(c) difference map", "(d) result")
-KL_TITLES = ("", "gradient of the KL loss", "smoothed", "")
 
 
 def draw_baselines(scale: Scale, bench: Bench) -> Figure:
-    """Fig. 7: a row a method, on the slice of the first test CT with the most lesion.
+    """Fig. 7: one row per method, on the slice of the first test CT with the most lesion.
 
-    The threshold of a method is the one with the best mean DSC on the CTs of that data set; it
-    looks at the references, as in the paper (Sec. IV-C).
+    The threshold of a method is the one with the best mean DSC on the CTs of that data set; as in
+    the paper, this uses the references (Sec. IV-C).
     """
     first = spread_cases(bench, 1)[0]
     cases = next(cases for cases in bench.data.tests.values() if first in cases)
     baselines = [train_or_load(method, scale, bench) for method in METHODS.values()]
     counts: list[list[Counts]] = [[] for _ in baselines]
-    for case in reversed(cases):  # the first one last: it is drawn
+    for case in reversed(cases):  # the first one comes last, as it is drawn
         subject = bench.subject(case, scale.config())
         reference = reference_on_grid(subject)
         for own, baseline in zip(counts, baselines, strict=True):
-            own.append(count_hundredths(anomaly_map(baseline, subject, bench), reference))
-    _, height, width = (part.stop - part.start for part in lungs_box(subject))
-    figure, axes = panels(len(baselines), len(TITLES), height / width)
+            own.append(count_hundredths(score_or_load(baseline, subject, bench), reference))
+    _, height, width = (part.stop - part.start for part in figure_box(subject))
+    figure, axes = panels(len(baselines), 4, height / width)
     for place, (row, baseline, own) in enumerate(zip(axes, baselines, counts, strict=True)):
         threshold, dice = find_threshold_of_counts(own)
-        found_mask = segment_anomalies(anomaly_map(baseline, subject, bench), threshold)
+        found_mask = segment_anomalies(score_or_load(baseline, subject, bench), threshold)
         image = _draw_row(row, baseline, subject, found_mask, reference, bench.device)
         row_label(row[0], baseline.method.label)
-        titles = (
-            TITLES if place == 0 else KL_TITLES if baseline.method.name == "kl-grad" else ("",) * 4
-        )
+        titles = _titles(baseline.method, place == 0)
         for axis, title in zip(row[:3], titles, strict=False):
             axis.set_title(title, fontsize=7, pad=2)
         row[3].set_title(
@@ -77,6 +78,16 @@ def draw_baselines(scale: Scale, bench: Bench) -> Figure:
     return figure
 
 
+def _titles(method: Method, is_first: bool) -> tuple[str, str, str, str]:
+    """Titles of a row: all above the first one; below it what differs from most methods."""
+    if is_first:
+        return "(a) input", f"(b) {method.image_title}", f"(c) {method.score_title}", "(d) result"
+    usual = (Method.image_title, Method.score_title)
+    if (method.image_title, method.score_title) == usual:
+        return "", "", "", ""
+    return "", method.image_title, method.score_title, ""
+
+
 def _draw_row(
     row: np.ndarray,
     baseline: Baseline,
@@ -87,9 +98,9 @@ def _draw_row(
 ) -> AxesImage:
     """The four panels of a method; returns the coloured image."""
     prepared = subject.prepared
-    depth, *plane = lungs_box(subject)
+    depth, *plane = figure_box(subject)
     z = depth.start + fullest_slice(reference[depth])
-    ((_, shown, score),) = look(baseline, subject, [z], device)
+    ((_, shown, score),) = score_subject_slices(baseline, subject, [z], device)
     seen = (
         prepared.thorax[z]
         if baseline.method.lungs_only
@@ -100,7 +111,9 @@ def _draw_row(
     )
     show(row[0], seen)
     show(row[1], shown)
-    image = row[2].imshow(score, cmap=COLOURS, vmin=0, vmax=HIGHEST, interpolation="nearest")
+    image: AxesImage = row[2].imshow(
+        score, cmap=COLOURS, vmin=0, vmax=HIGHEST, interpolation="nearest"
+    )
     show(
         row[3],
         overlay(seen, [(found & true, TRUE), (true & ~found, MISSED), (found & ~true, FALSE)]),
