@@ -1,4 +1,4 @@
-"""The way of the data on phantoms: what comes out with random weights, and what the shipped ones find."""
+"""The way of the data on phantoms, with random weights and with the shipped ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from normnet import pipeline
+from normnet import findings, pipeline
 from normnet.config import (
     Config,
     NetworkConfig,
@@ -18,21 +18,17 @@ from normnet.config import (
     WindowConfig,
 )
 from normnet.lungs.learned import Lungs
-from normnet.models import Model
+from normnet.findings import Findings
+from normnet.inference.voting import Votes
+from normnet.models import Members, Model
 from normnet.network.unet import build_unet
-from normnet.pipeline import (
-    Segmentation,
-    anomaly_map,
-    describe_certainty,
-    doubt_breath,
-    segment,
-    widen_lungs,
-)
+from normnet.pipeline import Segmentation, describe_certainty, doubt_breath, segment
 from normnet.postprocessing import Boundary, LesionSteps
 from normnet.preparation.breath import add_fluid
 from normnet.preparation.prepare import prepare
 from normnet.preparation.resample import resample
 from normnet.quantification import quantify
+from normnet.restoration import compute_anomaly, widen_lungs
 from normnet.scan import Geometry, Scan
 from tests.phantoms import Phantom, reorient, thorax_phantom
 
@@ -75,7 +71,7 @@ def tiny_model() -> Model:
     config = Config(network=network, preparation=PreparationConfig(spacing_mm=(4.0, 3.0, 3.0)))
     torch.manual_seed(3)
     lesions = [build_unet(network).eval()]
-    return Model(members, [], lesions, config, config, {}, {}, {})
+    return Model(*(Members(networks, config, {}) for networks in (members, [], lesions)))
 
 
 @pytest.fixture(scope="module")
@@ -181,8 +177,11 @@ def test_the_anomaly_map_is_both_kinds_of_networks_opinion(phantom):
     prob_normal, prob_lesion = np.full(shape, 0.8, np.float16), np.full(shape, 0.6, np.float32)
     searched = prepared.cut(sides_of(phantom)) > 0
     bright = searched & (prepared.cut(phantom.scan.volume_hu) >= -500)
-    alone = anomaly_map(prepared, prob_normal, None, searched, bright)
-    both = anomaly_map(prepared, prob_normal, prob_lesion, searched, bright)
+    votes = Votes(np.zeros(shape, np.uint8), prob_normal, 1)
+    alone, both = (
+        compute_anomaly(prepared, Findings(votes, None, prob, None), searched, bright)
+        for prob in (None, prob_lesion)
+    )
     np.testing.assert_allclose(alone, np.where(bright, 0.2, 0), atol=1e-3)
     np.testing.assert_allclose(both, np.select([bright, searched], [0.4, 0.6], 0), atol=1e-3)
 
@@ -298,7 +297,7 @@ def test_how_sure_the_volume_is(phantom, tiny_model, found, monkeypatch):
     def denser(prepared, *_):
         return ((prepared.volume_hu + 800) / 500).clip(0, 1) * prepared.lung_mask
 
-    monkeypatch.setattr(pipeline, "predict_lesions", denser)
+    monkeypatch.setattr(findings, "predict_lesions", denser)
     for shares in ((0.1, 0.6), (0.3, 0.3)):
         config = asked_of_all(
             tiny_model, prob_lesion=0.1, step_hu=0.0, share=0.3, share_range=shares
@@ -422,14 +421,18 @@ def test_lungs_are_wider_beside_a_lesion_alone():
     config = Config().model_copy(update={"postprocessing": PostprocessingConfig(lungs_vox=4)})
     prepared = prepare(scan, lungs, config.preparation, config.window)
     on_grid = resample(prepared.cut(lesion) * np.uint8(200), prepared.grid) >= 100
-    wider = widen_lungs(scan, lungs, possible, prepared, on_grid, config)
+    hu, labels, could_be = (prepared.cut(array) for array in (volume, lungs, possible))
+    steps = LesionSteps(*(on_grid,) * 6)
+    of_lesion = Findings(None, None, None, steps)
+    wider = prepared.embed(widen_lungs(hu, labels, could_be, prepared, of_lesion, config))
     np.testing.assert_array_equal(wider[lungs > 0], lungs[lungs > 0])
     assert wider[12, 16, 20:26].tolist() == [2, 2, 2, 2, 0, 0]
     assert wider[11, 16, 20:26].tolist() == [2, 2, 2, 2, 0, 0]
     assert not wider[10, :, 21:].any()
     assert wider[12, 26, 20] == 0  # no lesion beside it
     further = config.model_copy(update={"postprocessing": PostprocessingConfig(lungs_vox=9)})
-    assert not widen_lungs(scan, lungs, possible, prepared, on_grid, further)[12, 16, 26:].any()
+    widest = prepared.embed(widen_lungs(hu, labels, could_be, prepared, of_lesion, further))
+    assert not widest[12, 16, 26:].any()
 
 
 def test_lungs_are_wider_beside_what_the_lesion_networks_veto(

@@ -109,6 +109,7 @@ class SynthesisConfig(Section):
     elastic: Range = (0.15, 0.35)  # displacement over mean semi-axis; not published
     elastic_cells: int = 4  # control points an axis of an ellipsoid's box
     rotate: bool = True
+    texture: str = "salt noise"  # a name of synthesis/textures.py
     sigma_a_vox: Range = (3, 15)  # Eq. 7
     a_limits: Range = (0.0, 0.3)  # Eq. 8: a_L, a_U ~ U[...]
     a_gap: float = 0.15  # a_U - a_L is larger
@@ -200,6 +201,9 @@ class InferenceConfig(Section):
     """Slabs over the lungs and the vote (Sec. IV-B3)."""
 
     slab_vox: int = 32  # slices a window sees, as in training; windows lie half a slab apart
+    # "vote": normal is what enough members call normal; "mean": where their mean probability of
+    # normal is above prob_normal
+    rule: Literal["vote", "mean"] = "vote"
     prob_normal: float = 0.95
     min_votes: int | None = None  # None: more than half of the members
     max_members: int | None = Field(default=None, ge=1)  # only the first ones vote; None: all

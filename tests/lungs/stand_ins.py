@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from normnet.lungs.programs import COMMANDS
+from normnet.lungs.programs import all_programs
 
 SCRIPT = """#!{python}
 import argparse, json, os, subprocess, sys, time
@@ -99,7 +99,7 @@ class StandIns:
             folder / "call.json",
         )
         self.folder.mkdir()
-        for name in COMMANDS.values():
+        for name in (program.command for program in all_programs()):
             (self.folder / name).write_text(SCRIPT.format(python=sys.executable))
             (self.folder / name).chmod(0o755)
         monkeypatch.setenv("PATH", str(self.folder), prepend=os.pathsep)

@@ -15,10 +15,10 @@ from normnet.config import Config
 from normnet.evaluation.metrics import compute_bright_auc, compute_bright_scores, compute_overlap
 from normnet.experiments.bench import Bench, Interrupted, Subject, digest, predict
 from normnet.experiments.catalogue import Experiment, Row, Scale, n_seeds, row_config, row_votes
-from normnet.inference.lesions import predict_lesions
+from normnet.findings import Findings, find_lesions, postprocess_votes
 from normnet.io.atomic import write_bytes
 from normnet.models import Model
-from normnet.pipeline import anomaly_map, find_lesions
+from normnet.restoration import compute_anomaly
 
 # Names of the columns; those of lesions are of a row's reading, those of bright voxels are Table
 # II's.
@@ -123,30 +123,16 @@ def score_subject(
         ``CaseScores`` for each of ``configs``.
     """
     votes = predict(subject, networks, configs[0], device)
-    bright = _score_bright(
-        subject, votes.prob_normal, votes.normal_mask(configs[0].inference), configs[0], None
-    )
-    return [
-        {
-            **_score_masks(subject, votes.normal_mask(config.inference), config, None),
-            "bright": bright,
-        }
-        for config in configs
-    ]
+    findings = [postprocess_votes(subject.prepared, votes, config) for config in configs]
+    bright = _score_bright(subject, findings[0], configs[0])
+    return [{**_score_masks(subject, found), "bright": bright} for found in findings]
 
 
 def score_shipped(subject: Subject, model: Model, device: str) -> CaseScores:
     """Scores of one CT with the package as it ships."""
-    config = model.config
-    votes = predict(subject, model.asked(config.inference), config, device)
-    normal_mask = votes.normal_mask(config.inference)
-    prob_lesion = None
-    if config.postprocessing.lesion_networks:
-        prob_lesion = predict_lesions(
-            subject.prepared, model.lesion_networks, model.lesion_config, device
-        )
-    bright = _score_bright(subject, votes.prob_normal, normal_mask, config, prob_lesion)
-    return {**_score_masks(subject, normal_mask, config, prob_lesion), "bright": bright}
+    found = find_lesions(subject.prepared, model, model.config, device)
+    bright = _score_bright(subject, found, model.config)
+    return {**_score_masks(subject, found), "bright": bright}
 
 
 def _jobs(rows: list[Row], scale: Scale, bench: Bench) -> list[_Job]:
@@ -156,7 +142,7 @@ def _jobs(rows: list[Row], scale: Scale, bench: Bench) -> list[_Job]:
 def _job(row: Row, seed: int, scale: Scale, bench: Bench) -> _Job:
     if row.shipped:
         model = bench.shipped_model()
-        manifests = [model.manifest, model.lesion_manifest]
+        manifests = [model.ensemble.manifest, model.lesions.manifest]
         key = digest(
             ["shipped", manifests, model.config.model_dump(), bench.lungs_key(model.config)]
         )
@@ -201,11 +187,8 @@ def _score_group(group: list[_Job], bench: Bench) -> bool:
     return True
 
 
-def _score_masks(
-    subject: Subject, normal_mask: np.ndarray, config: Config, prob_lesion: np.ndarray | None
-) -> CaseScores:
-    prepared = subject.prepared
-    steps = find_lesions(prepared, normal_mask, config, prob_lesion)
+def _score_masks(subject: Subject, found: Findings) -> CaseScores:
+    prepared, steps = subject.prepared, found.steps
     masks = dict(zip(READINGS, (steps.lesions, steps.seeds & steps.cap, steps.cap), strict=True))
     scores = {}
     for reading, mask in masks.items():
@@ -220,27 +203,21 @@ def _score_masks(
     return scores
 
 
-def _score_bright(
-    subject: Subject,
-    prob_normal: np.ndarray,
-    normal_mask: np.ndarray,
-    config: Config,
-    prob_lesion: np.ndarray | None,
-) -> dict[str, float]:
+def _score_bright(subject: Subject, found: Findings, config: Config) -> dict[str, float]:
     """Table II on the scan's own grid, in the lungs' box."""
     prepared = subject.prepared
     searched = prepared.cut(subject.lung_labels) > 0
     bright = searched & (prepared.cut(subject.scan.volume_hu) >= config.window.bright_hu)
     reference = prepared.cut(subject.reference)
     scores = compute_bright_scores(
-        prepared.regrid(normal_mask.astype(np.uint8), nearest=True) > 0, reference, bright
+        prepared.regrid(found.normal_mask.astype(np.uint8), nearest=True) > 0, reference, bright
     )
     return {
         "bright_precision": scores.precision,
         "bright_sensitivity": scores.sensitivity,
         "bright_specificity": scores.specificity,
         "auc": compute_bright_auc(
-            1 - anomaly_map(prepared, prob_normal, prob_lesion, searched, bright), reference, bright
+            1 - compute_anomaly(prepared, found, searched, bright), reference, bright
         ),
     }
 

@@ -147,7 +147,7 @@ def find_lungs(
         prob_possible: The lower threshold; None: the lungs alone.
     """
     if isinstance(networks, ExternalLungs):
-        from normnet.lungs.programs import segment_externally
+        from normnet.lungs.processes import segment_externally
 
         labels = segment_externally(scan, networks, device)
         return Lungs(labels, None)

@@ -357,26 +357,28 @@ def locked(out: Path) -> Iterator[None]:
 
 def model_label(model: Model, config: Config) -> str:
     """One line that names a model: name, version, members asked, first digits of its sha256."""
-    manifest = model.manifest
+    manifest = model.ensemble.manifest
     name = " ".join(
         filter(None, (str(manifest.get("name", "normnet")), str(manifest.get("version", ""))))
     )
-    n_members = len(model.asked(config.inference))
+    n_members = len(model.voters(config.inference))
     return f"{name}, {n_members} member{'s' if n_members > 1 else ''}, {digest_of(manifest)[:8]}"
 
 
 def _describe(model: Model, config: Config) -> dict[str, Any]:
-    n_members = len(model.asked(config.inference))
+    n_members = len(model.voters(config.inference))
     needed = config.inference.min_votes
     return {
-        "name": str(model.manifest.get("name", "normnet")),
-        "version": str(model.manifest.get("version", model.manifest.get("normnet", ""))),
+        "name": str(model.ensemble.manifest.get("name", "normnet")),
+        "version": str(
+            model.ensemble.manifest.get("version", model.ensemble.manifest.get("normnet", ""))
+        ),
         "n_members": n_members,
         "min_votes": needed if needed is not None else n_members // 2 + 1,
         "prob_normal": config.inference.prob_normal,
-        "sha256": digest_of(model.manifest),
-        "lungs_sha256": digest_of(model.lung_manifest),
-        "lesions_sha256": digest_of(model.lesion_manifest),
+        "sha256": digest_of(model.ensemble.manifest),
+        "lungs_sha256": digest_of(model.lungs.manifest),
+        "lesions_sha256": digest_of(model.lesions.manifest),
     }
 
 
