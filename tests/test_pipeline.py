@@ -28,7 +28,7 @@ from normnet.preparation.breath import add_fluid
 from normnet.preparation.prepare import prepare
 from normnet.preparation.resample import resample
 from normnet.quantification import quantify
-from normnet.restoration import compute_anomaly, widen_lungs
+from normnet.restoration import restore_anomaly, widen_lungs
 from normnet.scan import Geometry, Scan
 from tests.phantoms import Phantom, reorient, thorax_phantom
 
@@ -179,7 +179,7 @@ def test_the_anomaly_map_is_both_kinds_of_networks_opinion(phantom):
     bright = searched & (prepared.cut(phantom.scan.volume_hu) >= -500)
     votes = Votes(np.zeros(shape, np.uint8), prob_normal, 1)
     alone, both = (
-        compute_anomaly(prepared, Findings(votes, None, prob, None), searched, bright)
+        restore_anomaly(prepared, Findings(votes, None, prob, None), searched, bright)
         for prob in (None, prob_lesion)
     )
     np.testing.assert_allclose(alone, np.where(bright, 0.2, 0), atol=1e-3)

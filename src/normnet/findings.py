@@ -1,4 +1,4 @@
-"""What the networks find in a prepared CT: the vote, the lesion networks and Eq. 10 (Fig. 2 and 4)."""
+"""What is found in a prepared CT: the vote, the lesion networks, Eq. 10 (Fig. 2 and 4)."""
 
 from __future__ import annotations
 

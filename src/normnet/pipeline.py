@@ -17,7 +17,7 @@ from normnet.lungs.learned import Lungs, doubt_lungs, find_lungs
 from normnet.models import Model
 from normnet.postprocessing import LesionSteps
 from normnet.preparation.prepare import Prepared, prepare
-from normnet.restoration import restore
+from normnet.restoration import restore_findings
 from normnet.scan import Scan
 
 # Share of tissue in the air from which on a warning says that the scan was taken in a breath out.
@@ -32,7 +32,7 @@ class Segmentation:
         lesion_mask: bool.
         lung_labels: uint8, 1 right, 2 left, 0 elsewhere; beside lesions wider than the lungs that
             were searched (``widen_lungs``).
-        prob_anomaly: float32 in [0, 1], see ``compute_anomaly``; 0 outside the lungs that were
+        prob_anomaly: float32 in [0, 1], see ``restore_anomaly``; 0 outside the lungs that were
             searched.
         n_votes_normal: uint8, members that voted normal where the lung is bright, 0 elsewhere.
         volumes: Millilitres and shares, see ``quantify``.
@@ -92,7 +92,7 @@ def segment(
 
     findings = find_lesions(prepared, model, config, device, clock)
 
-    found = restore(scan, lungs, prepared, findings, config)
+    found = restore_findings(scan, lungs, prepared, findings, config)
     lesion_ml = found.volumes["both"]["lesion_ml"]
     certainty = describe_certainty(prepared, findings.steps, lesion_ml, config)
     clock("restoring")

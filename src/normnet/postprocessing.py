@@ -13,7 +13,7 @@ AIR_HU = np.float32(-1000)
 # disease is measured.
 HEALTHY_PROB, DISEASE_PROB = 0.05, 0.5
 FEWEST_VOX = 20  # a density is measured from at least so many voxels
-# Share of the disease's voxels; fewer healthy voxels are what the networks missed, not healthy lung.
+# Share of the disease's voxels; fewer healthy voxels are missed disease, not healthy lung.
 FEWEST_HEALTHY = 0.05
 
 

@@ -1,8 +1,8 @@
 """The way back: what was found on the prepared grid, on the voxels of the scan.
 
 Everything is decided in the lungs' box of the turned scan. ``Prepared.cut`` brings the scan there,
-``Prepared.regrid`` brings the findings there, and ``Prepared.embed`` puts the results into arrays of
-the scan's shape and axis order.
+``Prepared.regrid`` brings the findings there, and ``Prepared.embed`` puts the results into arrays
+of the scan's shape and axis order.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Restored(NamedTuple):
     volumes: dict[str, Any]
 
 
-def restore(
+def restore_findings(
     scan: Scan, lungs: Lungs, prepared: Prepared, findings: Findings, config: Config
 ) -> Restored:
     """Bring the findings to the voxels of the scan and measure them.
@@ -49,7 +49,7 @@ def restore(
     inside = labels > 0
     bright = inside & (volume_hu >= config.window.bright_hu)
     lesion_mask = prepared.regrid_mask(findings.steps.lesions) & inside
-    prob_anomaly = compute_anomaly(prepared, findings, inside, bright)
+    prob_anomaly = restore_anomaly(prepared, findings, inside, bright)
     n_votes = prepared.regrid(findings.votes.n_normal, nearest=True)
     lung_labels = lungs.labels
     if lungs.possible is not None:
@@ -65,7 +65,7 @@ def restore(
     )
 
 
-def compute_anomaly(
+def restore_anomaly(
     prepared: Prepared, findings: Findings, inside: np.ndarray, bright: np.ndarray
 ) -> np.ndarray:
     """How anomalous each voxel is, on the voxels of the scan.

@@ -18,7 +18,7 @@ from normnet.experiments.catalogue import Experiment, Row, Scale, n_seeds, row_c
 from normnet.findings import Findings, find_lesions, postprocess_votes
 from normnet.io.atomic import write_bytes
 from normnet.models import Model
-from normnet.restoration import compute_anomaly
+from normnet.restoration import restore_anomaly
 
 # Names of the columns; those of lesions are of a row's reading, those of bright voxels are Table
 # II's.
@@ -217,7 +217,7 @@ def _score_bright(subject: Subject, found: Findings, config: Config) -> dict[str
         "bright_sensitivity": scores.sensitivity,
         "bright_specificity": scores.specificity,
         "auc": compute_bright_auc(
-            1 - compute_anomaly(prepared, found, searched, bright), reference, bright
+            1 - restore_anomaly(prepared, found, searched, bright), reference, bright
         ),
     }
 

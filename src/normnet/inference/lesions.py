@@ -30,7 +30,7 @@ def predict_lesions(
     """
     import torch
 
-    from normnet.preparation.coarse import pool_lungs, spread
+    from normnet.preparation.coarse import pool_lungs, unpool
     from normnet.preparation.window import scale_hu
 
     grid = config.preparation
@@ -51,4 +51,4 @@ def predict_lesions(
             [torch.sigmoid(network.to(device)(image).float()) for network in networks]
         ).mean(0)
         prob = prob[0, 0][tuple(slice(n) for n in thorax.shape)]  # (d, h, w)
-        return (spread(prob, factors, prepared.lung_mask.shape) * lung_mask).cpu().numpy()
+        return (unpool(prob, factors, prepared.lung_mask.shape) * lung_mask).cpu().numpy()

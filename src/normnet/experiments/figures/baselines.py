@@ -11,7 +11,7 @@ from normnet.baselines.score import segment_anomalies
 from normnet.experiments.baselines import Baseline, anomaly_map, look, train_or_load
 from normnet.experiments.bench import Bench, Subject, spread_cases
 from normnet.experiments.catalogue import Scale
-from normnet.experiments.figures.results import OVERLAP, fullest_slice, lungs_box
+from normnet.experiments.figures.results import OVERLAP, crop_box, fullest_slice
 from normnet.experiments.figures.style import (
     FALSE,
     MISSED,
@@ -38,21 +38,21 @@ KL_TITLES = ("", "gradient of the KL loss", "smoothed", "")
 
 
 def draw_baselines(scale: Scale, bench: Bench) -> Figure:
-    """Fig. 7: a row a method, on the slice of the first test CT with the most lesion.
+    """Fig. 7: one row per method, on the slice with the most lesion of the first test CT.
 
-    The threshold of a method is the one with the best mean DSC on the CTs of that data set; it
-    looks at the references, as in the paper (Sec. IV-C).
+    The threshold of a method is the one with the best mean DSC on the CTs of that data set; its
+    choice uses the references, as in the paper (Sec. IV-C).
     """
     first = spread_cases(bench, 1)[0]
     cases = next(cases for cases in bench.data.tests.values() if first in cases)
     baselines = [train_or_load(method, scale, bench) for method in METHODS.values()]
     counts: list[list[Counts]] = [[] for _ in baselines]
-    for case in reversed(cases):  # the first one last: it is drawn
+    for case in reversed(cases):  # the first CT comes last, because it is drawn
         subject = bench.subject(case, scale.config())
         reference = reference_on_grid(subject)
         for own, baseline in zip(counts, baselines, strict=True):
             own.append(count_hundredths(anomaly_map(baseline, subject, bench), reference))
-    _, height, width = (part.stop - part.start for part in lungs_box(subject))
+    _, height, width = (part.stop - part.start for part in crop_box(subject))
     figure, axes = panels(len(baselines), len(TITLES), height / width)
     for place, (row, baseline, own) in enumerate(zip(axes, baselines, counts, strict=True)):
         threshold, dice = find_threshold_of_counts(own)
@@ -87,7 +87,7 @@ def _draw_row(
 ) -> AxesImage:
     """The four panels of a method; returns the coloured image."""
     prepared = subject.prepared
-    depth, *plane = lungs_box(subject)
+    depth, *plane = crop_box(subject)
     z = depth.start + fullest_slice(reference[depth])
     ((_, shown, score),) = look(baseline, subject, [z], device)
     seen = (
@@ -100,7 +100,9 @@ def _draw_row(
     )
     show(row[0], seen)
     show(row[1], shown)
-    image = row[2].imshow(score, cmap=COLOURS, vmin=0, vmax=HIGHEST, interpolation="nearest")
+    image: AxesImage = row[2].imshow(
+        score, cmap=COLOURS, vmin=0, vmax=HIGHEST, interpolation="nearest"
+    )
     show(
         row[3],
         overlay(seen, [(found & true, TRUE), (true & ~found, MISSED), (found & ~true, FALSE)]),

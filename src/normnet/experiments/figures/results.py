@@ -1,4 +1,4 @@
-"""What the networks make of CTs with lesions: Figs. 4, 5, 8 and 9, and Fig. 7 of the supplementary material."""
+"""CTs with lesions, segmented: Figs. 4, 5, 8 and 9, and Supplementary Fig. 7."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from normnet.experiments.figures.style import (
     without_titles,
 )
 from normnet.experiments.searches import reference_on_grid
-from normnet.pipeline import find_lesions
+from normnet.findings import postprocess_votes
 from normnet.postprocessing import LesionSteps
 from normnet.preparation.prepare import bounding_box
 from normnet.report.worst_slices import APART_MM, choose_worst
@@ -39,8 +39,8 @@ THRESHOLDS_HU = (-700, -600, -500, -400, -300)
 COLOURS = "turbo"
 MARGIN_VOX = 4  # around the lungs
 N_CASES = 6  # of Fig. 5; Fig. 4 is one of them
-N_WORST, N_WORST_A_CASE, N_COLUMNS = 8, 2, 4  # slices of Fig. 9
-N_PAIRS = 8  # drawn, the one that shows most is taken
+N_WORST, N_WORST_PER_CASE, N_COLUMNS = 8, 2, 4  # slices of Fig. 9
+N_PAIRS = 8  # pairs to choose the clearest from
 OVERLAP = [("true positive", TRUE), ("false negative", MISSED), ("false positive", FALSE)]
 
 
@@ -55,7 +55,10 @@ class Outcome(NamedTuple):
 
 
 def draw_postprocessing(scale: Scale, bench: Bench) -> Figure:
-    """Fig. 4: from the vote to the lesions, every image between, on the CT with the most bright lesion in a slice."""
+    """Fig. 4: from the vote to the lesions, with every image between.
+
+    The CT is the one whose slices hold the most bright voxels of lesion.
+    """
     config = scale.config()
 
     def brightness(case: Case) -> int:
@@ -64,7 +67,7 @@ def draw_postprocessing(scale: Scale, bench: Bench) -> Figure:
         return int(bright.sum(axis=(1, 2)).max())
 
     case = max(spread_cases(bench, N_CASES), key=brightness)
-    outcome = segment_case(case, baseline(scale, bench), config, bench)
+    outcome = segment_case(case, voting_networks(scale, bench), config, bench)
     z = fullest_slice(outcome.reference_mask)
     thorax, normal = outcome.thorax[z], outcome.normal_mask[z]
     steps = _cut(outcome.steps, z)
@@ -94,8 +97,11 @@ def _cut(steps: LesionSteps, part: Any) -> LesionSteps:
 
 
 def draw_segmentations(scale: Scale, bench: Bench) -> Figure:
-    """Fig. 5: the slice with the most lesion of some test CTs, from the input to the overlap with the reference."""
-    config, networks = scale.config(), baseline(scale, bench)
+    """Fig. 5: from the input to the overlap with the reference, on some test CTs.
+
+    Of each CT the slice with the most lesion is shown.
+    """
+    config, networks = scale.config(), voting_networks(scale, bench)
     cases = spread_cases(bench, N_CASES)
     pictures = []
     for case in cases:
@@ -118,10 +124,10 @@ def draw_segmentations(scale: Scale, bench: Bench) -> Figure:
 
 
 def draw_thresholds(scale: Scale, bench: Bench) -> Figure:
-    """Fig. 8: the bright voxels of the slice with the most lesion, whatever HU bright begins at."""
+    """Fig. 8: the bright voxels of the slice with the most lesion, by several thresholds in HU."""
     config = scale.config()
     subject = bench.subject(spread_cases(bench, 1)[0], config)
-    box = lungs_box(subject)
+    box = crop_box(subject)
     z = fullest_slice(reference_on_grid(subject)[box])
     hu, lungs, thorax = (
         array[box][z]
@@ -150,14 +156,14 @@ def draw_thresholds(scale: Scale, bench: Bench) -> Figure:
 
 
 def draw_failures(scale: Scale, bench: Bench) -> Figure:
-    """Fig. 9: the worst slices, first the worst of every CT, then the second of every CT."""
-    config, networks = scale.config(), baseline(scale, bench)
+    """Fig. 9: the worst slices; first the worst of every CT, then the second worst of every CT."""
+    config, networks = scale.config(), voting_networks(scale, bench)
     apart = max(1, round(APART_MM / config.preparation.spacing_mm[0]))
     found = []
     for case in spread_cases(bench, None):
         outcome = segment_case(case, networks, config, bench)
         wrong = (outcome.steps.lesions ^ outcome.reference_mask).sum(axis=(1, 2))
-        for rank, z in enumerate(choose_worst(wrong, apart, N_WORST_A_CASE)):
+        for rank, z in enumerate(choose_worst(wrong, apart, N_WORST_PER_CASE)):
             found.append(
                 (
                     rank,
@@ -168,7 +174,7 @@ def draw_failures(scale: Scale, bench: Bench) -> Figure:
                 )
             )
     worst = sorted(found, key=lambda item: item[:3])[:N_WORST]
-    pictures = fit([picture for *_, plain, marked in worst for picture in (plain, marked)])
+    pictures = fit([picture for *_, thorax, marked in worst for picture in (thorax, marked)])
     n_columns = min(N_COLUMNS, len(worst))
     n_rows = 2 * -(-len(worst) // n_columns)
     figure, axes = panels(n_rows, n_columns, pictures[0].shape[0] / pictures[0].shape[1])
@@ -183,7 +189,7 @@ def draw_failures(scale: Scale, bench: Bench) -> Figure:
 
 
 def draw_areas(scale: Scale, bench: Bench) -> Figure:
-    """Supplementary Fig. 7: networks whose target is all healthy lung, a training pair and a test CT."""
+    """Supplementary Fig. 7: networks that learn all healthy lung; a training pair and a test CT."""
     row = next(row for row in find_experiment("table4").rows if row.id == "areas")
     config = row_config(row, scale)
     pixel_mm = config.preparation.spacing_mm[2]
@@ -206,8 +212,8 @@ def draw_areas(scale: Scale, bench: Bench) -> Figure:
     return figure
 
 
-def baseline(scale: Scale, bench: Bench) -> list[torch.nn.Module]:
-    """The networks that vote with the scale's own settings."""
+def voting_networks(scale: Scale, bench: Bench) -> list[torch.nn.Module]:
+    """The networks that vote under the scale's own settings."""
     return [bench.network(scale.config(), seed) for seed in range(scale.members)]
 
 
@@ -223,17 +229,15 @@ def segment_case(
         raise Interrupted
     subject = bench.subject(case, config)
     prepared = subject.prepared
-    normal_mask = predict(subject, networks, config, bench.device).normal_mask(config.inference)
-    steps = find_lesions(prepared, normal_mask, config)
-    box = lungs_box(subject)
-    thorax, lung_mask, normal_mask, reference_mask = (
-        array[box]
-        for array in (prepared.thorax, prepared.lung_mask, normal_mask, reference_on_grid(subject))
-    )
-    return Outcome(thorax, lung_mask, normal_mask, _cut(steps, box), reference_mask)
+    votes = predict(subject, networks, config, bench.device)
+    found = postprocess_votes(prepared, votes, config)
+    images = (prepared.thorax, prepared.lung_mask, found.normal_mask, reference_on_grid(subject))
+    box = crop_box(subject)
+    thorax, lung_mask, normal_mask, reference_mask = (image[box] for image in images)
+    return Outcome(thorax, lung_mask, normal_mask, _cut(found.steps, box), reference_mask)
 
 
-def lungs_box(subject: Subject) -> tuple[slice, ...]:
+def crop_box(subject: Subject) -> tuple[slice, ...]:
     """The lungs and a little around them on the prepared grid."""
     return bounding_box(subject.prepared.lung_mask, MARGIN_VOX)
 
@@ -244,14 +248,21 @@ def fullest_slice(mask: np.ndarray) -> int:
 
 
 def _compared(outcome: Outcome, z: int, found: bool = True) -> np.ndarray:
-    """A slice with what was found (where wanted), missed and marked too much, (h, w, 3)."""
+    """A slice that shows what was missed, marked too much and, if ``found``, rightly found.
+
+    Returns:
+        (h, w, 3) float in [0, 1].
+    """
     lesions, reference = outcome.steps.lesions[z], outcome.reference_mask[z]
     masks = [(reference & ~lesions, MISSED), (lesions & ~reference, FALSE)]
     return overlay(outcome.thorax[z], [*masks, *([(lesions & reference, TRUE)] if found else [])])
 
 
 def _sample_slice(config: Config, bench: Bench) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Image, target and lesion mask of a slice with much of both lesion and healthy lung, of some training pairs."""
+    """Image, target and lesion mask of a slice, each (h, w).
+
+    Of some training pairs it is the slice with the most of both lesion and healthy lung.
+    """
     sampler, rng = SlabSampler(bench.normals(config), config), torch.Generator().manual_seed(0)
     pairs = [sampler.sample(rng) for _ in range(N_PAIRS)]
 

@@ -11,7 +11,7 @@ from normnet.lungs.external import EITHER, LEFT, RIGHT, ExternalLungs, Program, 
 SIDES = {3: {1: RIGHT, 2: LEFT}, 6: {1: LEFT, 2: LEFT, 3: RIGHT, 4: RIGHT, 5: RIGHT}}
 
 
-def recognise(path: Path) -> ExternalLungs | None:
+def _recognise(path: Path) -> ExternalLungs | None:
     """A file that holds lungmask's weights."""
     if not path.is_file():
         return None
@@ -31,11 +31,11 @@ def recognise(path: Path) -> ExternalLungs | None:
     return ExternalLungs(PROGRAM, path, sides, manifest)
 
 
-def arguments(external: ExternalLungs, image: Path, result: Path, device: str) -> list[str]:
+def _arguments(external: ExternalLungs, image: Path, result: Path, device: str) -> list[str]:
     """Arguments of ``lungmask``; without ``--cpu`` it takes the GPU."""
     model = str(external.path.absolute())
     cpu = ["--cpu"] if device.partition(":")[0] == "cpu" else []
     return [str(image), str(result), "--modelpath", model, "--noprogress", *cpu]
 
 
-PROGRAM = Program("lungmask", "lungmask", "lungmask", recognise, arguments)
+PROGRAM = Program("lungmask", "lungmask", "lungmask", _recognise, _arguments)

@@ -14,7 +14,7 @@ _LUNG = re.compile("lung|lobe")
 _DISEASE = re.compile("lesion|infect|covid|pneumonia|glass|ggo|consolid|opaci|nodule|tumou?r")
 
 
-def recognise(path: Path) -> ExternalLungs | None:
+def _recognise(path: Path) -> ExternalLungs | None:
     """A folder with ``dataset.json`` or ``plans.json``.
 
     Raises:
@@ -79,7 +79,7 @@ def sides_named(labels: dict[str, int | list[int]]) -> dict[int, int]:
     return sides
 
 
-def arguments(external: ExternalLungs, image: Path, result: Path, device: str) -> list[str]:
+def _arguments(external: ExternalLungs, image: Path, result: Path, device: str) -> list[str]:
     """Arguments of ``nnUNetv2_predict_from_modelfolder``, which reads and writes folders."""
     model, kind = str(external.path.absolute()), device.partition(":")[0]
     places = ["-i", str(image.parent), "-o", str(result.parent), "-m", model]
@@ -105,4 +105,4 @@ def _unusable(folder: Path, found: str) -> ModelError:
     )
 
 
-PROGRAM = Program("nnunet", "nnUNetv2_predict_from_modelfolder", "nnunetv2", recognise, arguments)
+PROGRAM = Program("nnunet", "nnUNetv2_predict_from_modelfolder", "nnunetv2", _recognise, _arguments)
