@@ -109,8 +109,9 @@ def test_weights_that_would_run_code_are_refused(tmp_path):
     ("files", "options"),
     [
         (["fold_0/checkpoint_final.pth"], ("-f", "0", "-chk", "checkpoint_final.pth")),
-        (["fold_2/checkpoint_final.pth", "fold_0/checkpoint_final.pth", "fold_1/checkpoint_best.pth",
-          "fold_all/checkpoint_final.pth"], ("-f", "0", "2", "-chk", "checkpoint_final.pth")),
+        (["fold_2/checkpoint_final.pth", "fold_0/checkpoint_final.pth",
+          "fold_1/checkpoint_best.pth", "fold_all/checkpoint_final.pth"],
+         ("-f", "0", "2", "-chk", "checkpoint_final.pth")),
         (["fold_all/checkpoint_final.pth", "fold_0/checkpoint_best.pth"],
          ("-f", "all", "-chk", "checkpoint_final.pth")),
         (["fold_1/checkpoint_best.pth"], ("-f", "1", "-chk", "checkpoint_best.pth")),
@@ -284,7 +285,8 @@ def test_a_gpu_by_its_number(stand_ins, tmp_path, phantom, monkeypatch, device, 
         (
             "fails",
             ModelError,
-            "NN-EXT-004: COMMAND failed with exit code 1: RuntimeError: no room for ct_0000.nii.gz;",
+            "NN-EXT-004: COMMAND failed with exit code 1: "
+            "RuntimeError: no room for ct_0000.nii.gz;",
         ),
         ("is killed", ModelError, "NN-EXT-004: COMMAND was ended by signal 9: it said nothing;"),
         ("writes nothing", ModelError, "NN-EXT-006: COMMAND wrote no result; phantom;"),
