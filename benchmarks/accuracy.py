@@ -122,7 +122,8 @@ def main() -> None:
     model = normnet.load_model(options.model, options.lung_model, options.lesion_model)
     if options.fast:
         alone = model.config.inference.model_copy(update={"max_members": 1})
-        model = replace(model, config=model.config.model_copy(update={"inference": alone}))
+        config = model.config.model_copy(update={"inference": alone})
+        model = replace(model, ensemble=replace(model.ensemble, config=config))
     with options.manifest.open(newline="", encoding="utf-8") as file:
         infected = {
             row["case_id"]: row.get("infected_slices") or "" for row in csv.DictReader(file)

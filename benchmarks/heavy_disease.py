@@ -108,7 +108,9 @@ def main() -> None:
         scan = normnet.read_ct(case.image)
         given = read_mask(case.lung_mask, scan) if case.lung_mask else None
         lungs = (
-            segment_lungs(scan, model.lung_networks, model.config.lungs) if given is None else given
+            segment_lungs(scan, model.lungs.networks, model.config.lungs)
+            if given is None
+            else given
         ) > 0
         for name, sick_scan, sick in place_disease(
             scan, lungs, np.random.default_rng(options.seed)

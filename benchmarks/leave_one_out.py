@@ -22,11 +22,11 @@ from normnet.config import Config, PostprocessingConfig
 from normnet.datasets.manifest import Case, read_cases
 from normnet.evaluation.metrics import compute_overlap
 from normnet.evaluation.tables import markdown_head, markdown_row, number
+from normnet.findings import postprocess_votes
 from normnet.inference.lesions import predict_lesions
 from normnet.inference.voting import predict_normal
 from normnet.io.masks import read_mask
 from normnet.lungs.learned import segment_lungs
-from normnet.pipeline import find_lesions
 from normnet.postprocessing import bound_lesions, parenchyma_density
 from normnet.preparation.prepare import prepare
 
@@ -52,32 +52,33 @@ def measure(
     """DSC of every setting of the grid, and of the methods beside the grid."""
     scan = normnet.read_ct(case.image)
     reference = read_mask(case.lesion_mask, scan)
-    labels = segment_lungs(scan, model.lung_networks, config.lungs)
+    labels = segment_lungs(scan, model.lungs.networks, config.lungs)
     prepared = prepare(scan, labels, config.preparation, config.window)
-    votes = predict_normal(prepared.thorax, model.networks, config.network.stride, config.inference)
-    normal = votes.normal_mask(config.inference)
-    post = config.postprocessing
+    votes = predict_normal(
+        prepared.thorax, model.ensemble.networks, config.network.stride, config.inference
+    )
+    found = postprocess_votes(prepared, votes, config)
+    normal, core, post = found.normal_mask, found.steps.core, config.postprocessing
 
     def dsc(mask: np.ndarray) -> float:
         return compute_overlap(prepared.restore_mask(mask) & (labels > 0), reference).dsc
 
-    core = find_lesions(prepared, normal, config).core
     density_hu = parenchyma_density(
         prepared.volume_hu, prepared.lung_mask, normal, post.density_sigma_vox
     )
 
     def bounded(networks: list, chosen: list[PostprocessingConfig]) -> list[float]:
-        prob = predict_lesions(prepared, networks, model.lesion_config)
+        prob = predict_lesions(prepared, networks, model.lesions.config)
         return [
             dsc(bound_lesions(density_hu, core, prob, prepared.lung_mask, normal, one)[0])
             for one in chosen
         ]
 
-    *grid, shipped = bounded(model.lesion_networks, [*settings(post), post])
-    half = len(model.lesion_networks) // 2
+    *grid, shipped = bounded(model.lesions.networks, [*settings(post), post])
+    half = len(model.lesions.networks) // 2
     halves = [
         bounded(part, [post])[0]
-        for part in (model.lesion_networks[:half], model.lesion_networks[half:])
+        for part in (model.lesions.networks[:half], model.lesions.networks[half:])
     ]
     return grid, {
         "shipped": shipped,

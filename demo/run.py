@@ -1,4 +1,4 @@
-"""`make demo`: segment the demo CT as it is, then with known synthetic lesions put in, and say what was found."""
+"""`make demo`: segment the demo CT as it is, and again with known synthetic lesions in it."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from normnet.preparation.prepare import prepare
 from normnet.synthesis.generator import synthesize_lesions
 
 HERE = Path(__file__).parent
-# Centre and size of the mass of LIDC-IDRI-0001, from the contours of its four readers (union 8.1
-# ml).
-MASS_MM, MASS_RADIUS_MM, MASS_ML = (-115.9, 86.4, 56.3), 12.5, 8.1  # z, y, x; LPS
+# Centre (z, y, x; LPS), radius and volume of the mass of LIDC-IDRI-0001, from the union of the
+# contours of its four readers.
+MASS_MM, MASS_RADIUS_MM, MASS_ML = (-115.9, 86.4, 56.3), 12.5, 8.1
 SEED = 7
 
 
 def main(out: Path) -> None:
-    """Write ``out/lidc0001`` and ``out/lidc0001_synthetic`` and print what a user should look at."""
+    """Write ``out/lidc0001`` and ``out/lidc0001_synthetic``, and print what was found."""
     scan = normnet.read_ct(HERE / "lidc0001.nii.gz")
     model = normnet.load_model()
 
@@ -33,7 +33,7 @@ def main(out: Path) -> None:
     normnet.write_results(found, scan, out / "lidc0001", model)
     report_mass(scan, found)
 
-    sick, inserted = insert_lesions(scan, found.lung_labels, model.config)
+    sick, inserted = add_lesions(scan, found.lung_labels, model.config)
     write_image(out / "lidc0001_synthetic_ct.nii.gz", sick.volume_hu, sick.geometry)
     write_mask(out / "lidc0001_synthetic_inserted.nii.gz", inserted, sick.geometry)
     found_again = normnet.segment(sick, model)
@@ -60,7 +60,8 @@ def report_mass(scan: normnet.Scan, found: Segmentation) -> None:
     both = found.volumes["both"]
     print("As it is (LIDC-IDRI-0001, a 3 cm mass in the left lung, drawn by four readers)")
     print(
-        f"  marked: {both['lesion_ml']:.1f} ml of {both['lung_ml']:.0f} ml of lung, {both['lesion_percent']:.2f} %"
+        f"  marked: {both['lesion_ml']:.1f} ml of {both['lung_ml']:.0f} ml of lung, "
+        f"{both['lesion_percent']:.2f} %"
     )
     verdict = (
         "found"
@@ -70,15 +71,25 @@ def report_mass(scan: normnet.Scan, found: Segmentation) -> None:
         else "NOT found"
     )
     print(
-        f"  the mass: {verdict}; {hit_ml:.1f} ml marked of the {ball_ml:.1f} ml ball at its centre ({MASS_ML} ml drawn)"
+        f"  the mass: {verdict}; {hit_ml:.1f} ml marked of the {ball_ml:.1f} ml ball at its centre "
+        f"({MASS_ML} ml drawn)"
     )
     print(f"  elsewhere: {both['lesion_ml'] - hit_ml:.1f} ml marked")
 
 
-def insert_lesions(
+def add_lesions(
     scan: normnet.Scan, lung_labels: np.ndarray, config: normnet.Config
 ) -> tuple[normnet.Scan, np.ndarray]:
-    """Put generated lesions into the scan; returns it and where they are (bool, the scan's shape)."""
+    """Put synthetic lesions into the scan.
+
+    Args:
+        scan: As read.
+        lung_labels: The scan's shape, 0 outside the lungs.
+        config: Preparation, window and generator.
+
+    Returns:
+        A new scan, and the mask of the lesions (bool, the scan's shape).
+    """
     prepared = prepare(scan, lung_labels, config.preparation, config.window)
     thorax, lungs = torch.from_numpy(prepared.thorax), torch.from_numpy(prepared.lung_mask)
     rng = torch.Generator().manual_seed(SEED)
@@ -98,7 +109,7 @@ def insert_lesions(
 def report_synthetic(
     scan: normnet.Scan, inserted: np.ndarray, before: Segmentation, after: Segmentation
 ) -> None:
-    """How much of what was put in came back; what was marked without it does not count."""
+    """How much of the synthetic lesions was found; what was marked before does not count."""
     counted = ~before.lesion_mask | inserted
     overlap = compute_overlap(after.lesion_mask & counted, inserted)
     print("With synthetic lesions of known place put in")

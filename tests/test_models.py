@@ -323,7 +323,7 @@ def test_a_lung_network_sees_what_its_settings_say(tmp_path, in_channels, neighb
     folder = write_lungs(tmp_path / "lungs", in_channels, settings)
     n_seen = 2 * len(neighbours_mm or LungsConfig().neighbours_mm) + 1
     if n_seen == in_channels:
-        assert len(load_lungs(folder)[0]) == 1
+        assert len(load_lungs(folder).networks) == 1
         return
     with pytest.raises(
         ModelError, match=f"sees {in_channels} slices, its settings say {n_seen}"
@@ -359,7 +359,7 @@ def test_old_lesion_networks_keep_their_window_and_grid(old_model, new_model):
     with pytest.warns(
         UserWarning, match=OLD_NORMNET.replace("old_normnet", "old_lesions")
     ) as caught:
-        config = load_model(new_model, lesions=old_model("lesions")).lesion_config
+        config = load_model(new_model, lesions=old_model("lesions")).lesions.config
     assert len(caught) == 1
     assert config.network.stride == 2
     assert (
@@ -373,7 +373,7 @@ def test_nothing_is_said_of_a_new_model(new_model, new_lesions):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model = load_model(new_model, lesions=new_lesions)
-    assert (model.config.postprocessing.k_d, model.lesion_config.postprocessing.k_d) == (5, 5)
+    assert (model.config.postprocessing.k_d, model.lesions.config.postprocessing.k_d) == (5, 5)
 
 
 def test_how_it_was_trained_is_never_checked(new_model):

@@ -1,4 +1,4 @@
-"""The way of the data on phantoms: what comes out with random weights, and what the shipped ones find."""
+"""The way of the data on phantoms, with random weights and with the shipped ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from normnet import pipeline
+from normnet import findings, pipeline
 from normnet.config import (
     Config,
     NetworkConfig,
@@ -17,22 +17,18 @@ from normnet.config import (
     PreparationConfig,
     WindowConfig,
 )
+from normnet.findings import Findings
+from normnet.inference.voting import Votes
 from normnet.lungs.learned import Lungs
-from normnet.models import Model
+from normnet.models import Members, Model
 from normnet.network.unet import build_unet
-from normnet.pipeline import (
-    Segmentation,
-    anomaly_map,
-    describe_certainty,
-    doubt_breath,
-    segment,
-    widen_lungs,
-)
+from normnet.pipeline import Segmentation, describe_certainty, doubt_breath, segment
 from normnet.postprocessing import Boundary, LesionSteps
 from normnet.preparation.breath import add_fluid
 from normnet.preparation.prepare import prepare
 from normnet.preparation.resample import resample_mask
 from normnet.quantification import quantify
+from normnet.restoration import restore_anomaly, widen_lungs
 from normnet.scan import Geometry, Scan
 from tests.phantoms import Phantom, reorient, thorax_phantom
 
@@ -75,7 +71,7 @@ def tiny_model() -> Model:
     config = Config(network=network, preparation=PreparationConfig(spacing_mm=(4.0, 3.0, 3.0)))
     torch.manual_seed(3)
     lesions = [build_unet(network).eval()]
-    return Model(members, [], lesions, config, config, {}, {}, {})
+    return Model(*(Members(networks, config, {}) for networks in (members, [], lesions)))
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +141,7 @@ def test_settings_of_the_user_count(phantom, tiny_model, found):
     assert 0 == volumes[0] < found.lesion_mask.sum() < volumes[1]
 
 
-def asked_of_all(model: Model, **postprocessing) -> Config:
+def with_lesion_networks(model: Model, **postprocessing) -> Config:
     """The model's settings, with its lesion networks."""
     told = model.config.postprocessing.model_copy(
         update={"lesion_networks": True, **postprocessing}
@@ -153,14 +149,14 @@ def asked_of_all(model: Model, **postprocessing) -> Config:
     return model.config.model_copy(update={"postprocessing": told})
 
 
-def test_lesion_networks_are_asked_where_the_settings_say_so(phantom, tiny_model, found):
-    """All is a candidate, and they mark the lungs; nothing possible, and they mark none. The vote does not change."""
+def test_lesion_networks_are_used_where_the_settings_say_so(phantom, tiny_model, found):
+    """They mark all lung where all is a candidate, else none; the vote does not change."""
     masks = []
     for prob in (0.0, 1.0):
-        config = asked_of_all(tiny_model, prob_lesion=prob, prob_possible=prob, step_hu=0.0)
-        asked = segment(phantom.scan, tiny_model, config, lung_labels=sides_of(phantom))
-        np.testing.assert_array_equal(asked.n_votes_normal, found.n_votes_normal)
-        masks.append(asked.lesion_mask)
+        config = with_lesion_networks(tiny_model, prob_lesion=prob, prob_possible=prob, step_hu=0.0)
+        found_so = segment(phantom.scan, tiny_model, config, lung_labels=sides_of(phantom))
+        np.testing.assert_array_equal(found_so.n_votes_normal, found.n_votes_normal)
+        masks.append(found_so.lesion_mask)
     assert (
         masks[0][sides_of(phantom) > 0].mean()
         > 0.95
@@ -181,8 +177,11 @@ def test_the_anomaly_map_is_both_kinds_of_networks_opinion(phantom):
     prob_normal, prob_lesion = np.full(shape, 0.8, np.float16), np.full(shape, 0.6, np.float32)
     searched = prepared.cut(sides_of(phantom)) > 0
     bright = searched & (prepared.cut(phantom.scan.volume_hu) >= -500)
-    alone = anomaly_map(prepared, prob_normal, None, searched, bright)
-    both = anomaly_map(prepared, prob_normal, prob_lesion, searched, bright)
+    votes = Votes(np.zeros(shape, np.uint8), prob_normal, 1)
+    alone, both = (
+        restore_anomaly(prepared, Findings(votes, None, prob, None), searched, bright)
+        for prob in (None, prob_lesion)
+    )
     np.testing.assert_allclose(alone, np.where(bright, 0.2, 0), atol=1e-3)
     np.testing.assert_allclose(both, np.select([bright, searched], [0.4, 0.6], 0), atol=1e-3)
 
@@ -232,7 +231,7 @@ def test_lungs_far_from_a_deep_inspiration_raise_doubt(phantom, fluid, told):
 
 
 def test_a_scan_of_a_breath_out_is_told_of(phantom, tiny_model):
-    """After the doubts about the lungs; where the settings leave the breath as it is, nothing is known of it."""
+    """It comes after the doubts about the lungs, and only if the settings measure the breath."""
     scan = replace(breathed_out(phantom, 0.06), warnings=("slices were uneven",))
     labels = sides_of(phantom)
     labels[labels == 2] = 0
@@ -261,7 +260,7 @@ def steps_of(n_lesion: int, boundary: Boundary | None) -> LesionSteps:
     [(20, 5.0, [2.5, 10.0]), (0, 0.0, [0.0064, 0.0256]), (20, 0.0, [0.0, 0.0])],
 )
 def test_millilitres_at_other_shares(phantom, n_lesion, lesion_ml, range_ml):
-    """20 voxels were 5 ml, so 10 and 40 are 2.5 and 10 ml; without a lesion a voxel is 1 x 0.8 x 0.8 mm."""
+    """20 voxels are 5 ml, so 10 and 40 are 2.5 and 10 ml; else a voxel is 1 x 0.8 x 0.8 mm."""
     prepared = replace(
         prepare(
             phantom.scan,
@@ -298,13 +297,13 @@ def test_how_sure_the_volume_is(phantom, tiny_model, found, monkeypatch):
     def denser(prepared, *_):
         return ((prepared.volume_hu + 800) / 500).clip(0, 1) * prepared.lung_mask
 
-    monkeypatch.setattr(pipeline, "predict_lesions", denser)
+    monkeypatch.setattr(findings, "predict_lesions", denser)
     for shares in ((0.1, 0.6), (0.3, 0.3)):
-        config = asked_of_all(
+        config = with_lesion_networks(
             tiny_model, prob_lesion=0.1, step_hu=0.0, share=0.3, share_range=shares
         )
-        asked = segment(phantom.scan, tiny_model, config, lung_labels=sides_of(phantom))
-        told, lesion_ml = asked.certainty, asked.volumes["both"]["lesion_ml"]
+        found_so = segment(phantom.scan, tiny_model, config, lung_labels=sides_of(phantom))
+        told, lesion_ml = found_so.certainty, found_so.volumes["both"]["lesion_ml"]
         assert json.loads(json.dumps(told)) == told
         assert told["share_range"] == list(shares)
         assert -870 < told["healthy_hu"] < told["boundary_hu"] < told["disease_hu"] < 100
@@ -408,7 +407,7 @@ def test_any_storage_gives_the_same_masks(sick, found_sick, shipped_model, order
 
 
 def test_lungs_are_wider_beside_a_lesion_alone():
-    """A dense wall from x = 20 on: what could be lung reaches to 26, the lesion to 20, lungs_vox is 4."""
+    """A dense wall begins at x = 20: it could be lung to 26; the lesion ends at 20."""
     volume = np.full((24, 40, 40), -850, np.int16)
     volume[:, :, 20:] = 0
     volume[12, 16, 22] = -900  # a speck of air in the wall
@@ -422,24 +421,28 @@ def test_lungs_are_wider_beside_a_lesion_alone():
     config = Config().model_copy(update={"postprocessing": PostprocessingConfig(lungs_vox=4)})
     prepared = prepare(scan, lungs, config.preparation, config.window)
     on_grid = resample_mask(prepared.cut(lesion), prepared.grid)
-    wider = widen_lungs(scan, lungs, possible, prepared, on_grid, config)
+    hu, labels, could_be = (prepared.cut(array) for array in (volume, lungs, possible))
+    steps = LesionSteps(*(on_grid,) * 6)
+    of_lesion = Findings(None, None, None, steps)
+    wider = prepared.embed(widen_lungs(hu, labels, could_be, prepared, of_lesion, config))
     np.testing.assert_array_equal(wider[lungs > 0], lungs[lungs > 0])
     assert wider[12, 16, 20:26].tolist() == [2, 2, 2, 2, 0, 0]
     assert wider[11, 16, 20:26].tolist() == [2, 2, 2, 2, 0, 0]
     assert not wider[10, :, 21:].any()
     assert wider[12, 26, 20] == 0  # no lesion beside it
     further = config.model_copy(update={"postprocessing": PostprocessingConfig(lungs_vox=9)})
-    assert not widen_lungs(scan, lungs, possible, prepared, on_grid, further)[12, 16, 26:].any()
+    widest = prepared.embed(widen_lungs(hu, labels, could_be, prepared, of_lesion, further))
+    assert not widest[12, 16, 26:].any()
 
 
 def test_lungs_are_wider_beside_what_the_lesion_networks_veto(
     phantom, tiny_model, found, monkeypatch
 ):
-    """Half of what the vote calls lesion is cut off the lungs. Nothing is marked, yet the other half may be lung."""
+    """Half of the vote's lesion is cut off the lungs; nothing is marked, but it may be lung."""
     lungs, y = sides_of(phantom), np.arange(phantom.scan.shape[1])[:, None]
     lungs[found.lesion_mask & (y > np.median(np.nonzero(found.lesion_mask)[1]))] = 0
     monkeypatch.setattr(pipeline, "find_lungs", lambda *_: Lungs(lungs, sides_of(phantom)))
-    config = asked_of_all(tiny_model, prob_lesion=1.0, prob_possible=1.0, lungs_vox=4)
+    config = with_lesion_networks(tiny_model, prob_lesion=1.0, prob_possible=1.0, lungs_vox=4)
     vetoed = segment(phantom.scan, tiny_model, config)
     assert not vetoed.lesion_mask.any()
     added = (vetoed.lung_labels > 0) & (lungs == 0)

@@ -36,7 +36,7 @@ def cube() -> tuple[np.ndarray, np.ndarray]:
 
 
 def offsets_where(rule) -> np.ndarray:
-    """(9, 9, 9) mask of the voxels whose sorted absolute offsets from the middle fulfil the rule."""
+    """(9, 9, 9) mask of voxels whose sorted absolute offsets from the middle fit the rule."""
     mask = np.zeros((9, 9, 9), bool)
     for z, y, x in product(range(-4, 5), repeat=3):
         mask[4 + z, 4 + y, 4 + x] = rule(sorted(map(abs, (z, y, x)), reverse=True))
@@ -49,7 +49,7 @@ def overlap(offsets: list[int]) -> int:
 
 
 def test_steps_of_fig_4(cube):
-    """Seeds: overlap / 27 > 0.2, six voxels or more. Cap: 0.1 + 0.5 * overlap / 27 > 0.15, three or more."""
+    """Seeds need six voxels: overlap / 27 > 0.2. The cap needs three: 0.1 + n / 54 > 0.15."""
     thorax, lung_mask = cube
     steps = postprocess(thorax, lung_mask, NO_VOTES, TAU, SMALL)
     np.testing.assert_array_equal(steps.anomaly, thorax == np.float32(0.6))
@@ -112,7 +112,7 @@ def test_mean_filter_in_two_and_three_dimensions(dimensions, reach):
 
 
 def test_zeros_count_beyond_the_lung_unless_normalised():
-    """All lung voxels are 0.6 and half of the cube around a border voxel is outside: 9 + 9 of 27 voxels."""
+    """All lung is 0.6, and of the cube around a border voxel 18 of 27 voxels are inside."""
     lung_mask = np.zeros((5, 5, 8), bool)
     lung_mask[:, :, :4] = True
     image = np.where(lung_mask, np.float32(0.6), np.float32(0))
@@ -318,7 +318,7 @@ def test_what_eq_10_finds_counts_where_it_is_possible(possible, kept):
 
 @pytest.mark.parametrize("wide", [False, True])
 def test_vessels_tell_nothing_of_the_lung(wide):
-    """Thin ones would draw the median of the healthy patch up, and in the middle of a wide one no lung is near."""
+    """Thin ones would raise the median; in the middle of a wide one no lung is near."""
     hu, inside, prob = patient()
     vessels = np.zeros(hu.shape, bool)
     if wide:

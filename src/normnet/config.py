@@ -117,6 +117,7 @@ class SynthesisConfig(Section):
     elastic: Range = (0.15, 0.35)  # displacement over mean semi-axis; not published
     elastic_cells: int = 4  # control points per axis of an ellipsoid's box
     rotate: bool = True
+    texture: str = "salt noise"  # a name of synthesis/textures.py
     sigma_a_vox: Range = (3, 15)  # Eq. 7
     a_limits: Range = (0.0, 0.3)  # Eq. 8: a_L, a_U ~ U[...]
     a_gap: float = 0.15  # a_U - a_L is larger
@@ -297,6 +298,9 @@ class InferenceConfig(Section):
     """Slabs over the lungs and the vote (Sec. IV-B3)."""
 
     slab_vox: int = 32  # slices of a slab, as in training; slabs lie half a slab apart
+    # "vote": normal is what enough members call normal; "mean": where their mean probability of
+    # normal is above prob_normal
+    rule: Literal["vote", "mean"] = "vote"
     prob_normal: float = 0.95
     # Members that must call a voxel normal; "majority": more than half of those that vote.
     min_votes: Literal["majority"] | Annotated[int, Field(ge=0)] = "majority"

@@ -1,4 +1,4 @@
-"""What a segmentation needs: the ensemble, the lesion and the lung networks, and their settings."""
+"""The loaded models that a segmentation needs: the ensemble, the lungs and the lesions."""
 
 from __future__ import annotations
 
@@ -6,50 +6,61 @@ import warnings
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from normnet.config import Config, InferenceConfig, LungsConfig, parse_manifest_config
 from normnet.errors import ModelError
-from normnet.lungs.external import ExternalLungs, find_external
+from normnet.lungs.external import ExternalLungs
+from normnet.lungs.programs import find_external
 from normnet.network.weights import load_members, read_manifest
 
 if TYPE_CHECKING:
     from torch import nn
 
+Networks = TypeVar("Networks")
+
+
+@dataclass(frozen=True)
+class Members(Generic[Networks]):
+    """The loaded networks of one model folder.
+
+    Attributes:
+        networks: In evaluation mode; or the lung model of another program in their place.
+        config: Settings that the networks are used with.
+        manifest: What the model's manifest says.
+    """
+
+    networks: Networks
+    config: Config
+    manifest: dict[str, Any]
+
 
 @dataclass(frozen=True)
 class Model:
-    """Loaded weights.
+    """Everything that a segmentation needs.
 
     Attributes:
-        networks: Members of the ensemble.
-        lung_networks: Members of the lung segmenter, or the model of another program in their
-            place.
-        lesion_networks: Members that segment disease directly, pale ground glass included.
-        config: Settings that the ensemble is used with, and the lung model's own; those of a
-            training are in the manifests alone.
-        lesion_config: The same of the lesion networks.
-        manifest: What the ensemble's manifest says.
-        lung_manifest: What the lung model's manifest says.
-        lesion_manifest: What the lesion model's manifest says.
+        ensemble: Networks that vote for normal tissue, the paper's.
+        lungs: Networks that find the lungs, or the model of another program.
+        lesions: Networks that recognise disease, pale ground glass included.
     """
 
-    networks: list[nn.Module]
-    lung_networks: list[nn.Module] | ExternalLungs
-    lesion_networks: list[nn.Module]
-    config: Config
-    lesion_config: Config
-    manifest: dict[str, Any]
-    lung_manifest: dict[str, Any]
-    lesion_manifest: dict[str, Any]
+    ensemble: Members[list[nn.Module]]
+    lungs: Members[list[nn.Module] | ExternalLungs]
+    lesions: Members[list[nn.Module]]
 
-    def asked(self, config: InferenceConfig) -> list[nn.Module]:
-        """The members that vote under these settings."""
-        return self.networks[: config.members_voting(len(self.networks))]
+    @property
+    def config(self) -> Config:
+        """The ensemble's settings, with the section ``lungs`` of the lung model."""
+        return self.ensemble.config.model_copy(update={"lungs": self.lungs.config.lungs})
+
+    def voters(self, config: InferenceConfig) -> list[nn.Module]:
+        """The members of the ensemble that vote under these settings."""
+        return self.ensemble.networks[: config.members_voting(len(self.ensemble.networks))]
 
 
 def shipped(name: str) -> Path:
-    """Folder of a model that ships with the package: ``"normnet"``, ``"lungs"`` or ``"lesions"``."""
+    """Folder of a shipped model: ``"normnet"``, ``"lungs"`` or ``"lesions"``."""
     return Path(str(resources.files("normnet") / "weights" / name))
 
 
@@ -72,31 +83,31 @@ def load_model(
         ModelError: If files are missing, altered or do not fit.
         ConfigError: If a setting in a manifest has a wrong value.
     """
-    from normnet.inference.quicken import quicken
+    return Model(_load("normnet", folder), load_lungs(lungs), _load("lesions", lesions))
 
-    folder = Path(folder) if folder else shipped("normnet")
-    networks, manifest = load_members(folder, "normnet")
-    networks = [quicken(network) for network in networks]
-    lung_networks, lung_manifest = load_lungs(lungs)
-    lesion_folder = Path(lesions) if lesions else shipped("lesions")
-    lesion_networks, lesion_manifest = load_members(lesion_folder, "lesions")
-    return Model(
-        networks,
-        lung_networks,
-        [quicken(network) for network in lesion_networks],
-        with_lungs(_known_settings(manifest, folder), lung_manifest),
-        _known_settings(lesion_manifest, lesion_folder),
-        manifest,
-        lung_manifest,
-        lesion_manifest,
-    )
+
+def _load(kind: str, given: str | Path | None) -> Members[list[nn.Module]]:
+    from normnet.inference.subpixel import use_subpixel_output
+
+    folder = Path(given) if given else shipped(kind)
+    networks, manifest = load_members(folder, kind)
+    networks = [use_subpixel_output(network) for network in networks]
+    return Members(networks, _known_settings(manifest, folder), manifest)
 
 
 def settings_of(manifest: dict[str, Any], folder: Path) -> tuple[Config, list[str]]:
-    """What a model is used with; returns and raises as ``parse_manifest_config``.
+    """Settings that a model is used with.
+
+    Args:
+        manifest: Of the model.
+        folder: Of the model, for messages.
+
+    Returns:
+        As ``parse_manifest_config``: the settings, and the names of the unknown ones.
 
     Raises:
         ModelError: If the manifest holds no settings.
+        ConfigError: If a setting has a wrong value.
     """
     try:
         values = {**manifest["inference"], "network": manifest["network"]}
@@ -108,7 +119,11 @@ def settings_of(manifest: dict[str, Any], folder: Path) -> tuple[Config, list[st
 
 
 def with_lungs(config: Config, lung_manifest: dict[str, Any]) -> Config:
-    """The settings with those of a lung model in the section ``lungs``: what its network sees is its own.
+    """The settings with the section ``lungs`` of a lung model, since its networks need their own.
+
+    Args:
+        config: Settings of all stages.
+        lung_manifest: Of the lung model; without settings, the section gets its default values.
 
     Raises:
         ModelError: If the manifest holds something else in place of settings.
@@ -139,41 +154,37 @@ def _warn_of_unknown(folder: Path, settings: list[str]) -> None:
         warnings.warn(f"model {folder.name}: {text}", stacklevel=4)
 
 
-def load_lungs(
-    path: str | Path | None = None,
-) -> tuple[list[nn.Module] | ExternalLungs, dict[str, Any]]:
+def load_lungs(path: str | Path | None = None) -> Members[list[nn.Module] | ExternalLungs]:
     """Load a lung segmenter.
 
     Args:
         path: Made by ``normnet train-lungs``, or what ``find_external`` knows; the shipped one
             where None.
 
-    Returns:
-        What ``segment_lungs`` takes, and the manifest.
-
     Raises:
         ModelError: If files are missing, altered or do not fit, or the program that it needs is not
             installed.
     """
-    from normnet.lungs.programs import find_program
+    from normnet.lungs.processes import find_program
 
     path = Path(path) if path else shipped("lungs")
     external = find_external(path)
     if external is not None:
         find_program(external)
-        return external, external.manifest
+        return Members(external, with_lungs(Config(), external.manifest), external.manifest)
     networks, manifest = load_members(path, "lungs")
     lungs = manifest.get("inference")
     if isinstance(lungs, dict):
         _warn_of_unknown(path, parse_manifest_config(lungs, str(path))[1])
-    n_seen = with_lungs(Config(), manifest).lungs.n_seen
-    if manifest["network"].get("in_channels") != n_seen:
-        found = f"its network sees {manifest['network'].get('in_channels')} slices, its settings say {n_seen}"
+    config = with_lungs(Config(), manifest)
+    n_seen, n_own = config.lungs.n_seen, manifest["network"].get("in_channels")
+    if n_own != n_seen:
+        found = f"its network sees {n_own} slices, its settings say {n_seen}"
         raise ModelError("NN-MOD-008", found, str(path), "train it again")
-    return networks, manifest
+    return Members(networks, config, manifest)
 
 
 def read_lung_manifest(path: Path) -> dict[str, Any]:
-    """What identifies a lung segmenter of any kind, before it is made ready."""
+    """The manifest of a lung segmenter of any kind, without loading its networks."""
     external = find_external(path)
     return read_manifest(path, "lungs") if external is None else external.manifest

@@ -1,4 +1,4 @@
-"""From the vote to the lesion mask: Eq. 10 (Sec. III-D), and a boundary from the patient's own lung."""
+"""From the vote to the lesion mask: Eq. 10 (Sec. III-D), and the patient's own boundary."""
 
 from __future__ import annotations
 
@@ -9,36 +9,51 @@ import numpy as np
 from normnet.config import PostprocessingConfig
 
 AIR_HU = np.float32(-1000)
-HEALTHY_PROB, DISEASE_PROB = 0.05, 0.5  # below and above: where the density of the two is taken
-FEWEST_VOX = 20  # to take a density from
-FEWEST_HEALTHY = (
-    0.05  # of the disease's voxels; less than this is what the networks missed, not healthy lung
-)
+# Probabilities of the lesion networks below and above which the density of healthy lung and of
+# disease is measured.
+HEALTHY_PROB, DISEASE_PROB = 0.05, 0.5
+FEWEST_VOX = 20  # a density is measured from at least so many voxels
+# Share of the disease's voxels; fewer healthy voxels are missed disease, not healthy lung.
+FEWEST_HEALTHY = 0.05
 
 
 class Boundary(NamedTuple):
-    """Where a reader sees an edge in this patient, HU of smoothed parenchyma."""
+    """The density from which on this patient's lung counts as lesion; HU of smoothed parenchyma.
+
+    Attributes:
+        healthy_hu: Density of the healthy lung.
+        disease_hu: Density of the disease.
+        lesion_hu: Lesions are denser than this.
+        n_vox_range: Voxels of the lesions at the larger and at the smaller of ``share_range``.
+    """
 
     healthy_hu: float
     disease_hu: float
-    lesion_hu: float  # lesions are denser
-    n_vox_range: tuple[
-        int, int
-    ]  # voxels of the lesions at the larger and the smaller of ``share_range``
+    lesion_hu: float
+    n_vox_range: tuple[int, int]
 
 
 class LesionSteps(NamedTuple):
-    """The images of Fig. 4, each (z, y, x) on the prepared grid."""
+    """The images of Fig. 4, each (z, y, x) on the prepared grid.
 
-    anomaly: np.ndarray  # (d) bool: lung, bright, not voted normal
-    seeds: np.ndarray  # (e) bool: its mean over k_d exceeds t_d
-    remainder: np.ndarray  # (f) float32: windowed lung less what was voted normal
-    cap: np.ndarray  # (g) bool: its mean over k_f exceeds t_f
-    core: np.ndarray  # I_final, Eq. 10
-    # with the lesion networks: what could be lesion within the boundary, without the rim; else
-    # equal
+    Attributes:
+        anomaly: (d) bool, bright lung that is not voted normal.
+        seeds: (e) bool, where the mean of (d) over ``k_d`` exceeds ``t_d``.
+        remainder: (f) float32, the windowed lung without what is voted normal.
+        cap: (g) bool, where the mean of (f) over ``k_f`` exceeds ``t_f``.
+        core: bool, I_final of Eq. 10.
+        lesions: bool. With the lesion networks: the candidates that are denser than the boundary,
+            without the rim of the lungs; else ``core`` without the rim.
+        boundary: None without the lesion networks.
+    """
+
+    anomaly: np.ndarray
+    seeds: np.ndarray
+    remainder: np.ndarray
+    cap: np.ndarray
+    core: np.ndarray
     lesions: np.ndarray
-    boundary: Boundary | None = None  # None without the lesion networks
+    boundary: Boundary | None = None
 
 
 def mean_filter(
@@ -49,13 +64,16 @@ def mean_filter(
     Args:
         image: (z, y, x) float32, 0 outside the lungs.
         size: Edge in voxels.
-        lung_mask: Same shape, bool; the only voxels that count if ``config.normalised``.
-        config: 2D or 3D, plain or normalised.
+        lung_mask: Same shape, bool; only its voxels count if ``config.normalised``.
+        config: ``dimensions`` and ``normalised``.
+
+    Returns:
+        Same shape, float32.
     """
     from scipy.ndimage import uniform_filter
 
     sizes = (size if config.dimensions == 3 else 1, size, size)
-    mean = uniform_filter(image, sizes, mode="constant")
+    mean: np.ndarray = uniform_filter(image, sizes, mode="constant")
     if config.normalised:
         mean /= np.maximum(
             uniform_filter(lung_mask.astype(np.float32), sizes, mode="constant"), 1e-3
@@ -64,34 +82,50 @@ def mean_filter(
 
 
 def dilate(mask: np.ndarray, radius_vox: int, within: np.ndarray | None = None) -> np.ndarray:
-    """Binary dilation by ``radius_vox`` steps to the six face neighbours, new voxels inside ``within`` only."""
+    """Grow a mask by ``radius_vox`` steps to the six face neighbours.
+
+    Args:
+        mask: (z, y, x) bool.
+        radius_vox: Number of steps; 0 returns the mask unchanged.
+        within: Same shape, bool; only voxels inside it are added. None: no limit.
+    """
     from scipy.ndimage import binary_dilation
 
-    return binary_dilation(mask, iterations=radius_vox, mask=within) if radius_vox > 0 else mask
+    if radius_vox <= 0:
+        return mask
+    grown: np.ndarray = binary_dilation(mask, iterations=radius_vox, mask=within)
+    return grown
 
 
-def inner(lung_mask: np.ndarray, rim_vox: int) -> np.ndarray:
-    """The lungs without the ``rim_vox`` outermost layers of voxels in each slice; 0: as they are."""
+def without_rim(lung_mask: np.ndarray, rim_vox: int) -> np.ndarray:
+    """The lungs without their ``rim_vox`` outermost layers of voxels in each slice.
+
+    Args:
+        lung_mask: (z, y, x) bool.
+        rim_vox: Number of layers; 0 returns the mask unchanged.
+    """
     from scipy.ndimage import binary_erosion, generate_binary_structure
 
     if rim_vox <= 0:
         return lung_mask
-    return binary_erosion(lung_mask, generate_binary_structure(2, 1)[None], iterations=rim_vox)
+    in_slice = generate_binary_structure(2, 1)[None]
+    inside: np.ndarray = binary_erosion(lung_mask, in_slice, iterations=rim_vox)
+    return inside
 
 
 def parenchyma_density(
     volume_hu: np.ndarray, lung_mask: np.ndarray, left_out: np.ndarray, sigma_vox: float
 ) -> np.ndarray:
-    """Smoothed HU of what remains of the lungs once normal bright tissue is taken out.
+    """Smoothed HU of the lungs without their normal bright tissue.
 
-    A normalised Gaussian: only voxels of the lungs count, without their outermost layer and
-        ``left_out``.
+    The filter is a normalised Gaussian: only voxels of the lungs count, without their outermost
+    layer and without ``left_out``.
 
     Args:
         volume_hu: (z, y, x) float32.
         lung_mask: Same shape, bool.
-        left_out: Same shape, bool, voted normal: vessels and airways.
-        sigma_vox: Standard deviation, cut at three of them.
+        left_out: Same shape, bool, what is voted normal: vessels and airways.
+        sigma_vox: Standard deviation of the Gaussian, which is cut at three of them.
 
     Returns:
         Float32 HU; meaningless outside the lungs.
@@ -103,7 +137,8 @@ def parenchyma_density(
     total = gaussian_filter(
         np.where(counted, volume_hu - AIR_HU, np.float32(0)), sigma_vox, truncate=3
     )
-    return total / np.maximum(weight, 0.01) + AIR_HU
+    density_hu: np.ndarray = total / np.maximum(weight, 0.01) + AIR_HU
+    return density_hu
 
 
 def postprocess(
@@ -115,21 +150,20 @@ def postprocess(
     config: PostprocessingConfig,
     prob_lesion: np.ndarray | None = None,
 ) -> LesionSteps:
-    """Eq. 10 with all its intermediate images, then what the window does not call bright.
+    """Eq. 10 with all its intermediate images; with the lesion networks also pale disease.
 
-    With the lesion networks, what they or Eq. 10 call lesion is a candidate. A reader draws the
-    edge where density is some way between this patient's healthy lung and this patient's disease,
-    so candidates count where they are denser than the healthy lung by ``step_hu`` and ``share`` of
-    that way. The outermost layers of the lungs are never lesion.
+    With the lesion networks, a voxel that they or Eq. 10 call lesion is a candidate. It is a lesion
+    if it is denser than this patient's boundary, see ``find_boundary``. The outermost layers of the
+    lungs are never lesion.
 
     Args:
         thorax: (z, y, x) float32 in [0, 1], 0 outside the lungs.
         volume_hu: Same shape, float32.
         lung_mask: Same shape, bool.
-        normal_mask: Same shape, bool, the ensemble's vote.
-        tau: Bright threshold.
-        config: Kernel sizes, thresholds, boundary, rim.
-        prob_lesion: Same shape, float32; None: Eq. 10 and the rim alone.
+        normal_mask: Same shape, bool, what the ensemble calls normal.
+        tau: Bright threshold of ``thorax``.
+        config: Kernel sizes, thresholds, boundary and rim.
+        prob_lesion: Same shape, float32, of the lesion networks; None: only Eq. 10 and the rim.
     """
     anomaly = lung_mask & (thorax >= tau) & ~normal_mask
     seeds = mean_filter(anomaly.astype(np.float32), config.k_d, lung_mask, config) > config.t_d
@@ -137,9 +171,8 @@ def postprocess(
     cap = (mean_filter(remainder, config.k_f, lung_mask, config) > config.t_f) & lung_mask
     core = dilate(seeds, config.dilation_vox) & cap
     if prob_lesion is None:
-        return LesionSteps(
-            anomaly, seeds, remainder, cap, core, core & inner(lung_mask, config.rim_vox)
-        )
+        lesions = core & without_rim(lung_mask, config.rim_vox)
+        return LesionSteps(anomaly, seeds, remainder, cap, core, lesions)
     density_hu = parenchyma_density(volume_hu, lung_mask, normal_mask, config.density_sigma_vox)
     lesions, boundary = bound_lesions(density_hu, core, prob_lesion, lung_mask, normal_mask, config)
     return LesionSteps(anomaly, seeds, remainder, cap, core, lesions, boundary)
@@ -153,22 +186,22 @@ def bound_lesions(
     normal_mask: np.ndarray,
     config: PostprocessingConfig,
 ) -> tuple[np.ndarray, Boundary]:
-    """Candidates that are denser than this patient's boundary.
+    """The candidates that are denser than this patient's boundary.
 
     Args:
         density_hu: (z, y, x), see ``parenchyma_density``.
         core: Same shape, bool, Eq. 10.
         prob_lesion: Same shape, float32, of the lesion networks.
         lung_mask: Same shape, bool.
-        normal_mask: Same shape, bool, the vote.
-        config: Candidates, boundary, rim.
+        normal_mask: Same shape, bool, what the ensemble calls normal.
+        config: Candidates, boundary and rim.
 
     Returns:
-        Bool, the lesions; and where their edge was drawn.
+        The lesions, same shape, bool; and the boundary.
     """
+    inside = without_rim(lung_mask, 1)
     candidates = (prob_lesion > config.prob_lesion) | (core & (prob_lesion > config.prob_possible))
-    candidates &= inner(lung_mask, config.rim_vox)
-    inside = inner(lung_mask, 1)
+    candidates &= without_rim(inside, config.rim_vox - 1) if config.rim_vox > 0 else lung_mask
     healthy = inside & (prob_lesion < HEALTHY_PROB) & ~core & ~normal_mask
     disease = inside & (prob_lesion > DISEASE_PROB)
     boundary = find_boundary(
@@ -183,26 +216,24 @@ def find_boundary(
     candidates_hu: np.ndarray,
     config: PostprocessingConfig,
 ) -> Boundary:
-    """The density from which on a candidate is a lesion.
+    """The density from which on a candidate counts as lesion.
+
+    It lies above the density of the healthy lung by ``step_hu`` and by ``share`` of the difference
+    between disease and healthy lung. Where hardly any healthy lung is left, that of air stands in
+    for it, so that all candidates count.
 
     Args:
-        healthy_hu: Densities where the lesion networks see nothing; may be empty.
-        disease_hu: Densities of what is more likely lesion than not; may be empty.
+        healthy_hu: Densities of the voxels where the lesion networks see nothing; may be empty.
+        disease_hu: Densities of the voxels that are more likely lesion than not; may be empty.
         candidates_hu: Densities of all candidates.
-        config: Step, share, percentile, least contrast.
+        config: Step, share, percentile and least contrast.
     """
-    told = len(healthy_hu) >= max(FEWEST_VOX, FEWEST_HEALTHY * len(disease_hu))
-    healthy = (
-        float(np.median(healthy_hu)) if told else float(AIR_HU)
-    )  # hardly any is left: all candidates count
+    enough = len(healthy_hu) >= max(FEWEST_VOX, FEWEST_HEALTHY * len(disease_hu))
+    healthy = float(np.median(healthy_hu)) if enough else float(AIR_HU)
     disease = healthy + config.least_contrast_hu
     if len(disease_hu) >= FEWEST_VOX:
         disease = max(disease, float(np.percentile(disease_hu, config.disease_percentile)))
     shares = (config.share_range[0], config.share, config.share_range[1])
     low, lesion, high = (healthy + config.step_hu + share * (disease - healthy) for share in shares)
-    return Boundary(
-        healthy,
-        disease,
-        lesion,
-        (int((candidates_hu > high).sum()), int((candidates_hu > low).sum())),
-    )
+    n_vox_range = int((candidates_hu > high).sum()), int((candidates_hu > low).sum())
+    return Boundary(healthy, disease, lesion, n_vox_range)

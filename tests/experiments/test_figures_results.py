@@ -144,7 +144,7 @@ def tinted(picture: np.ndarray, colour: tuple[float, float, float]) -> np.ndarra
 def shown_slice(bench: StubBench) -> tuple[np.ndarray, ...]:
     """Thorax, lungs and reference in the slice with the most lesion, cut to the lungs."""
     subject = bench.subject(results.spread_cases(bench, 1)[0], CONFIG)
-    box = results.figure_box(subject)
+    box = results.crop_box(subject)
     reference = results.reference_on_grid(subject)[box]
     z = int(reference.sum(axis=(1, 2)).argmax())
     return subject.prepared.thorax[box][z], subject.prepared.lung_mask[box][z], reference[z]

@@ -61,6 +61,17 @@ def test_majority(n_members, needed):
     assert votes.normal_mask(InferenceConfig(min_votes=1)).tolist() == [False] + [True] * n_members
 
 
+def test_the_mean_probability_as_the_rule():
+    """Two of three members call the first voxel normal, but their mean does not reach 0.95."""
+    votes = Votes(
+        np.array([2, 1, 3], np.uint8), np.array([0.9, 0.96, 0.99], np.float16), n_members=3
+    )
+    assert votes.normal_mask(InferenceConfig()).tolist() == [True, False, True]
+    assert votes.normal_mask(InferenceConfig(rule="mean")).tolist() == [False, True, True]
+    lower = InferenceConfig(rule="mean", prob_normal=0.8)
+    assert votes.normal_mask(lower).tolist() == [True, True, True]
+
+
 @pytest.fixture(scope="module")
 def trained() -> torch.nn.Module:
     """A small network with batch norm whose running statistics are not trivial."""

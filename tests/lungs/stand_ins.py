@@ -1,4 +1,4 @@
-"""Commands with the arguments of lungmask 0.2.22 and nnunetv2 2.8.1 that find a phantom's lungs by their HU."""
+"""Stand-ins for lungmask 0.2.22 and nnunetv2 2.8.1: they find a phantom's lungs by their HU."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from normnet.lungs.programs import COMMANDS
+from normnet.lungs.programs import all_programs
 
 SCRIPT = """#!{python}
 import argparse, json, os, subprocess, sys, time
@@ -22,14 +22,15 @@ parser = argparse.ArgumentParser()
 if Path(sys.argv[0]).name == "lungmask":
     parser.add_argument("input")
     parser.add_argument("output")
-    parser.add_argument("--modelname", choices=["R231", "LTRCLobes", "LTRCLobes_R231", "R231CovidWeb"], default="R231")
+    names = ["R231", "LTRCLobes", "LTRCLobes_R231", "R231CovidWeb"]
+    parser.add_argument("--modelname", choices=names, default="R231")
     parser.add_argument("--modelpath")
     parser.add_argument("--batchsize", type=int, default=20)
     for flag in ("--cpu", "--nopostprocess", "--noprogress", "--removemetadata"):
         parser.add_argument(flag, action="store_true")
-    asked = parser.parse_args()
-    image, result = Path(asked.input), Path(asked.output)
-    assert Path(asked.modelpath).is_file()
+    given = parser.parse_args()
+    image, result = Path(given.input), Path(given.output)
+    assert Path(given.modelpath).is_file()
 else:
     for option in ("-i", "-o", "-m"):
         parser.add_argument(option, required=True)
@@ -40,18 +41,20 @@ else:
     parser.add_argument("-nps", type=int, default=3)
     parser.add_argument("-prev_stage_predictions")
     parser.add_argument("-device", choices=["cpu", "cuda", "mps"], default="cuda")
-    for flag in ("--disable_tta", "--verbose", "--save_probabilities", "--disable_progress_bar", "--not_on_device"):
+    for flag in ("--disable_tta", "--verbose", "--save_probabilities", "--disable_progress_bar",
+                 "--not_on_device"):
         parser.add_argument(flag, action="store_true")
-    asked = parser.parse_args()
-    (image,) = Path(asked.i).glob("*_0000.nii.gz")
-    result = Path(asked.o, image.name.replace("_0000", ""))
-    for fold in asked.f:
-        assert Path(asked.m, f"fold_{{fold}}", asked.chk).is_file()
-    Path(asked.o, "plans.json").write_text("{{}}")
+    given = parser.parse_args()
+    (image,) = Path(given.i).glob("*_0000.nii.gz")
+    result = Path(given.o, image.name.replace("_0000", ""))
+    for fold in given.f:
+        assert Path(given.m, f"fold_{{fold}}", given.chk).is_file()
+    Path(given.o, "plans.json").write_text("{{}}")
 
 stored = nibabel.load(image)
 hu = np.asarray(stored.dataobj)
-log = {{**vars(asked), "image": str(image), "mode": oct(Path(os.environ["TMPDIR"]).stat().st_mode), "hu": int(hu.sum()),
+mode = oct(Path(os.environ["TMPDIR"]).stat().st_mode)
+log = {{**vars(given), "image": str(image), "mode": mode, "hu": int(hu.sum()),
        "environment": dict(os.environ)}}
 Path(os.environ["STAND_IN_LOG"]).write_text(json.dumps(log))
 
@@ -66,21 +69,22 @@ if kind == "hangs":
     Path(os.environ["STAND_IN_LOG"]).write_text(str(child.pid))
     time.sleep(600)
 lungs = (hu > -950) & (hu < -700)
-x, y, z = (c.reshape(hu.shape) for c in (stored.affine @ np.stack([*(i.ravel() for i in np.indices(hu.shape)),
-                                                                   np.ones(hu.size)]))[:3])
+voxels = np.stack([*(i.ravel() for i in np.indices(hu.shape)), np.ones(hu.size)])
+x, y, z = (c.reshape(hu.shape) for c in (stored.affine @ voxels)[:3])
+left_lobes, right_lobes = np.where(z > 0, 1, 2), np.where(z > 20, 3, np.where(z > -20, 4, 5))
 labels = {{
     "one": lungs * 1,
     "sides": lungs * np.where(x > 0, 1, 2),
     "mirrored": lungs * np.where(x > 0, 2, 1),
-    "lobes": lungs * np.where(x > 0, np.where(z > 20, 3, np.where(z > -20, 4, 5)), np.where(z > 0, 1, 2)),
+    "lobes": lungs * np.where(x > 0, right_lobes, left_lobes),
     "organs": lungs * np.where(x > 0, 7, 8) + (hu > 300),
     "finds nothing": lungs * 0,
     "other grid": (lungs * 1)[::2],
     "fractions": lungs * 0.5,
 }}.get(kind)
 if labels is not None:
-    kept = np.float32 if kind == "fractions" else np.uint8
-    nibabel.save(nibabel.Nifti1Image(labels.astype(kept), stored.affine), result)
+    dtype = np.float32 if kind == "fractions" else np.uint8
+    nibabel.save(nibabel.Nifti1Image(labels.astype(dtype), stored.affine), result)
 """
 
 
@@ -99,7 +103,7 @@ class StandIns:
             folder / "call.json",
         )
         self.folder.mkdir()
-        for name in COMMANDS.values():
+        for name in (program.command for program in all_programs()):
             (self.folder / name).write_text(SCRIPT.format(python=sys.executable))
             (self.folder / name).chmod(0o755)
         monkeypatch.setenv("PATH", str(self.folder), prepend=os.pathsep)

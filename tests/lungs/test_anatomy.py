@@ -142,7 +142,7 @@ def test_a_small_side_raises_doubt(chest):
 
 
 def test_fat_is_no_lung_but_disease_is():
-    """A block of -95 HU in the mask is fat; consolidation, ground glass and a steep edge through -95 HU are not."""
+    """A block of -95 HU is fat; consolidation, ground glass and a steep edge are not."""
     rng = np.random.default_rng(0)
     hu = np.full((40, 60, 60), -850, np.float32)
     hu[5:20, 5:25, 5:25] = -95  # 15 x 20 x 20 voxels of 2 x 1.5 x 1.5 mm: 27 ml
@@ -177,7 +177,7 @@ def test_aerated_consolidation_is_no_fat():
 
 
 def test_slices_that_disagree_with_both_beside_them():
-    """A slice without one of two equal lungs is half a slice of twenty; a lung that ends is no disagreement."""
+    """A slice that lacks one of two lungs is half a slice of twenty; a lung may end."""
     labels = boxes(RIGHT).astype(np.uint8) + 2 * boxes(LEFT).astype(np.uint8)
     assert jumping_share(labels) == 0
     labels[10][labels[10] == 2] = 0

@@ -1,4 +1,4 @@
-"""Lung models of other programs: recognised by content, called as documented, every failure one line."""
+"""Lung models of other programs: recognised by content, called as documented, clear failures."""
 
 import contextlib
 import json
@@ -12,14 +12,17 @@ import pytest
 
 from normnet.config import LungsConfig
 from normnet.errors import ModelError, NormNetError, ResourceError, ValueRangeError
-from normnet.lungs import programs
-from normnet.lungs.external import EITHER, LEFT, RIGHT, find_external, sides_named
+from normnet.lungs import processes
+from normnet.lungs.external import EITHER, LEFT, RIGHT
 from normnet.lungs.learned import segment_lungs
+from normnet.lungs.programs import all_programs, find_external
+from normnet.lungs.programs.nnunet import sides_named
 from normnet.models import load_lungs, read_lung_manifest, shipped
 from tests.lungs.stand_ins import StandIns, write_lungmask, write_nnunet
 from tests.phantoms import ORIENTATIONS, reorient, thorax_phantom
 
 NNUNET = "nnUNetTrainer__nnUNetPlans__3d_fullres"
+PROGRAMS = {program.name: program for program in all_programs()}
 SIDES = {"background": 0, "Right lung": 1, "left_lung": 2}
 
 
@@ -51,6 +54,11 @@ def stand_ins(tmp_path, monkeypatch, temporary):
 # --- recognised by content ---
 
 
+def test_every_program_is_one_file():
+    folder = Path(processes.__file__).parent / "programs"
+    assert set(PROGRAMS) == {path.stem for path in folder.glob("[a-z]*.py")} >= {"lungmask"}
+
+
 def test_own_models_are_no_external_ones(tmp_path):
     assert find_external(shipped("lungs")) is None
     assert find_external(tmp_path) is None
@@ -73,7 +81,7 @@ def test_own_models_are_no_external_ones(tmp_path):
 )
 def test_lungmask_weights(tmp_path, n_classes, sides, suffix):
     found = find_external(write_lungmask(tmp_path / f"mine{suffix}", n_classes))
-    assert (found.tool, found.sides) == ("lungmask", sides)
+    assert (found.program.name, found.sides) == ("lungmask", sides)
     assert found.manifest["name"] == f"lungmask mine{suffix}"
 
 
@@ -101,8 +109,9 @@ def test_weights_that_would_run_code_are_refused(tmp_path):
     ("files", "options"),
     [
         (["fold_0/checkpoint_final.pth"], ("-f", "0", "-chk", "checkpoint_final.pth")),
-        (["fold_2/checkpoint_final.pth", "fold_0/checkpoint_final.pth", "fold_1/checkpoint_best.pth",
-          "fold_all/checkpoint_final.pth"], ("-f", "0", "2", "-chk", "checkpoint_final.pth")),
+        (["fold_2/checkpoint_final.pth", "fold_0/checkpoint_final.pth",
+          "fold_1/checkpoint_best.pth", "fold_all/checkpoint_final.pth"],
+         ("-f", "0", "2", "-chk", "checkpoint_final.pth")),
         (["fold_all/checkpoint_final.pth", "fold_0/checkpoint_best.pth"],
          ("-f", "all", "-chk", "checkpoint_final.pth")),
         (["fold_1/checkpoint_best.pth"], ("-f", "1", "-chk", "checkpoint_best.pth")),
@@ -221,7 +230,7 @@ def test_labels_become_right_and_left(
 def test_any_storage(stand_ins, tmp_path, phantom, expected, order, flips, kind):
     stand_ins.behave(kind)
     scan = reorient(phantom.scan, order, flips)
-    found = programs.segment_externally(
+    found = processes.segment_externally(
         scan, _model("nnunet", tmp_path, labels=None if kind == "one" else SIDES)
     )
     moved = np.flip(expected.transpose(order), [axis for axis, flip in enumerate(flips) if flip])
@@ -235,7 +244,7 @@ def test_what_the_program_is_given(stand_ins, temporary, tmp_path, phantom, tool
     monkeypatch.chdir(
         model.path.parent
     )  # a model given by a relative path is found from any folder
-    programs.segment_externally(phantom.scan, find_external(Path(model.path.name)))
+    processes.segment_externally(phantom.scan, find_external(Path(model.path.name)))
     call = stand_ins.call()
     assert call["hu"] == int(phantom.scan.volume_hu.sum())
     assert Path(call["image"]).name == "ct_0000.nii.gz"
@@ -260,7 +269,7 @@ def test_a_gpu_by_its_number(stand_ins, tmp_path, phantom, monkeypatch, device, 
     if visible:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     for tool in ("nnunet", "lungmask"):
-        programs.segment_externally(phantom.scan, _model(tool, tmp_path), device)
+        processes.segment_externally(phantom.scan, _model(tool, tmp_path), device)
         call = stand_ins.call()
         assert call["environment"].get("CUDA_VISIBLE_DEVICES") == expected
         assert not call["cpu"] if tool == "lungmask" else call["device"] == "cuda"
@@ -276,7 +285,8 @@ def test_a_gpu_by_its_number(stand_ins, tmp_path, phantom, monkeypatch, device, 
         (
             "fails",
             ModelError,
-            "NN-EXT-004: COMMAND failed with exit code 1: RuntimeError: no room for ct_0000.nii.gz;",
+            "NN-EXT-004: COMMAND failed with exit code 1: "
+            "RuntimeError: no room for ct_0000.nii.gz;",
         ),
         ("is killed", ModelError, "NN-EXT-004: COMMAND was ended by signal 9: it said nothing;"),
         ("writes nothing", ModelError, "NN-EXT-006: COMMAND wrote no result; phantom;"),
@@ -296,8 +306,8 @@ def test_a_gpu_by_its_number(stand_ins, tmp_path, phantom, monkeypatch, device, 
 def test_failures(stand_ins, temporary, tmp_path, phantom, tool, kind, error, told):
     stand_ins.behave(kind)
     with pytest.raises(error) as caught:
-        programs.segment_externally(phantom.scan, _model(tool, tmp_path))
-    assert str(caught.value).startswith(told.replace("COMMAND", programs.COMMANDS[tool]))
+        processes.segment_externally(phantom.scan, _model(tool, tmp_path))
+    assert str(caught.value).startswith(told.replace("COMMAND", PROGRAMS[tool].command))
     assert "\n" not in str(caught.value)
     assert str(tmp_path) not in str(caught.value)
     assert list(temporary.iterdir()) == []
@@ -309,11 +319,9 @@ def test_a_program_that_is_not_installed(stand_ins, temporary, tmp_path, phantom
     stand_ins.uninstall()
     for attempt in (
         lambda: load_lungs(model.path),
-        lambda: programs.segment_externally(phantom.scan, model),
+        lambda: processes.segment_externally(phantom.scan, model),
     ):
-        with pytest.raises(
-            ModelError, match=f"NN-EXT-003: .*; install {programs.PACKAGES[tool]}, "
-        ):
+        with pytest.raises(ModelError, match=f"NN-EXT-003: .*; install {PROGRAMS[tool].package}, "):
             attempt()
     assert list(temporary.iterdir()) == []
 
@@ -321,7 +329,7 @@ def test_a_program_that_is_not_installed(stand_ins, temporary, tmp_path, phantom
 def test_a_program_that_does_not_start(stand_ins, temporary, tmp_path, phantom):
     (stand_ins.folder / "lungmask").write_text("#!/nowhere/python\n")
     with pytest.raises(ModelError, match="NN-EXT-004: lungmask does not start"):
-        programs.segment_externally(phantom.scan, _model("lungmask", tmp_path))
+        processes.segment_externally(phantom.scan, _model("lungmask", tmp_path))
     assert list(temporary.iterdir()) == []
 
 
@@ -332,7 +340,7 @@ def test_what_the_program_started_ends_with_it(
     stand_ins.behave("hangs")
     started = []
 
-    def wait(process, seconds=None, wait=programs.subprocess.Popen.wait):
+    def wait(process, seconds=None, wait=processes.subprocess.Popen.wait):
         if seconds is None:
             return wait(process)
         deadline = time.monotonic() + 60
@@ -344,9 +352,9 @@ def test_what_the_program_started_ends_with_it(
             raise KeyboardInterrupt
         return wait(process, 0.1)
 
-    monkeypatch.setattr(programs.subprocess.Popen, "wait", wait)
+    monkeypatch.setattr(processes.subprocess.Popen, "wait", wait)
     with pytest.raises(stopped_by) as caught:
-        programs.segment_externally(phantom.scan, _model("lungmask", tmp_path))
+        processes.segment_externally(phantom.scan, _model("lungmask", tmp_path))
     if isinstance(caught.value, NormNetError):
         assert str(caught.value).startswith("NN-EXT-005: lungmask took more than 7200 s")
     assert _has_ended(started[0])

@@ -1,4 +1,4 @@
-"""The shipped lung network on phantoms: both lungs, their sides in any storage, and doubts about a mask."""
+"""The shipped lung network on phantoms: both lungs in any storage, and doubts about a mask."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class Watching(nn.Module):
     ("slice_mm", "apart"), [(2.0, (3, 10, 25)), (5.0, (1, 4, 10)), (8.0, (1, 2, 6))]
 )
 def test_a_slice_is_seen_with_its_neighbours(slice_mm, apart):
-    """Every slice as it is and mirrored, more of them than are asked at once; at the ends the outermost one repeats."""
+    """Every slice as it is and mirrored, in more than one batch; the outermost slices repeat."""
     depth = 2 * SLICES_AT_ONCE + 5
     volume = np.broadcast_to(
         np.float32(10 * np.arange(depth) - 1000)[:, None, None], (depth, 20, 24)
@@ -209,7 +209,7 @@ def test_a_missing_lung_raises_doubt(phantom, side, name, order, flips):
 
 
 def test_the_network_keeps_a_consolidation(phantom, lung_networks):
-    """34 ml of solid lung at the back, which a threshold would leave out; larger ones need a real chest around them."""
+    """34 ml of solid lung at the back, which a threshold would leave out."""
     ball = ((millimetres(phantom) - np.reshape((0, 45, -66), (3, 1, 1, 1))) ** 2).sum(0) <= 20**2
     scan, without = with_consolidation(phantom, ball)
     solid = (without == 0) & phantom.lung_mask
@@ -218,7 +218,7 @@ def test_the_network_keeps_a_consolidation(phantom, lung_networks):
 
 
 def test_slices_of_dense_tissue_agree():
-    """One slice of a solid base that says no is overruled by those around it; air keeps its own probability."""
+    """The slices around a solid base overrule the one that says no; air does not change."""
     prob = np.ones((11, 4, 4), np.float32)
     prob[5] = 0
     hu = np.full(prob.shape, 40.0, np.float32)

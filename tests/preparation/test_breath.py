@@ -77,7 +77,7 @@ def test_fluid_in_the_air_is_found_and_undone(share):
 
 
 def test_noise_hardly_counts():
-    """Of 100 HU a voxel 12 are left in a block: its lightest tenth is about 16 HU off, and not 128."""
+    """A block reduces noise of 100 HU to 12 HU: the lightest tenth is 16 HU off, not 128."""
     fluid = estimate_fluid(chest(-905, noise_hu=100), LUNG, WIDE)
     assert -25 / 955 < fluid < -5 / 955
 

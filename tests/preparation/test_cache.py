@@ -103,7 +103,7 @@ def test_truncated_is_none(tmp_path, case, share):
 
 
 def test_altered_is_none_or_unharmed(tmp_path, case):
-    """One byte flipped anywhere: the archive's own fields may not matter, the contents never come back wrong."""
+    """After one flipped byte the contents are right or refused, never wrong."""
     path = tmp_path / "case.npz"
     save_case(path, case, "key")
     data = path.read_bytes()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from normnet.preparation.coarse import pool_lungs, spread
+from normnet.preparation.coarse import pool_lungs, unpool
 
 
 def test_only_lung_counts_where_a_block_is_mostly_lung():
@@ -35,6 +35,6 @@ def test_spread_undoes_the_size_and_keeps_the_place():
     """A ramp pooled and spread is the ramp again, but for the ends."""
     ramp = torch.arange(12, dtype=torch.float32).expand(5, 7, 12)
     pooled, _ = pool_lungs(ramp, torch.ones(ramp.shape, dtype=torch.bool), (2, 2, 2))
-    back = spread(pooled, (2, 2, 2), ramp.shape)
+    back = unpool(pooled, (2, 2, 2), ramp.shape)
     assert back.shape == ramp.shape
     torch.testing.assert_close(back[:, :, 1:-1], ramp[:, :, 1:-1])

@@ -54,7 +54,7 @@ def test_dark_and_outside_voxels_are_no_edges(lung):
 
 
 def test_cutting_the_rim_frees_the_vessels(lung):
-    """A rim all round that touches a thick vessel is one component: whole, the paper's rule drops both."""
+    """A rim that touches a thick vessel is one component: the paper's rule removes both."""
     thorax, lung_mask = lung
     core = np.zeros_like(lung_mask)
     core[3:17, 5:35, 5:35] = True

@@ -16,7 +16,7 @@ def test_worst_first_and_apart():
 
 
 def test_colours_tell_found_missed_and_too_much():
-    """The left lung's lesion is missed, the right one found; a healthy place is marked; any storage, one picture."""
+    """One lesion is found, one is missed, and healthy lung is marked; storage is no matter."""
     phantom = thorax_phantom((32, 64, 64), (5.0, 5.0, 5.0))
     lungs = phantom.lung_mask.astype(np.uint8)
     right = np.arange(64) < 32

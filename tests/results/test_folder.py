@@ -13,7 +13,7 @@ from normnet.errors import GeometryError, NormNetError, OutputError, ValueRangeE
 from normnet.io.fingerprint import fingerprint
 from normnet.io.masks import read_labels
 from normnet.io.output_folder import check_output
-from normnet.models import Model
+from normnet.models import Members, Model
 from normnet.pipeline import Segmentation
 from normnet.quantification import quantify
 from normnet.results.folder import (
@@ -27,14 +27,9 @@ from normnet.results.schema import FILES, RESULT
 from tests.phantoms import reorient, thorax_phantom, write_nifti
 
 MODEL = Model(
-    networks=[None] * 3,
-    lung_networks=[],
-    lesion_networks=[],
-    config=Config(),
-    lesion_config=Config(),
-    manifest={"name": "tiny", "version": "1"},
-    lung_manifest={"name": "lungs"},
-    lesion_manifest={"name": "lesions"},
+    Members([None] * 3, Config(), {"name": "tiny", "version": "1"}),
+    Members([], Config(), {"name": "lungs"}),
+    Members([], Config(), {"name": "lesions"}),
 )
 
 
@@ -117,13 +112,13 @@ def test_two_runs_differ_in_seconds_only(tmp_path, result):
 
 def test_whole_results_are_recognised(tmp_path, result, scan_file):
     scan, found = result
-    key = result_key(scan_file, [MODEL.manifest, MODEL.lung_manifest], MODEL.config)
+    key = result_key(scan_file, [MODEL.ensemble.manifest, MODEL.lungs.manifest], MODEL.config)
     folder = tmp_path / "out"
     assert not is_done(folder, key)
     write_results(found, scan, folder, MODEL, key=key)
     assert is_done(folder, key)
     assert not is_done(
-        folder, result_key(scan_file, [{"name": "other"}, MODEL.lung_manifest], MODEL.config)
+        folder, result_key(scan_file, [{"name": "other"}, MODEL.lungs.manifest], MODEL.config)
     )
     assert not is_done(folder, {**key, "config": "other"})
     assert not is_done(folder, {**key, "lungs": "given now"})

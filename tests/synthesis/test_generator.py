@@ -7,7 +7,12 @@ import pytest
 import torch
 
 from normnet.config import SynthesisConfig
-from normnet.synthesis.generator import synthesize_lesions, target_normal
+from normnet.synthesis.generator import (
+    insert_lesions,
+    sample_lesions,
+    synthesize_lesions,
+    target_normal,
+)
 from normnet.synthesis.shapes import sample_shapes
 from normnet.synthesis.textures import sample_texture
 
@@ -73,6 +78,20 @@ def test_equal_seeds_equal_voxels(slab):
     assert torch.equal(first.image, again.image)
     assert torch.equal(first.lesion_mask, again.lesion_mask)
     assert not torch.equal(first.image, other.image)
+
+
+def test_the_steps_are_those_of_the_slab(slab):
+    """Lesions that are drawn first and inserted later give the same slab."""
+    thorax, lung_mask = slab
+    made = synthesize_lesions(thorax, lung_mask, 60000, CONFIG, rng_of(7))
+    lesions = list(sample_lesions(lung_mask, 60000, CONFIG, rng_of(7)))
+    assert len(lesions) > 1
+    again = insert_lesions(thorax, lesions)
+    assert torch.equal(made.image, again.image)
+    assert torch.equal(made.lesion_mask, again.lesion_mask)
+    for blob, inside, texture in lesions:
+        assert torch.equal(inside, blob.shape_mask & lung_mask[blob.box])
+        assert texture.noise.shape == texture.scaled.shape == inside.shape
 
 
 def test_lambda_scales_the_lesions(slab):

@@ -10,6 +10,7 @@ import torch
 from scipy import ndimage
 
 from normnet.config import SynthesisConfig
+from normnet.errors import ConfigError
 from normnet.synthesis import textures
 from normnet.synthesis.textures import gaussian_filter, mean_above, sample_texture
 
@@ -147,3 +148,14 @@ def test_equal_seeds_equal_textures():
     first, again, other = (sample_texture((5, 6, 7), CONFIG, rng_of(seed)) for seed in (4, 4, 5))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not torch.equal(first.scaled, other.scaled)
+
+
+def test_another_texture_is_a_name_and_a_function(monkeypatch):
+    def even(shape, config, rng):
+        return textures.TextureSteps(*(torch.full(shape, 0.7),) * 5)
+
+    monkeypatch.setitem(textures.TEXTURES, "even", even)
+    steps = sample_texture((2, 3, 4), SynthesisConfig(texture="even"), rng_of(0))
+    assert torch.equal(steps.scaled, torch.full((2, 3, 4), 0.7))
+    with pytest.raises(ConfigError, match=r"NN-CFG-002: .*'synthesis.texture'.*salt noise"):
+        sample_texture((2, 3, 4), SynthesisConfig(texture="wool"), rng_of(0))

@@ -178,7 +178,7 @@ def _segment_one(
     from normnet.cli.failures import as_named_error
     from normnet.cli.texts import warn
     from normnet.io.read import case_id_of, read_ct
-    from normnet.pipeline import segment as find_lesions
+    from normnet.pipeline import segment as segment_scan
     from normnet.results.folder import write_failure, write_results
 
     start = time.perf_counter()
@@ -188,7 +188,7 @@ def _segment_one(
         scan = read_ct(job.path, series)
         reading = round(time.perf_counter() - start, 3)
         labels = None if lungs is None else read_lungs(lungs, scan)
-        found = find_lesions(
+        found = segment_scan(
             scan,
             model,
             config,

@@ -51,7 +51,7 @@ def synthesize(
             )
     else:
         scan = read_ct(ct)
-        networks, _ = load_lungs(lung_model)
+        networks = load_lungs(lung_model).networks
         case = prepare_normal(
             scan, segment_lungs(scan, networks, settings.lungs, torch_device), settings
         )

@@ -310,8 +310,8 @@ class Bench:
                 return stored
         if self._lungs is None:
             self._lungs = load_lungs(self.lung_model)
-        networks, manifest = self._lungs
-        labels = segment_lungs(scan, networks, with_lungs(config, manifest).lungs, self.device)
+        lungs = self._lungs
+        labels = segment_lungs(scan, lungs.networks, lungs.config.lungs, self.device)
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as handle:
             np.savez_compressed(handle, labels=labels)

@@ -22,11 +22,10 @@ from normnet.experiments.catalogue import (
     row_config,
     row_votes,
 )
-from normnet.inference.lesions import predict_lesions
-from normnet.inference.voting import Votes
+from normnet.findings import Findings, find_lesions, postprocess_votes
 from normnet.io.json_files import read_json, write_json
 from normnet.models import Model
-from normnet.pipeline import anomaly_map, find_lesions
+from normnet.restoration import restore_anomaly
 
 READINGS = ("lesions", "no growing", "cap")
 CaseScores = dict[str, dict[str, float]]  # reading or "bright" to scores by name
@@ -127,26 +126,18 @@ def score_subject(
         The scores for each of ``configs``.
     """
     votes = predict(subject, networks, configs[0], device)
-    bright = _count_bright(subject, votes, configs[0], prob_lesion)
-    return [
-        _score_masks(
-            subject, votes.normal_mask(config.inference), config, names, bright, prob_lesion
-        )
-        for config in configs
-    ]
+    findings = [postprocess_votes(subject.prepared, votes, config) for config in configs]
+    bright = _count_bright(subject, findings[0], configs[0])
+    return [_score_masks(subject, found, names, bright) for found in findings]
 
 
 def score_shipped(
     subject: Subject, model: Model, names: Collection[str], device: str
 ) -> CaseScores:
     """Score one CT with the package as it ships."""
-    config, prob_lesion = model.config, None
-    if config.postprocessing.lesion_networks:
-        prob_lesion = predict_lesions(
-            subject.prepared, model.lesion_networks, model.lesion_config, device
-        )
-    networks = model.asked(config.inference)
-    return score_subject(subject, networks, [config], names, device, prob_lesion)[0]
+    found = find_lesions(subject.prepared, model, model.config, device)
+    bright = _count_bright(subject, found, model.config)
+    return _score_masks(subject, found, names, bright)
 
 
 def _jobs(rows: list[Row], scale: Scale, bench: Bench) -> list[_Job]:
@@ -156,7 +147,7 @@ def _jobs(rows: list[Row], scale: Scale, bench: Bench) -> list[_Job]:
 def _job(row: Row, seed: int, scale: Scale, bench: Bench) -> _Job:
     if row.shipped:
         model = bench.shipped_model()
-        manifests = [model.manifest, model.lesion_manifest]
+        manifests = [model.ensemble.manifest, model.lesions.manifest]
         key = digest(
             ["shipped", manifests, model.config.model_dump(), bench.lungs_key(model.config)]
         )
@@ -205,37 +196,29 @@ def _score_group(group: list[_Job], names: Collection[str], bench: Bench) -> boo
 
 
 def _score_masks(
-    subject: Subject,
-    normal_mask: np.ndarray,
-    config: Config,
-    names: Collection[str],
-    bright: BrightCounts,
-    prob_lesion: np.ndarray | None,
+    subject: Subject, found: Findings, names: Collection[str], bright: BrightCounts
 ) -> CaseScores:
     """Scores of the lesions under every reading, on the scan's own grid."""
-    prepared = subject.prepared
-    steps = find_lesions(prepared, normal_mask, config, prob_lesion)
+    prepared, steps = subject.prepared, found.steps
     masks = (steps.lesions, steps.seeds & steps.cap, steps.cap)
     of_masks, of_bright = _split(names)
-    found: CaseScores = {}
+    scores: CaseScores = {}
     for reading, mask in zip(READINGS, masks, strict=True):
         lesion_mask = prepared.restore_mask(mask) & (subject.lung_labels > 0)
         case = Comparison(lesion_mask, subject.reference, subject.scan.geometry, bright)
-        found[reading] = compute_scores(case, (SCORES[name] for name in of_masks))
-    found["bright"] = compute_scores(case, (SCORES[name] for name in of_bright))
-    return found
+        scores[reading] = compute_scores(case, (SCORES[name] for name in of_masks))
+    scores["bright"] = compute_scores(case, (SCORES[name] for name in of_bright))
+    return scores
 
 
-def _count_bright(
-    subject: Subject, votes: Votes, config: Config, prob_lesion: np.ndarray | None
-) -> BrightCounts:
+def _count_bright(subject: Subject, found: Findings, config: Config) -> BrightCounts:
     """Table II on the scan's own grid, in the lungs' box."""
     prepared = subject.prepared
     searched = prepared.cut(subject.lung_labels) > 0
     bright = searched & (prepared.cut(subject.scan.volume_hu) >= config.window.bright_hu)
-    normal_mask = votes.normal_mask(config.inference).astype(np.uint8)
+    normal_mask = found.normal_mask.astype(np.uint8)
     return count_bright(
-        1 - anomaly_map(prepared, votes.prob_normal, prob_lesion, searched, bright),
+        1 - restore_anomaly(prepared, found, searched, bright),
         prepared.cut(subject.reference),
         bright,
         prepared.regrid(normal_mask, nearest=True) > 0,

@@ -1,1 +1,1 @@
-"""Which bright tissue each member of the ensemble takes for normal."""
+"""What the networks say: the vote for normal tissue, and the probability of disease."""

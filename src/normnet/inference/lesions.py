@@ -1,4 +1,4 @@
-"""The lesion networks: what in the lungs looks like disease, bright or pale, on a coarse grid."""
+"""The lesion networks: what looks like disease in the lungs, dense or pale, on a coarse grid."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 def predict_lesions(
     prepared: Prepared, networks: list[torch.nn.Module], config: Config, device: str = "cpu"
 ) -> np.ndarray:
-    """Mean probability of lesion, the lungs in one pass.
+    """Mean probability of lesion over the members; the lungs go through each member at once.
 
     Args:
-        prepared: The thorax on any grid; its voxels are pooled to about those of the lesion
-            networks' training.
+        prepared: The thorax on any grid. Its voxels are pooled to about the size of the voxels
+            that the networks were trained on.
         networks: Members in evaluation mode.
-        config: The lesion networks' own settings (window, grid, stride).
+        config: The settings of the lesion networks (window, grid, stride).
         device: Torch device.
 
     Returns:
@@ -30,7 +30,7 @@ def predict_lesions(
     """
     import torch
 
-    from normnet.preparation.coarse import pool_lungs, spread
+    from normnet.preparation.coarse import pool_lungs, unpool
     from normnet.preparation.window import scale_hu
 
     grid = config.preparation
@@ -51,4 +51,4 @@ def predict_lesions(
             [torch.sigmoid(network.to(device)(image).float()) for network in networks]
         ).mean(0)
         prob = prob[0, 0][tuple(slice(n) for n in thorax.shape)]  # (d, h, w)
-        return (spread(prob, factors, prepared.lung_mask.shape) * lung_mask).cpu().numpy()
+        return (unpool(prob, factors, prepared.lung_mask.shape) * lung_mask).cpu().numpy()

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Votes:
-    """What the ensemble says of every voxel of the prepared grid.
+    """What the ensemble says about every voxel of the prepared grid.
 
     Attributes:
-        n_normal: (z, y, x) uint8, members that call it normal.
-        prob_normal: (z, y, x) float16, mean probability of normal.
-        n_members: Size of the ensemble.
+        n_normal: (z, y, x) uint8, number of members that call the voxel normal.
+        prob_normal: Same shape, float16, mean probability of normal over the members.
+        n_members: Number of members that voted.
     """
 
     n_normal: np.ndarray
@@ -29,17 +29,28 @@ class Votes:
     n_members: int
 
     def normal_mask(self, config: InferenceConfig) -> np.ndarray:
-        """Voxels that enough members call normal, bool."""
+        """Voxels that count as normal, (z, y, x) bool.
+
+        Args:
+            config: ``rule`` says whether the members vote (the paper) or their mean probability
+                decides.
+        """
+        if config.rule == "mean":
+            return self.prob_normal.astype(np.float32) > config.prob_normal
         return self.n_normal >= config.votes_needed(self.n_members)
 
 
 def slab_windows(depth: int, slab: int) -> list[tuple[slice, slice]]:
     """Windows of ``slab`` slices, half a slab apart, along z.
 
+    Args:
+        depth: Number of slices of the volume.
+        slab: Number of slices that a window sees.
+
     Returns:
-        For each window the slices it sees (the last may reach beyond the volume) and the slices
-        whose result is taken from it: its middle half, at the ends of the volume more. They cover
-        the volume once.
+        Two slices per window: what it sees (the last window may reach beyond the volume), and the
+        part for which its result is used. That part is its middle half, and more at the two ends
+        of the volume; together these parts cover the volume exactly once.
     """
     step, edge = max(1, slab // 2), slab // 4
     firsts = [0, *range(step, max(step, depth - slab + edge + step), step)]
@@ -58,7 +69,7 @@ def predict_normal(
     device: str = "cpu",
     on_slab: Callable[[int, int], None] = lambda done, total: None,
 ) -> Votes:
-    """Run every member over the thorax; memory is bounded by one slab.
+    """Run every member over the thorax, slab by slab, so that one slab limits the memory.
 
     Args:
         thorax: (z, y, x) float32 in [0, 1], 0 outside the lungs.
@@ -66,7 +77,7 @@ def predict_normal(
         stride: Axes are padded with zeros to a multiple of this.
         config: Slab size and probability threshold.
         device: Torch device.
-        on_slab: Called with (slabs done, slabs in all).
+        on_slab: Called with (number of finished slabs, number of all slabs).
     """
     import torch
 
@@ -76,15 +87,15 @@ def predict_normal(
     networks = [network.to(device) for network in networks]
     windows = slab_windows(depth, config.slab_vox)
     with torch.inference_mode(), torch.autocast(torch.device(device).type, torch.bfloat16):
-        for done, (seen, keep) in enumerate(windows):
+        for done, (seen, used) in enumerate(windows):
             missing = max(0, seen.stop - depth)
             pads = (0, -width % stride, 0, -height % stride, 0, missing + -config.slab_vox % stride)
             slab = torch.nn.functional.pad(torch.from_numpy(thorax[seen]), pads)[None, None]
             slab = slab.to(device, memory_format=torch.channels_last_3d)  # (1, 1, D, H, W)
-            inner = slice(keep.start - seen.start, keep.stop - seen.start)
+            inner = slice(used.start - seen.start, used.stop - seen.start)
             logits = [network(slab)[0, 0, inner, :height, :width] for network in networks]
             probs = torch.sigmoid(torch.stack(logits).float())  # (members, D, H, W)
-            n_normal[keep] = (probs > config.prob_normal).sum(0).to(torch.uint8).cpu().numpy()
-            prob_normal[keep] = probs.mean(0).half().cpu().numpy()
+            n_normal[used] = (probs > config.prob_normal).sum(0).to(torch.uint8).cpu().numpy()
+            prob_normal[used] = probs.mean(0).half().cpu().numpy()
             on_slab(done + 1, len(windows))
     return Votes(n_normal, prob_normal, len(networks))

@@ -1,1 +1,1 @@
-"""Where the lungs are: a learned segmenter that ships with the package, or a mask of the user's."""
+"""Where the lungs are: the shipped segmenter, and lung models of other programs."""

@@ -1,4 +1,4 @@
-"""What lungs look like as masks: two large components, a right and a left one, hardly any dense gap around them."""
+"""What lungs look like as masks: two large components with hardly any dense gap around them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import numpy as np
 
 SMALL_ML = 30.0  # smaller components are airways, bowel gas or noise
 SMALL_SHARE = 0.04  # of the largest component
-AIR_HU = (
-    -960.0
-)  # mean of a component that is air beside the body, between back and table for instance
+AIR_HU = -960.0  # largest mean of air beside the body, for instance between back and table
 BAY_MM, DENSE_HU, BAY_SHARE = 12.0, -500.0, 0.02
 SMALL_SIDE = 0.5  # of the other lung
 JUMPS_SHARE = 0.01  # of the lungs, where one slice says otherwise than both beside it
@@ -19,9 +17,9 @@ FAT_EDGE_HU = 30.0  # beyond FAT_HU, of what belongs to fat that was found
 def keep_lungs(
     mask: np.ndarray, volume_hu: np.ndarray, spacing_mm: tuple[float, ...]
 ) -> np.ndarray:
-    """The components that are lung, with the holes filled that lung encloses on all sides.
+    """The components that are lung; holes that lung encloses on all sides are filled.
 
-    A lung cut in two by a consolidation keeps both parts if the smaller is not tiny.
+    A lung that a consolidation cuts in two keeps both parts if the smaller one is not tiny.
 
     Args:
         mask: (z, y, x) bool, z to head.
@@ -38,18 +36,18 @@ def keep_lungs(
     mean_hu = np.bincount(labels.ravel(), volume_hu.ravel(), n + 1) / np.maximum(n_voxels, 1)
     ml = np.where(mean_hu > AIR_HU, n_voxels, 0) * (np.prod(spacing_mm) / 1000.0)
     ml[0] = 0
-    kept = (ml >= SMALL_ML) & (ml >= SMALL_SHARE * ml.max())
+    large = (ml >= SMALL_ML) & (ml >= SMALL_SHARE * ml.max())
     largest = np.argsort(ml)[::-1][:4]
-    chosen = [label for label in largest if kept[label]]
-    return binary_fill_holes(np.isin(labels, chosen))
+    chosen = [label for label in largest if large[label]]
+    lungs: np.ndarray = binary_fill_holes(np.isin(labels, chosen))
+    return lungs
 
 
 def find_fat(volume_hu: np.ndarray, lungs: np.ndarray, spacing_mm: tuple[float, ...]) -> np.ndarray:
-    """Fat that a lung mask took in for consolidated lung, under a high diaphragm for instance.
+    """Fat in a lung mask that was taken for consolidated lung, for instance under a high diaphragm.
 
-    Nothing in a lung is as even at these HU: ground glass is lighter, consolidation denser, and
-        where one ends the
-    HU runs through this range steeply.
+    Nothing in a lung is as even at these HU: ground glass is lighter, consolidation is denser, and
+    at the edge of either the HU pass steeply through this range.
 
     Args:
         volume_hu: (z, y, x) float32.
@@ -69,14 +67,17 @@ def find_fat(volume_hu: np.ndarray, lungs: np.ndarray, spacing_mm: tuple[float, 
     fat = lungs & (mean > FAT_HU[0]) & (mean < FAT_HU[1]) & (spread < FAT_SPREAD_HU)
     fat = cc3d.dust(fat, threshold=FAT_ML * 1000 / np.prod(spacing_mm), connectivity=6)
     fatty = lungs & (smooth > FAT_HU[0] - FAT_EDGE_HU) & (smooth < FAT_HU[1] + FAT_EDGE_HU)
-    return binary_dilation(fat, iterations=max(sizes), mask=fatty) if fat.any() else fat
+    if fat.any():
+        fat = binary_dilation(fat, iterations=max(sizes), mask=fatty)
+    found: np.ndarray = fat
+    return found
 
 
 def split_left_right(lungs: np.ndarray) -> np.ndarray:
-    """Tell the lungs apart, also where they touch.
+    """Separate the right lung from the left, also where they touch.
 
-    Eroded until two large components remain on both sides of the middle; every voxel then gets the
-    side of the nearest of them.
+    The lungs are eroded until large components remain on both sides of the middle; every voxel then
+    gets the side of the nearest component.
 
     Args:
         lungs: (z, y, x) bool, x to the patient's left.
@@ -104,7 +105,7 @@ def split_left_right(lungs: np.ndarray) -> np.ndarray:
             straddles |= reach > 0.3 * (columns[-1] - columns[0])
             sides[label] = 1 if centres[label][2] < middle else 2
         if not straddles and {1, 2} <= set(sides.tolist()):
-            seeds = sides[labels]
+            seeds: np.ndarray = sides[labels]
             if np.array_equal(seeds > 0, lungs):
                 return seeds
             nearest = distance_transform_edt(
@@ -122,9 +123,9 @@ def left_out_share(
 ) -> float:
     """Dense tissue in the bays and holes of each lung's outline, as a share of the lungs.
 
-    They are what a closing with a 12 mm disc and filling the holes of each slice add to one lung.
-    Healthy and well segmented sick lungs have 0.5 to 1.9 %, the hilum; sick lungs found by a
-    threshold 3.5 % and more.
+    Bays and holes are what is added to one lung by a closing with a disc of 12 mm radius and by
+    filling the holes of each slice. Healthy lungs and well segmented sick lungs have 0.5 to 1.9 %,
+    the hilum; sick lungs that were found by a threshold have 3.5 % and more.
 
     Args:
         volume_hu: (z, y, x), z to head.
@@ -148,7 +149,7 @@ def left_out_share(
 
 
 def jumping_share(lung_labels: np.ndarray) -> float:
-    """Voxels that are lung in one slice and not in both beside it, or the other way round, as a share of the lungs.
+    """Voxels that differ from both neighbours along z, as a share of the lungs.
 
     Args:
         lung_labels: (z, y, x), 0 outside the lungs, not empty.
@@ -161,7 +162,7 @@ def jumping_share(lung_labels: np.ndarray) -> float:
 def doubts(
     volume_hu: np.ndarray, lung_labels: np.ndarray, spacing_mm: tuple[float, ...]
 ) -> tuple[str, ...]:
-    """Why the lung mask may be wrong, one line each; empty if nothing is odd.
+    """Reasons why the lung mask may be wrong, one line each; empty if nothing is unusual.
 
     Args:
         volume_hu: (z, y, x), z to head.
@@ -178,8 +179,8 @@ def doubts(
     share = jumping_share(lung_labels)
     if share > JUMPS_SHARE:
         found.append(
-            f"slices of the lung mask disagree on {100 * share:.1f} % of the lungs: look at lungs.nii.gz, "
-            "solid bases above all"
+            f"slices of the lung mask disagree on {100 * share:.1f} % of the lungs: "
+            "look at lungs.nii.gz, solid bases above all"
         )
     right, left = (int((lung_labels == label).sum()) for label in (1, 2))
     if min(right, left) < SMALL_SIDE * max(right, left):

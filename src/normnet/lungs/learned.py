@@ -1,4 +1,4 @@
-"""The shipped lung segmenter: a 2D U-Net over axial slices and their neighbours, then the two largest components."""
+"""The shipped lung segmenter: a 2D U-Net that sees axial slices and their neighbours."""
 
 from __future__ import annotations
 
@@ -25,16 +25,28 @@ COARSE_MM = 3.0
 
 
 class Lungs(NamedTuple):
-    """Labels of the scan's shape, uint8: 1 right lung, 2 left lung, 0 elsewhere."""
+    """Labels of the scan's shape, uint8: 1 right lung, 2 left lung, 0 elsewhere.
+
+    Attributes:
+        labels: The lungs.
+        possible: The same at a lower threshold; None if no such threshold was given or if the
+            lungs are not learned ones.
+    """
 
     labels: np.ndarray
-    possible: (
-        np.ndarray | None
-    )  # at a lower threshold; None where that was not asked or is not known
+    possible: np.ndarray | None
 
 
 def seen_slices(slice_mm: float, config: LungsConfig) -> np.ndarray:
-    """Which slices are seen with each: how many slices above it they lie, in rising order, itself in the middle."""
+    """Which slices the network sees with each slice.
+
+    Args:
+        slice_mm: Distance of the slices.
+        config: ``neighbours_mm``.
+
+    Returns:
+        How many slices above it they lie, in rising order; the slice itself, 0, is in the middle.
+    """
     apart = np.array([max(1, round(mm / slice_mm)) for mm in config.neighbours_mm], int)
     return np.concatenate([-apart[::-1], [0], apart])
 
@@ -46,7 +58,9 @@ def predict_lungs(
     config: LungsConfig,
     device: str = "cpu",
 ) -> np.ndarray:
-    """Mean probability of lung of every voxel, over the networks and over the slices as they are and mirrored.
+    """Mean probability of lung of every voxel.
+
+    The mean is taken over the networks, and over the slices as they are and mirrored.
 
     Args:
         volume_hu: (z, y, x) float32 on a grid of about ``slice_mm`` and ``pixel_mm``, turned to
@@ -69,9 +83,8 @@ def predict_lungs(
     with torch.inference_mode(), torch.autocast(torch.device(device).type, torch.bfloat16):
         for start in range(0, depth, SLICES_AT_ONCE):
             middle = np.arange(start, min(start + SLICES_AT_ONCE, depth))
-            chunk = torch.from_numpy(
-                volume_hu[(middle[:, None] + apart).clip(0, depth - 1)]
-            )  # (B, S, H, W)
+            seen = (middle[:, None] + apart).clip(0, depth - 1)
+            chunk = torch.from_numpy(volume_hu[seen])  # (B, S, H, W)
             chunk = scale_hu(chunk, config)
             chunk = torch.nn.functional.pad(chunk, pads).to(
                 device, memory_format=torch.channels_last
@@ -88,13 +101,13 @@ def predict_lungs(
 def agree(
     prob: np.ndarray, volume_hu: np.ndarray, slice_mm: float, config: LungsConfig
 ) -> np.ndarray:
-    """Probabilities of dense tissue smoothed along z: what is lung in one slice hardly ends in the next.
+    """Smooth the probabilities of dense tissue along z, so that neighbouring slices agree.
 
     Args:
         prob: (z, y, x) float32, of lung.
         volume_hu: Same shape.
         slice_mm: Distance of the slices.
-        config: How far.
+        config: ``smooth_mm``; 0 changes nothing.
     """
     from scipy.ndimage import gaussian_filter1d
 
@@ -115,8 +128,8 @@ def segment_lungs(
 
     Args:
         scan: As read, any orientation.
-        networks: The lung model's members; or the model of another program, whose lungs are taken
-            as they are.
+        networks: The lung model's members; or the model of another program, whose result is not
+            changed.
         config: Grid, grey scale and threshold.
         device: Torch device.
 
@@ -125,7 +138,7 @@ def segment_lungs(
 
     Raises:
         ValueRangeError: If no lung is found.
-        NormNetError: As ``segment_externally``, where another program is asked.
+        NormNetError: As ``segment_externally``, for the model of another program.
     """
     return find_lungs(scan, networks, config, device).labels
 
@@ -137,17 +150,17 @@ def find_lungs(
     device: str = "cpu",
     prob_possible: float | None = None,
 ) -> Lungs:
-    """As ``segment_lungs``, and what is lung at a lower threshold, too.
+    """As ``segment_lungs``, but also with the lungs at a lower threshold.
 
     Args:
         scan: As read, any orientation.
         networks: As ``segment_lungs`` takes them.
         config: Grid, grey scale and threshold.
         device: Torch device.
-        prob_possible: The lower threshold; None: the lungs alone.
+        prob_possible: The lower threshold; None: the lungs only.
     """
     if isinstance(networks, ExternalLungs):
-        from normnet.lungs.programs import segment_externally
+        from normnet.lungs.processes import segment_externally
 
         labels = segment_externally(scan, networks, device)
         return Lungs(labels, None)
@@ -173,12 +186,8 @@ def find_lungs(
     def outlined(threshold: float) -> np.ndarray:
         coarse = keep_lungs(prob > threshold, coarse_hu, tuple(targets))
         if not coarse.any():
-            raise ValueRangeError(
-                "NN-VAL-020",
-                "no lung found",
-                scan.case_id,
-                "is this a chest CT in HU? or give --lungs MASK",
-            )
+            todo = "is this a chest CT in HU? or give --lungs MASK"
+            raise ValueRangeError("NN-VAL-020", "no lung found", scan.case_id, todo)
         labels = np.zeros(scan.shape, np.uint8)
         box, inside = _outline(prob, threshold, coarse, grid, turned.shape)
         orientation.apply(labels)[box] = inside
@@ -191,10 +200,13 @@ def find_lungs(
 def _outline(
     prob: np.ndarray, threshold: float, coarse: np.ndarray, grid: Grid, shape: tuple[int, ...]
 ) -> tuple[tuple[slice, ...], np.ndarray]:
-    """The lungs of the coarse grid on the scan's own, turned: their box and the labels in it."""
+    """The lungs of the coarse grid on the voxels of the turned scan.
+
+    Returns:
+        Their box, and the labels in it.
+    """
     side = split_left_right(coarse)
-    # the mask's outline follows the probability, near the chosen components alone; filled holes
-    # stay filled
+    # The outline follows the probability near the chosen components; filled holes stay filled.
     outline = np.where(coarse & (prob <= threshold), 1, np.where(_grow(coarse), prob, 0))
     box = tuple(
         slice(max(0, int(s + d * part.start)), min(n, math.ceil(s + d * part.stop)))
@@ -212,18 +224,21 @@ def _outline(
 def _grow(mask: np.ndarray) -> np.ndarray:
     from scipy.ndimage import binary_dilation
 
-    return binary_dilation(mask, iterations=1)
+    grown: np.ndarray = binary_dilation(mask, iterations=1)
+    return grown
 
 
 def _spread(side: np.ndarray) -> np.ndarray:
-    """Labels two voxels beyond the lungs too, where the fine outline may reach."""
+    """Labels that reach two voxels beyond the lungs, as the fine outline may."""
     from scipy.ndimage import maximum_filter
 
     return np.where(side > 0, side, maximum_filter(side, 5))
 
 
 def doubt_lungs(scan: Scan, lung_labels: np.ndarray) -> tuple[str, ...]:
-    """Look at a lung mask, learned or given, on a grid of about 3 mm; see ``anatomy.doubts``.
+    """Reasons why a lung mask, learned or given, may be wrong; see ``anatomy.doubts``.
+
+    The mask is checked on a grid of about 3 mm.
 
     Args:
         scan: As read.

@@ -1,1 +1,1 @@
-"""From a scan to what the network sees, and back: orientation, lungs' crop, spacing, window, edges."""
+"""From a scan to what the networks see, and back: orientation, crop, spacing, breath, window."""

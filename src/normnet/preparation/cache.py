@@ -1,4 +1,4 @@
-"""Normal CTs on the network's grid, ready to cut slabs from: one ``.npz`` a case, its key tells when it is stale."""
+"""Normal CTs on the grid of the networks, ready to cut slabs from: one ``.npz`` file per case."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class NormalCase:
             around the lungs.
         lung_mask: Same shape, bool, M'.
         edge_mask: Same shape, bool, the erroneous edges E.
-        usable: (z,) bool, False where a nodule or a suspect finding was listed.
+        usable: (z,) bool, False for slices that a list excludes: a nodule or a suspect finding.
     """
 
     case_id: str
@@ -52,7 +52,7 @@ def prepare_normal(
         scan: As read.
         lung_labels: Shape of the scan, 0 outside the lungs.
         config: Preparation and window.
-        excluded: Slices of the file (index along its slice axis) not to learn from.
+        excluded: Slices that are not learned from, as indices along the slice axis of the file.
     """
     prepared = prepare(scan, lung_labels, config.preparation, config.window)
     edge_mask = find_erroneous_edges(
@@ -72,15 +72,18 @@ def prepare_normal(
     if prepared.orientation.flips[0]:
         bad = bad[::-1]
     bad = bad[prepared.box[0]]
-    at = np.rint(prepared.grid.start[0] + prepared.grid.step[0] * np.arange(codes.shape[0])).astype(
-        int
-    )
-    usable = ~bad[at.clip(0, len(bad) - 1)]
+    places = prepared.grid.start[0] + prepared.grid.step[0] * np.arange(codes.shape[0])
+    usable = ~bad[np.rint(places).astype(int).clip(0, len(bad) - 1)]
     return NormalCase(scan.case_id, codes, prepared.lung_mask, edge_mask, usable)
 
 
 def save_case(path: Path, case: NormalCase, key: str) -> None:
-    """Write one cached case, whole or not at all.
+    """Write one case; the file is complete or does not exist.
+
+    Args:
+        path: Of the ``.npz`` file.
+        case: What is written.
+        key: Changes with all that the case depends on, see ``load_case``.
 
     Raises:
         OutputError: If it cannot be written.
@@ -101,7 +104,7 @@ def save_case(path: Path, case: NormalCase, key: str) -> None:
 
 
 def load_case(path: Path, key: str | None = None) -> NormalCase | None:
-    """A cached case, or None if it is missing, damaged or, where a key is given, stale."""
+    """A case of the cache; None if its file is missing or damaged, or has another key."""
     try:
         with np.load(path, allow_pickle=False) as file:
             if key is not None and str(file["key"]) != key:

@@ -12,18 +12,18 @@ def find_erroneous_edges(
 ) -> np.ndarray:
     """Bright components that lie mostly on the edge of the lung mask: chest wall, not lung.
 
-    A mask that is a voxel too wide all round joins the chest wall and every vessel to one
-    component, and the rule of the paper then drops all or nothing. ``edge_cut_rim`` first cuts off
-    what lies on the edge and away from bright tissue inside.
+    In a mask that is a voxel too wide everywhere, the chest wall and every vessel are one
+    component, and the rule of the paper removes all of it or nothing. ``edge_cut_rim`` first cuts
+    off what lies on the edge and away from bright tissue inside.
 
     Args:
         thorax: (z, y, x) float32 in [0, 1].
         lung_mask: Same shape, bool.
         tau: Bright threshold.
-        config: Thickness of the edge and the share that counts as "most".
+        config: Thickness of the edge, and the share that counts as "most".
 
     Returns:
-        E of Sec. III-B: bool, to be taken out of the lung mask.
+        E of Sec. III-B: same shape, bool, to be removed from the lung mask.
     """
     import cc3d
     from scipy.ndimage import binary_dilation, binary_erosion
@@ -38,4 +38,5 @@ def find_erroneous_edges(
     on_edge = np.bincount(labels[edge], minlength=n + 1)
     erroneous = on_edge > config.edge_share * size
     erroneous[0] = False
-    return erroneous[labels] | rim
+    edges: np.ndarray = erroneous[labels] | rim
+    return edges

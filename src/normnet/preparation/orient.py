@@ -1,4 +1,4 @@
-"""Turn a scan so that its axes run to the head, the back and the patient's left, and turn results back."""
+"""Turn a scan so that its axes run to head, back and the patient's left, and turn results back."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Orientation:
         return turned.transpose(np.argsort(self.axes))
 
     def spacing_mm(self, geometry: Geometry) -> Triple:
-        """(z, y, x) spacing of the turned array; ``geometry`` is that of the array in file order."""
+        """(z, y, x) spacing of the turned array; ``geometry`` is that of the file."""
         return tuple(geometry.spacing_mm[axis] for axis in self.axes)
 
     def geometry(self, geometry: Geometry, shape: tuple[int, ...]) -> Geometry:

@@ -23,8 +23,8 @@ class Prepared:
 
     Attributes:
         thorax: (z, y, x) float32 in [0, 1], windowed, 0 outside the lungs (H').
-        volume_hu: Same shape, float32, at the common depth of breath, not windowed below (-1024 at
-            least), the tissue around the lungs included.
+        volume_hu: Same shape, float32, at the common depth of breath, at least -1024 and not
+            windowed below; it includes the tissue around the lungs.
         lung_mask: Same shape, bool (M').
         spacing_mm: (z, y, x).
         orientation: File order to anatomical order.
@@ -32,6 +32,10 @@ class Prepared:
         grid: The prepared grid in voxels of that box.
         scan_shape: Shape of the scan in file order.
         fluid: Share of tissue in the air that was taken out, see ``breath``.
+
+    Three methods connect three grids. ``cut`` goes from the scan to the lungs' box of the turned
+    scan, ``regrid`` goes from the prepared grid to that box, and ``embed`` goes from the box to the
+    scan. ``restore`` is ``regrid`` and then ``embed``.
     """
 
     thorax: np.ndarray
@@ -45,28 +49,32 @@ class Prepared:
     fluid: float = 0.0
 
     def cut(self, array: np.ndarray) -> np.ndarray:
-        """The lungs' box of an array on the scan's grid, turned; a view."""
+        """The part of an array of the scan's shape that lies in the lungs' box, turned; a view."""
         return self.orientation.apply(array)[self.box]
 
     def embed(self, part: np.ndarray) -> np.ndarray:
-        """The scan's shape and axis order, ``part`` in the lungs' box, 0 elsewhere; undoes ``cut``."""
+        """An array of the scan's shape and axis order: ``part`` in the lungs' box, 0 elsewhere."""
         whole = np.zeros(self.scan_shape, dtype=part.dtype)
         self.cut(whole)[:] = part
         return whole
 
     def regrid(self, array: np.ndarray, nearest: bool = False) -> np.ndarray:
-        """From the prepared grid to the scan's spacing, in the lungs' box.
+        """An array of the prepared grid on the voxels of the lungs' box.
 
         Args:
             array: (z, y, x) on the prepared grid, any numeric type.
             nearest: For whole numbers that must not be averaged.
         """
-        return resample(
-            array, self.grid.inverse(tuple(part.stop - part.start for part in self.box)), nearest
-        )
+        shape = tuple(part.stop - part.start for part in self.box)
+        return resample(array, self.grid.inverse(shape), nearest)
+
+    def regrid_mask(self, mask: np.ndarray) -> np.ndarray:
+        """A bool mask on the voxels of the box: where its linear interpolation reaches one half."""
+        shape = tuple(part.stop - part.start for part in self.box)
+        return resample_mask(mask, self.grid.inverse(shape))
 
     def restore(self, array: np.ndarray, nearest: bool = False) -> np.ndarray:
-        """Bring a result back to the scan's own grid.
+        """Bring a result back to the scan's own grid: ``regrid``, then ``embed``.
 
         Args:
             array: (z, y, x) on the prepared grid, any numeric type.
@@ -78,8 +86,8 @@ class Prepared:
         return self.embed(self.regrid(array, nearest))
 
     def restore_mask(self, mask: np.ndarray) -> np.ndarray:
-        """A bool mask on the scan's grid: where its linear interpolation reaches one half."""
-        return self.embed(self.regrid(mask.astype(np.uint8) * np.uint8(200)) >= 100)
+        """Bring a bool mask back to the scan's own grid: ``regrid_mask``, then ``embed``."""
+        return self.embed(self.regrid_mask(mask))
 
 
 def bounding_box(mask: np.ndarray, margin: int) -> tuple[slice, ...]:
@@ -101,16 +109,16 @@ def prepare(
     Args:
         scan: As read.
         lung_labels: Shape of the scan, 0 outside the lungs; not empty.
-        config: Spacing and margin.
-        window: HU mapped to [0, 1].
+        config: Spacing, margin and depth of breath.
+        window: Range of HU that is mapped to [0, 1].
     """
     orientation = Orientation.of(scan.geometry)
     turned_hu, turned_lungs = orientation.apply(scan.volume_hu), orientation.apply(lung_labels) > 0
     spacing = orientation.spacing_mm(scan.geometry)
     box = bounding_box(turned_lungs, config.margin_vox)
     step = tuple(target / own for target, own in zip(config.spacing_mm, spacing, strict=True))
-    # Anchored at the scan's first voxel, in whole strides: what the network sees does not depend on
-    # the box.
+    # The grid is anchored at the scan's first voxel and starts at a whole stride, so what the
+    # network sees does not depend on the box.
     padded = config.padded_yx_vox
     align = config.align_vox if padded is None else 1
     first = [

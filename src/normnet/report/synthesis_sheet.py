@@ -1,4 +1,4 @@
-"""The picture sheet of `normnet synthesize`: every step of Fig. 3 on a real slab, then what each setting does."""
+"""The picture sheet of `normnet synthesize`: every step of Fig. 3, and what each setting does."""
 
 from __future__ import annotations
 
@@ -13,9 +13,14 @@ from normnet.errors import InputError
 from normnet.preparation.cache import STEP_HU, NormalCase
 from normnet.preparation.prepare import LOWEST_HU
 from normnet.preparation.window import scale_hu
-from normnet.synthesis.generator import synthesize_lesions, target_normal
-from normnet.synthesis.shapes import Blob, sample_shapes
-from normnet.synthesis.textures import TextureSteps, sample_texture
+from normnet.synthesis.generator import (
+    SyntheticLesion,
+    insert_lesions,
+    sample_lesions,
+    target_normal,
+)
+from normnet.synthesis.shapes import Blob
+from normnet.synthesis.textures import sample_texture
 
 WIDTH, MARGIN, GAP, CAPTION = 1840, 24, 12, 46  # pixels of the sheet
 PAPER, INK, FAINT = (255, 255, 255), (25, 28, 33), (105, 110, 118)
@@ -44,9 +49,9 @@ class Panel(NamedTuple):
 def draw_sheet(case: NormalCase, config: Config, seed: int) -> Image.Image:
     """Show how one slab of a normal CT gets its synthetic lesions.
 
-    First row: Eqs. 2 to 9 and 1 on the patch of one lesion. Second row: the whole slice. Third row:
-        that lesion
-    with each setting of the texture at either end of its range.
+    The first row shows Eqs. 2 to 9 and 1 on the patch of one lesion, the second row shows the whole
+    slice, and the third row shows that lesion with each setting of the texture at both ends of its
+    range.
 
     Args:
         case: A cached normal CT.
@@ -57,14 +62,9 @@ def draw_sheet(case: NormalCase, config: Config, seed: int) -> Image.Image:
         InputError: If the case has no lung, or nothing was drawn.
     """
     healthy, lung_mask = _fullest_slab(case, config)
-    n_lung = int(lung_mask.sum())
-    slab = synthesize_lesions(
-        healthy, lung_mask, n_lung, config.synthesis, torch.Generator().manual_seed(seed)
-    )
-    rng = torch.Generator().manual_seed(seed)  # the same draws again, this time keeping the steps
-    blobs = sample_shapes(lung_mask, n_lung, config.synthesis, rng)
-    steps = [sample_texture(tuple(blob.shape_mask.shape), config.synthesis, rng) for blob in blobs]
-    if not blobs:
+    n_lung, rng = int(lung_mask.sum()), torch.Generator().manual_seed(seed)
+    lesions = list(sample_lesions(lung_mask, n_lung, config.synthesis, rng))
+    if not lesions:
         raise InputError(
             "NN-SYN-002",
             "no lesion was drawn",
@@ -72,12 +72,12 @@ def draw_sheet(case: NormalCase, config: Config, seed: int) -> Image.Image:
             "raise n_small or n_medium in the config",
         )
 
-    shown = _pick_blob(blobs, lung_mask)
-    blob = blobs[shown]
-    inside = blob.shape_mask & lung_mask[blob.box]
-    z = blob.low[0] + int(inside.sum(dim=(1, 2)).argmax())
+    slab = insert_lesions(healthy, lesions)
+    blobs = [lesion.blob for lesion in lesions]
+    lesion = max(lesions, key=_shows_well)
+    z = lesion.blob.low[0] + int(lesion.inside.sum(dim=(1, 2)).argmax())
     target = target_normal(healthy, slab.lesion_mask, config.window.tau)
-    field = _field(blob, lung_mask.shape)
+    field = _field(lesion.blob, lung_mask.shape)
     images = {
         "H": healthy[z].numpy(),
         "A": slab.image[z].numpy(),
@@ -88,26 +88,33 @@ def draw_sheet(case: NormalCase, config: Config, seed: int) -> Image.Image:
     rows = [
         (
             "One lesion, step by step",
-            _step_panels(blob, steps[shown], inside, z, field, images),
+            _step_panels(lesion, z, field, images),
             10,
         ),
         (
-            f"The whole slice: {len(_crossing(blobs, z))} of the slab's {len(blobs)} separate shapes cross it",
+            f"The whole slice: {len(_crossing(blobs, z))} of the slab's {len(blobs)} "
+            "separate shapes cross it",
             _slice_panels(blobs, z, images, lung_mask),
             50,
         ),
         (
             "The same lesion, one setting at either end of its range, the others in the middle",
-            _variants(blob, inside, z, field, healthy, config.synthesis, seed),
+            _variants(lesion, z, field, healthy, config.synthesis, seed),
             10,
         ),
     ]
-    heading = f"Synthetic lesions in {case.case_id}: slice {z + 1} of a slab of {healthy.shape[0]}, seed {seed}"
+    heading = (
+        f"Synthetic lesions in {case.case_id}: slice {z + 1} of a slab of {healthy.shape[0]}, "
+        f"seed {seed}"
+    )
     return _compose(heading, rows, config.preparation.spacing_mm[1:])
 
 
 def _fullest_slab(case: NormalCase, config: Config) -> tuple[torch.Tensor, torch.Tensor]:
-    """Windowed lung and lung mask (D, H, W) of the usable slab with the most lung, so that lambda is 1."""
+    """Windowed lung and lung mask, (D, H, W), of the usable slab with the most lung.
+
+    Lambda is 1 there.
+    """
     depth = min(config.training.slab_vox[0], case.codes.shape[0])
     lung_mask = case.lung_mask & ~case.edge_mask
     per_slice = lung_mask.sum(axis=(1, 2)) * case.usable
@@ -123,15 +130,11 @@ def _fullest_slab(case: NormalCase, config: Config) -> tuple[torch.Tensor, torch
     return torch.from_numpy(healthy), torch.from_numpy(lung_mask[part])
 
 
-def _pick_blob(blobs: list[Blob], lung_mask: torch.Tensor) -> int:
-    """The blob with the largest cross-section in the lung among those small enough to enlarge."""
-
-    def score(blob: Blob) -> tuple[bool, int]:
-        fits = max(blob.shape_mask.shape[1:]) <= LARGEST_FIELD_VOX
-        area = int((blob.shape_mask & lung_mask[blob.box]).sum(dim=(1, 2)).max())
-        return fits and area > 0, area if fits else -blob.shape_mask.numel()
-
-    return max(range(len(blobs)), key=lambda i: score(blobs[i]))
+def _shows_well(lesion: SyntheticLesion) -> tuple[bool, int]:
+    """Highest for the largest cross-section in the lung that is small enough to be enlarged."""
+    fits = max(lesion.inside.shape[1:]) <= LARGEST_FIELD_VOX
+    area = int(lesion.inside.sum(dim=(1, 2)).max())
+    return fits and area > 0, area if fits else -lesion.inside.numel()
 
 
 def _crossing(blobs: list[Blob], z: int) -> list[Blob]:
@@ -156,9 +159,8 @@ def _field(blob: Blob, slab: tuple[int, ...]) -> tuple[slice, slice]:
 
 def _grey(image: np.ndarray, top: float = 1.0) -> np.ndarray:
     """(h, w) in [0, top] to (h, w, 3) uint8."""
-    return np.repeat(
-        np.rint(np.clip(image / top, 0, 1) * 255).astype(np.uint8)[..., None], 3, axis=-1
-    )
+    grey = np.rint(np.clip(image / top, 0, 1) * 255).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=-1)
 
 
 def _tint(
@@ -167,14 +169,16 @@ def _tint(
     """Mix a colour into the masked pixels."""
     mixed = picture.astype(np.float32)
     mixed[mask] = (1 - alpha) * mixed[mask] + alpha * np.asarray(colour, np.float32)
-    return np.rint(mixed).astype(np.uint8)
+    tinted: np.ndarray = np.rint(mixed).astype(np.uint8)
+    return tinted
 
 
 def _outline(mask: np.ndarray) -> np.ndarray:
     """The mask's own border pixels."""
     from scipy.ndimage import binary_erosion
 
-    return mask & ~binary_erosion(mask, border_value=1)
+    border: np.ndarray = mask & ~binary_erosion(mask, border_value=1)
+    return border
 
 
 def _on_slice(
@@ -187,13 +191,9 @@ def _on_slice(
 
 
 def _step_panels(
-    blob: Blob,
-    steps: TextureSteps,
-    inside: torch.Tensor,
-    z: int,
-    field: tuple[slice, slice],
-    images: dict[str, np.ndarray],
+    lesion: SyntheticLesion, z: int, field: tuple[slice, slice], images: dict[str, np.ndarray]
 ) -> list[Panel]:
+    blob, inside, steps = lesion
     plane, inner = images["H"].shape, z - blob.low[0]
 
     def patch(volume: torch.Tensor, top: float = 1.0) -> np.ndarray:
@@ -239,7 +239,7 @@ def _slice_panels(
     target = _tint(target, _outline(images["G"]), LESION)
     return [
         Panel(_grey(images["H"]), "H  healthy lung", "windowed, erroneous edges removed"),
-        Panel(shapes, "G  all shapes", "a colour each, merged where they touched"),
+        Panel(shapes, "G  all shapes", "one colour each, merged where they touched"),
         Panel(_grey(images["A"]), "A  what the network sees", "H with all lesions"),
         Panel(
             target,
@@ -250,15 +250,14 @@ def _slice_panels(
 
 
 def _variants(
-    blob: Blob,
-    inside: torch.Tensor,
+    lesion: SyntheticLesion,
     z: int,
     field: tuple[slice, slice],
     healthy: torch.Tensor,
     config: SynthesisConfig,
     seed: int,
 ) -> list[Panel]:
-    """The lesion with sigma_a, sigma_b, a and mu0 at either end of its range."""
+    """The lesion with sigma_a, sigma_b, a and mu0 at both ends of their ranges."""
     width = config.a_gap * 1.05
     low_a, high_a = config.a_limits
 
@@ -292,17 +291,15 @@ def _variants(
     notes = (
         "voxels; smoothness of a",
         "voxels; smoothness of b2",
-        "salt grains a voxel",
+        "salt grains per voxel",
         "mean brightness of B",
     )
     panels = []
     for kind, title, values in sorted(choices, key=lambda choice: choice[0]):
         rng = torch.Generator().manual_seed(seed)
-        texture = sample_texture(
-            tuple(inside.shape), config.model_copy(update=middle | values), rng
-        ).scaled
-        image = healthy.clone()
-        image[blob.box] = torch.maximum(image[blob.box], texture * inside)
+        settings = config.model_copy(update=middle | values)
+        texture = sample_texture(tuple(lesion.inside.shape), settings, rng)
+        image = insert_lesions(healthy, [lesion._replace(texture=texture)]).image
         panels.append(Panel(_grey(image[z].numpy())[field], title, notes[kind]))
     return panels
 
@@ -310,7 +307,10 @@ def _variants(
 def _compose(
     heading: str, rows: list[tuple[str, list[Panel], int]], spacing_mm: tuple[float, ...]
 ) -> Image.Image:
-    """Put titled rows of panels under each other, with a scale bar in the last panel of each and a legend."""
+    """Put titled rows of panels below each other, with a legend.
+
+    The last panel of each row has a scale bar.
+    """
     title_font, row_font, text_font, note_font = (
         ImageFont.load_default(size) for size in (30, 22, 17, 14)
     )

@@ -1,4 +1,4 @@
-"""Where a mask and its reference differ most: slices with what was found, missed and marked too much."""
+"""The slices where a mask and its reference differ most."""
 
 from __future__ import annotations
 
@@ -34,14 +34,17 @@ def draw_worst_slices(
     reference_mask: np.ndarray,
     n: int = N_SLICES,
 ) -> Image.Image:
-    """The slices with the most wrong voxels, at least 15 mm apart; the plain slice above, the masks below.
+    """The slices with the most wrong voxels, at least 15 mm apart.
+
+    The upper row shows the slices alone, the lower row shows what was found, missed and marked too
+    much.
 
     Args:
         scan: As read, any orientation.
         lung_labels: The scan's shape, 0 outside the lungs.
         lesion_mask: Same shape, bool.
         reference_mask: Same shape, bool.
-        n: Slices at most.
+        n: Largest number of slices.
 
     Returns:
         RGB picture, the worst slice first.
@@ -60,7 +63,7 @@ def draw_worst_slices(
     for place, z in enumerate(chosen):
         cut = (z, box[1], box[2])
         canvas = grey_canvas(hu[cut], size)
-        plain = as_picture(canvas)
+        unmarked = as_picture(canvas)
         canvas[outline(enlarge(lungs[cut] > 0, size))] = LUNG
         found, wanted = enlarge(lesions[cut], size), enlarge(reference[cut], size)
         for part, colour in (
@@ -70,7 +73,7 @@ def draw_worst_slices(
         ):
             shade(canvas, part, colour, ALPHA)
         index = scan.shape[orientation.axes[0]] - 1 - z if orientation.flips[0] else z
-        for row, tile in enumerate((plain, as_picture(canvas))):
+        for row, tile in enumerate((unmarked, as_picture(canvas))):
             annotate(tile, f"slice {index}", "", TILE_PX / width_mm, bar=row == place == 0)
             sheet.paste(
                 tile, (GAP_PX + place * (TILE_PX + GAP_PX), HEAD_PX + row * (size[1] + GAP_PX))
@@ -91,7 +94,16 @@ def draw_worst_slices(
 
 
 def choose_worst(wrong: np.ndarray, apart: int, n: int) -> list[int]:
-    """Indices of the largest values, at least ``apart`` from one another; at least one, then none of zero."""
+    """Indices of the largest values, at least ``apart`` from each other.
+
+    Args:
+        wrong: (z,) number of wrong voxels in each slice.
+        apart: Least distance of two indices.
+        n: Largest number of indices.
+
+    Returns:
+        At least one index; further ones only where there are wrong voxels.
+    """
     left = wrong.astype(float)
     chosen: list[int] = []
     while len(chosen) < n and (left.max() > 0 or not chosen):

@@ -107,24 +107,24 @@ def _head(status: str, case_id: str, key: dict[str, str] | None) -> Result:
 
 
 def _describe_model(model: Model, config: Config) -> dict[str, Any]:
-    n_members = len(model.asked(config.inference))
+    n_members = len(model.voters(config.inference))
     return {
-        "name": str(model.manifest.get("name", "normnet")),
-        "version": str(model.manifest.get("version", model.manifest.get("normnet", ""))),
+        "name": str(model.ensemble.manifest.get("name", "normnet")),
+        "version": str(model.ensemble.manifest.get("version", model.ensemble.manifest.get("normnet", ""))),
         "n_members": n_members,
         "min_votes": config.inference.votes_needed(n_members),
         "prob_normal": config.inference.prob_normal,
-        "sha256": digest_of(model.manifest),
-        "lungs_sha256": digest_of(model.lung_manifest),
-        "lesions_sha256": digest_of(model.lesion_manifest),
+        "sha256": digest_of(model.ensemble.manifest),
+        "lungs_sha256": digest_of(model.lungs.manifest),
+        "lesions_sha256": digest_of(model.lesions.manifest),
     }
 
 
 def model_label(model: Model, config: Config) -> str:
     """One line that names a model: name, version, members that vote, first digits of its sha256."""
-    manifest = model.manifest
+    manifest = model.ensemble.manifest
     names = (str(manifest.get("name", "normnet")), str(manifest.get("version", "")))
-    n_members = len(model.asked(config.inference))
+    n_members = len(model.voters(config.inference))
     members = f"{n_members} member{'s' if n_members > 1 else ''}"
     return f"{' '.join(filter(None, names))}, {members}, {digest_of(manifest)[:8]}"
 

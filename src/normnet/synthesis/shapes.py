@@ -1,4 +1,4 @@
-"""Lesion-like shapes: ellipsoids, deformed, rotated, placed in the lung, merged where they touch (Sec. III-C1)."""
+"""Lesion-like shapes: deformed and rotated ellipsoids, merged where they touch (Sec. III-C1)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def uniform(limits: Range, rng: torch.Generator) -> float:
 
 
 def sample_count(limits: Range, factor: float, rng: torch.Generator) -> int:
-    """One draw of F[low * factor, high * factor], the bounds rounded to whole numbers."""
+    """One draw of F[low * factor, high * factor], with bounds rounded to whole numbers."""
     low, high = (round(limit * factor) for limit in limits)
     return low + int(torch.randint(high - low + 1, (), generator=rng, device=rng.device))
 
@@ -55,7 +55,7 @@ def sample_centres(lung_mask: torch.Tensor, n: int, rng: torch.Generator) -> lis
 
 
 def smooth_displacement(shape: torch.Size, n_points: int, rng: torch.Generator) -> torch.Tensor:
-    """(3, d, h, w) Gaussian displacements at ``n_points`` control points an axis, linear in between."""
+    """(3, d, h, w) displacements: Gaussian at ``n_points`` control points per axis, else linear."""
     control = torch.randn((1, 3, *(n_points,) * 3), generator=rng, device=rng.device)
     return interpolate(control, size=shape, mode="trilinear", align_corners=True)[0]
 
@@ -74,7 +74,7 @@ def sample_ellipsoid(
         axes_vox: Range of the three semi-axes.
         slab: Shape of the slab.
         config: Deformation and rotation.
-        rng: Its device is where the mask is made.
+        rng: The mask is made on its device.
     """
     device = rng.device
     axes = axes_vox[0] + (axes_vox[1] - axes_vox[0]) * torch.rand(3, generator=rng, device=device)
@@ -161,13 +161,13 @@ def sample_shapes(
 
     Args:
         lung_mask: (D, H, W) bool on the device of ``rng``.
-        max_lung_vox: Lung voxels of the fullest slab of the training set; lambda is the share of
-            it.
+        max_lung_vox: Lung voxels of the fullest slab of the training set; lambda is the number of
+            lung voxels over this.
         config: Counts and sizes.
         rng: Random state.
 
     Returns:
-        Non-adjacent blobs, possibly none; their masks may reach out of the lung.
+        Blobs that do not touch each other, possibly none; their masks may reach out of the lung.
     """
     n_lung = int(lung_mask.sum())
     if n_lung == 0:

@@ -1,18 +1,20 @@
-"""Lesion-like textures: salt noise of varying density, filtered, scaled and clipped (Sec. III-C2, Eqs. 2-8)."""
+"""Lesion-like textures (Sec. III-C2); another texture is one more function and its name here."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 
 from normnet.config import SynthesisConfig
+from normnet.errors import ConfigError
 from normnet.synthesis.shapes import uniform
 
 
 class TextureSteps(NamedTuple):
-    """Every intermediate image of Fig. 3, each (d, h, w) float32."""
+    """Every intermediate image of Fig. 3, each (d, h, w) float32; only ``scaled`` is inserted."""
 
     noise: torch.Tensor  # a_1
     prob_map: torch.Tensor  # a, Eq. 8
@@ -23,7 +25,10 @@ class TextureSteps(NamedTuple):
 
 @lru_cache(maxsize=256)
 def _gaussian_matrix(n: int, sigma_vox: float, device: str) -> torch.Tensor:
-    """(n, n) matrix that filters a line of n voxels with a Gaussian, borders mirrored, cut at 4 sigma."""
+    """(n, n) matrix that filters n voxels in a line with a Gaussian, cut at four sigma.
+
+    Beyond the ends the line is mirrored.
+    """
     radius = int(4 * sigma_vox + 0.5)
     offsets = torch.arange(-radius, radius + 1, device=device)
     kernel = torch.exp(-0.5 * (offsets / sigma_vox) ** 2)
@@ -36,7 +41,7 @@ def _gaussian_matrix(n: int, sigma_vox: float, device: str) -> torch.Tensor:
 def gaussian_filter(image: torch.Tensor, sigma_vox: float) -> torch.Tensor:
     """Gaussian filter with mirrored borders; the same result as ``scipy.ndimage.gaussian_filter``.
 
-    One matrix product an axis: boxes are small, and it runs alike on CPU and GPU.
+    It is one matrix product per axis: boxes are small, and CPU and GPU give the same.
 
     Args:
         image: (d, h, w) float32.
@@ -51,12 +56,31 @@ def gaussian_filter(image: torch.Tensor, sigma_vox: float) -> torch.Tensor:
 def sample_texture(
     shape: tuple[int, ...], config: SynthesisConfig, rng: torch.Generator
 ) -> TextureSteps:
-    """The texture of one blob's patch.
+    """The texture of one blob, of the kind that ``config.texture`` names.
 
     Args:
-        shape: (d, h, w) of the patch, the blob's bounding box.
+        shape: (d, h, w) of the blob's bounding box.
+        config: The kind and its settings.
+        rng: The texture is made on its device.
+
+    Raises:
+        ConfigError: NN-CFG-002 if there is no texture of that name.
+    """
+    if config.texture not in TEXTURES:
+        found = f"wrong value of 'synthesis.texture': '{config.texture}'"
+        raise ConfigError("NN-CFG-002", found, "config", f"choose from {', '.join(TEXTURES)}")
+    return TEXTURES[config.texture](shape, config, rng)
+
+
+def sample_salt_noise(
+    shape: tuple[int, ...], config: SynthesisConfig, rng: torch.Generator
+) -> TextureSteps:
+    """The paper's texture: salt noise of varying density, filtered, scaled and clipped (Eqs. 2-8).
+
+    Args:
+        shape: (d, h, w) of the blob's bounding box.
         config: Ranges of Eqs. 4 to 8.
-        rng: Its device is where the texture is made.
+        rng: The texture is made on its device.
     """
     low, high = sorted((uniform(config.a_limits, rng), uniform(config.a_limits, rng)))
     while high - low < config.a_gap:
@@ -78,11 +102,17 @@ def sample_texture(
 def mean_above(image: torch.Tensor, threshold: float) -> torch.Tensor:
     """Mean of the voxels above the threshold (Eq. 6).
 
-    Where fewer than 1 % pass, that mean would be noise or nothing; then it is the mean of the
-    brightest 5 %.
+    Where less than 1 % of the voxels are above it, that mean would be noise or undefined; then it
+    is the mean of the brightest 5 %.
     """
-    passing = image > threshold
-    if int(passing.sum()) * 100 >= image.numel():
-        return image[passing].mean()
+    above = image > threshold
+    if int(above.sum()) * 100 >= image.numel():
+        return image[above].mean()
     brightest = max(1, image.numel() // 20)
     return image.flatten().topk(brightest).values.mean().clamp(min=1e-6)
+
+
+# Names for ``synthesis.texture`` in the settings.
+TEXTURES: dict[str, Callable[[tuple[int, ...], SynthesisConfig, torch.Generator], TextureSteps]] = {
+    "salt noise": sample_salt_noise
+}

@@ -94,7 +94,7 @@ class Preparer:
         if given is not None:
             return given
         if self._networks is None:
-            self._networks = load_lungs(self.lung_folder)[0]
+            self._networks = load_lungs(self.lung_folder).networks
         return segment_lungs(scan, self._networks, self.config.lungs, self.device)
 
 

@@ -14,7 +14,7 @@ from normnet.io.atomic import replacing
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Experiment to module and function.
+# The module and the function of each experiment.
 FIGURES = {
     "figure1": ("features", "draw_clusters"),
     "figure3": ("synthesis", "draw_generator"),
@@ -58,7 +58,7 @@ def draw_figure(name: str, scale: Scale, bench: Bench) -> Figure:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG of 200 dots per inch, the same bytes every time."""
+    """Write a PNG of 200 dots per inch, with the same bytes every time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as handle:
         figure.savefig(handle, format="png", dpi=DPI, metadata={"Software": None})

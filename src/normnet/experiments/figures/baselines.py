@@ -16,7 +16,7 @@ from normnet.experiments.baselines import (
 )
 from normnet.experiments.bench import Bench, Subject, spread_cases
 from normnet.experiments.catalogue import Scale
-from normnet.experiments.figures.results import OVERLAP, figure_box, fullest_slice
+from normnet.experiments.figures.results import OVERLAP, crop_box, fullest_slice
 from normnet.experiments.figures.style import (
     FALSE,
     MISSED,
@@ -41,21 +41,21 @@ COLOURS, HIGHEST = "inferno", 0.5  # of the difference maps
 
 
 def draw_baselines(scale: Scale, bench: Bench) -> Figure:
-    """Fig. 7: one row per method, on the slice of the first test CT with the most lesion.
+    """Fig. 7: one row per method, on the slice with the most lesion of the first test CT.
 
-    The threshold of a method is the one with the best mean DSC on the CTs of that data set; as in
-    the paper, this uses the references (Sec. IV-C).
+    The threshold of a method is the one with the best mean DSC on the CTs of that data set; its
+    choice uses the references, as in the paper (Sec. IV-C).
     """
     first = spread_cases(bench, 1)[0]
     cases = next(cases for cases in bench.data.tests.values() if first in cases)
     baselines = [train_or_load(method, scale, bench) for method in METHODS.values()]
     counts: list[list[Counts]] = [[] for _ in baselines]
-    for case in reversed(cases):  # the first one comes last, as it is drawn
+    for case in reversed(cases):  # the first CT comes last, because it is drawn
         subject = bench.subject(case, scale.config())
         reference = reference_on_grid(subject)
         for own, baseline in zip(counts, baselines, strict=True):
             own.append(count_hundredths(score_or_load(baseline, subject, bench), reference))
-    _, height, width = (part.stop - part.start for part in figure_box(subject))
+    _, height, width = (part.stop - part.start for part in crop_box(subject))
     figure, axes = panels(len(baselines), 4, height / width)
     for place, (row, baseline, own) in enumerate(zip(axes, baselines, counts, strict=True)):
         threshold, dice = find_threshold_of_counts(own)
@@ -98,7 +98,7 @@ def _draw_row(
 ) -> AxesImage:
     """The four panels of a method; returns the coloured image."""
     prepared = subject.prepared
-    depth, *plane = figure_box(subject)
+    depth, *plane = crop_box(subject)
     z = depth.start + fullest_slice(reference[depth])
     ((_, shown, score),) = score_subject_slices(baseline, subject, [z], device)
     seen = (

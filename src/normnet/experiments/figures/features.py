@@ -1,4 +1,4 @@
-"""What the networks look at: features of tissue classes (Fig. 1) and heat maps (Fig. 6)."""
+"""What the networks look at: features of three kinds of tissue (Fig. 1), heat maps (Fig. 6)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from normnet.config import Config
 from normnet.errors import InputError
 from normnet.experiments.bench import Bench, spread_cases
 from normnet.experiments.catalogue import Scale
-from normnet.experiments.figures.results import MARGIN_VOX, figure_box, fullest_slice
+from normnet.experiments.figures.results import (
+    MARGIN_VOX,
+    crop_box,
+    fullest_slice,
+)
 from normnet.experiments.figures.style import (
     colour_bar,
     fit,
@@ -35,9 +39,9 @@ COLOURS = "inferno"
 
 
 def draw_clusters(scale: Scale, bench: Bench) -> Figure:
-    """Fig. 1: a healthy and a diseased slice; t-SNE of the features before the last layer.
+    """Fig. 1: a healthy and a diseased slice, and the features of bright voxels.
 
-    The features are those of bright voxels.
+    The features are the input of the last layer, brought to two dimensions by t-SNE.
 
     Raises:
         InputError: NN-EXP-008 if a class has no bright voxel.
@@ -95,9 +99,9 @@ def draw_clusters(scale: Scale, bench: Bench) -> Figure:
 
 
 def draw_heat_maps(scale: Scale, bench: Bench) -> Figure:
-    """Fig. 6: activation of the first down-sampling block, for several test CTs.
+    """Fig. 6: where the first down-sampling block is active, on some test CTs.
 
-    Each CT is shown in the slice with the most lesion.
+    Of each CT the slice with the most lesion is shown.
     """
     config = scale.config()
     network = bench.network(config, 0)
@@ -105,7 +109,7 @@ def draw_heat_maps(scale: Scale, bench: Bench) -> Figure:
     slices, heats = [], []
     for case in cases:
         subject = bench.subject(case, config)
-        box = figure_box(subject)
+        box = crop_box(subject)
         thorax, lungs = subject.prepared.thorax[box], subject.prepared.lung_mask[box]
         z = fullest_slice(reference_on_grid(subject)[box] & lungs)
         part = _slab_around(z, len(thorax), config)
@@ -141,15 +145,18 @@ def _healthy_slice(case: NormalCase, config: Config) -> tuple[np.ndarray, np.nda
 def _diseased_slice(config: Config, bench: Bench) -> tuple[np.ndarray, np.ndarray]:
     """The slice with the most lesion of the first test CT and its thorax area."""
     subject = bench.subject(spread_cases(bench, 1)[0], config)
-    box = figure_box(subject)
+    box = crop_box(subject)
     z = fullest_slice(reference_on_grid(subject)[box])
-    return scale_hu(subject.prepared.volume_hu[box][z], config.window), subject.prepared.thorax[
-        box
-    ][z]
+    image = scale_hu(subject.prepared.volume_hu[box][z], config.window)
+    return image, subject.prepared.thorax[box][z]
 
 
 def _class_features(network: torch.nn.Module, config: Config, bench: Bench) -> list[np.ndarray]:
-    """Features (n, channels) of bright voxels of normal tissue, synthetic lesions and lesions."""
+    """Features of bright voxels of normal tissue, synthetic lesions and lesions.
+
+    Returns:
+        Three arrays, (n, channels), each in random order.
+    """
     rng, tau = np.random.default_rng(SEED), config.window.tau
     normal, synthetic, lesions = [], [], []
     sampler, draws = SlabSampler(bench.normals(config), config), torch.Generator().manual_seed(SEED)
@@ -172,7 +179,7 @@ def _class_features(network: torch.nn.Module, config: Config, bench: Bench) -> l
 
 
 def _draw_points(sources: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
-    """At most N_POINTS rows in random order, equally many of every source if it has them."""
+    """At most N_POINTS rows, the same number from every source that has enough of them."""
     share = -(-N_POINTS // len(sources))
     chosen = np.concatenate([rng.permutation(source)[:share] for source in sources])
     return rng.permutation(chosen)[:N_POINTS]
@@ -185,10 +192,10 @@ def _voxel_features(
     config: Config,
     device: str,
 ) -> list[np.ndarray]:
-    """Input of the last layer at the voxels of each mask, (n, channels).
+    """The input of the last layer at the voxels of each mask, (n, channels).
 
-    That layer doubles the resolution: eight voxels share their features, and count once if one of
-    them is in the mask.
+    That layer doubles the resolution: eight voxels share their features, and they count once if one
+    of them is in the mask.
     """
     last = list(network.get_submodule("model").children())[-1]
     features, _ = _look(network, last, image, config, device)  # (channels, D / 2, H / 2, W / 2)
@@ -198,7 +205,7 @@ def _voxel_features(
 
 
 def _halve(mask: np.ndarray) -> np.ndarray:
-    """Whether any of 2 x 2 x 2 voxels is set; the lengths of the axes are rounded up."""
+    """Whether any of 2 x 2 x 2 voxels is set; axes are rounded up."""
     padded = np.pad(mask, [(0, n % 2) for n in mask.shape])
     d, h, w = (n // 2 for n in padded.shape)
     halved: np.ndarray = np.any(padded.reshape(d, 2, h, 2, w, 2), axis=(1, 3, 5))
@@ -208,7 +215,11 @@ def _halve(mask: np.ndarray) -> np.ndarray:
 def _look(
     network: torch.nn.Module, layer: torch.nn.Module, image: np.ndarray, config: Config, device: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Input and output of a layer when the network sees a slab, (channels, d, h, w) on the CPU."""
+    """Input and output of a layer when the network sees a slab.
+
+    Returns:
+        Two tensors, each (channels, d, h, w) float32 on the CPU.
+    """
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     hook = layer.register_forward_hook(lambda _, given, answer: seen.append((given[0], answer)))
     pads = [pad for n in reversed(image.shape) for pad in (0, -n % config.network.stride)]
@@ -224,7 +235,7 @@ def _look(
 
 
 def _heat(answers: torch.Tensor, z: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Mean absolute activation over the channels, at the slice's own resolution, (h, w)."""
+    """Mean absolute activation of a slice over the channels, (h, w) as the slice."""
     mean = answers[:, z // 2].abs().mean(dim=0)[None, None]  # (1, 1, h / 2, w / 2)
     full = torch.nn.functional.interpolate(
         mean, scale_factor=2, mode="bilinear", align_corners=False
@@ -241,7 +252,7 @@ def _slab_around(z: int, depth: int, config: Config) -> slice:
 def _embed(features: np.ndarray) -> np.ndarray:
     """Two-dimensional t-SNE (van der Maaten & Hinton 2008), (n, 2).
 
-    One thread, so that sums always have the same order.
+    It runs on one thread, so that sums have one order.
     """
     from sklearn.manifold import TSNE  # type: ignore[import-untyped]
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
@@ -250,4 +261,4 @@ def _embed(features: np.ndarray) -> np.ndarray:
     with threadpool_limits(1):
         tsne = TSNE(perplexity=perplexity, init="pca", random_state=SEED, n_jobs=1)
         places: np.ndarray = tsne.fit_transform(features)
-        return places
+    return places

@@ -1,4 +1,4 @@
-"""Results of the networks on CTs with lesions: Figs. 4, 5, 8, 9 and Supplementary Fig. 7."""
+"""CTs with lesions, segmented: Figs. 4, 5, 8 and 9, and Supplementary Fig. 7."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from normnet.experiments.figures.style import (
     without_titles,
 )
 from normnet.experiments.searches import reference_on_grid
-from normnet.pipeline import find_lesions
+from normnet.findings import postprocess_votes
 from normnet.postprocessing import LesionSteps
 from normnet.preparation.prepare import bounding_box
 from normnet.report.worst_slices import APART_MM, choose_worst
@@ -40,7 +40,7 @@ COLOURS = "turbo"
 MARGIN_VOX = 4  # around the lungs
 N_CASES = 6  # of Fig. 5; Fig. 4 is one of them
 N_WORST, N_WORST_PER_CASE, N_COLUMNS = 8, 2, 4  # slices of Fig. 9
-N_PAIRS = 8  # the best of so many random training pairs is drawn
+N_PAIRS = 8  # pairs to choose the clearest from
 OVERLAP = [("true positive", TRUE), ("false negative", MISSED), ("false positive", FALSE)]
 
 
@@ -55,9 +55,9 @@ class Outcome(NamedTuple):
 
 
 def draw_postprocessing(scale: Scale, bench: Bench) -> Figure:
-    """Fig. 4: every image from the vote to the lesions.
+    """Fig. 4: from the vote to the lesions, with every image between.
 
-    It shows the CT that has the slice with the most bright lesion.
+    The CT is the one whose slices hold the most bright voxels of lesion.
     """
     config = scale.config()
 
@@ -97,9 +97,9 @@ def _cut(steps: LesionSteps, part: Any) -> LesionSteps:
 
 
 def draw_segmentations(scale: Scale, bench: Bench) -> Figure:
-    """Fig. 5: from the input to the overlap with the reference, for several test CTs.
+    """Fig. 5: from the input to the overlap with the reference, on some test CTs.
 
-    Each CT is shown in the slice with the most lesion.
+    Of each CT the slice with the most lesion is shown.
     """
     config, networks = scale.config(), voting_networks(scale, bench)
     cases = spread_cases(bench, N_CASES)
@@ -124,10 +124,10 @@ def draw_segmentations(scale: Scale, bench: Bench) -> Figure:
 
 
 def draw_thresholds(scale: Scale, bench: Bench) -> Figure:
-    """Fig. 8: the bright voxels of the slice with the most lesion, under several thresholds."""
+    """Fig. 8: the bright voxels of the slice with the most lesion, by several thresholds in HU."""
     config = scale.config()
     subject = bench.subject(spread_cases(bench, 1)[0], config)
-    box = figure_box(subject)
+    box = crop_box(subject)
     z = fullest_slice(reference_on_grid(subject)[box])
     hu, lungs, thorax = (
         array[box][z]
@@ -156,7 +156,7 @@ def draw_thresholds(scale: Scale, bench: Bench) -> Figure:
 
 
 def draw_failures(scale: Scale, bench: Bench) -> Figure:
-    """Fig. 9: the worst slices: the worst one of every CT first, then the second of every CT."""
+    """Fig. 9: the worst slices; first the worst of every CT, then the second worst of every CT."""
     config, networks = scale.config(), voting_networks(scale, bench)
     apart = max(1, round(APART_MM / config.preparation.spacing_mm[0]))
     found = []
@@ -213,7 +213,7 @@ def draw_areas(scale: Scale, bench: Bench) -> Figure:
 
 
 def voting_networks(scale: Scale, bench: Bench) -> list[torch.nn.Module]:
-    """The networks that vote with the scale's own settings."""
+    """The networks that vote under the scale's own settings."""
     return [bench.network(scale.config(), seed) for seed in range(scale.members)]
 
 
@@ -229,17 +229,15 @@ def segment_case(
         raise Interrupted
     subject = bench.subject(case, config)
     prepared = subject.prepared
-    normal_mask = predict(subject, networks, config, bench.device).normal_mask(config.inference)
-    steps = find_lesions(prepared, normal_mask, config)
-    box = figure_box(subject)
-    thorax, lung_mask, normal_mask, reference_mask = (
-        array[box]
-        for array in (prepared.thorax, prepared.lung_mask, normal_mask, reference_on_grid(subject))
-    )
-    return Outcome(thorax, lung_mask, normal_mask, _cut(steps, box), reference_mask)
+    votes = predict(subject, networks, config, bench.device)
+    found = postprocess_votes(prepared, votes, config)
+    images = (prepared.thorax, prepared.lung_mask, found.normal_mask, reference_on_grid(subject))
+    box = crop_box(subject)
+    thorax, lung_mask, normal_mask, reference_mask = (image[box] for image in images)
+    return Outcome(thorax, lung_mask, normal_mask, _cut(found.steps, box), reference_mask)
 
 
-def figure_box(subject: Subject) -> tuple[slice, ...]:
+def crop_box(subject: Subject) -> tuple[slice, ...]:
     """The lungs and a little around them on the prepared grid."""
     return bounding_box(subject.prepared.lung_mask, MARGIN_VOX)
 
@@ -250,14 +248,21 @@ def fullest_slice(mask: np.ndarray) -> int:
 
 
 def _compared(outcome: Outcome, z: int, found: bool = True) -> np.ndarray:
-    """A slice, (h, w, 3), with false negatives, false positives and, if ``found``, true ones."""
+    """A slice that shows what was missed, marked too much and, if ``found``, rightly found.
+
+    Returns:
+        (h, w, 3) float in [0, 1].
+    """
     lesions, reference = outcome.steps.lesions[z], outcome.reference_mask[z]
     masks = [(reference & ~lesions, MISSED), (lesions & ~reference, FALSE)]
     return overlay(outcome.thorax[z], [*masks, *([(lesions & reference, TRUE)] if found else [])])
 
 
 def _sample_slice(config: Config, bench: Bench) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Image, target and lesion mask of a training slice with much lesion and much healthy lung."""
+    """Image, target and lesion mask of a slice, each (h, w).
+
+    Of some training pairs it is the slice with the most of both lesion and healthy lung.
+    """
     sampler, rng = SlabSampler(bench.normals(config), config), torch.Generator().manual_seed(0)
     pairs = [sampler.sample(rng) for _ in range(N_PAIRS)]
 

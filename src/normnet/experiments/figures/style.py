@@ -1,4 +1,4 @@
-"""How every figure looks: panels with equal voxels, small letters, scale bar, legend."""
+"""How every figure looks: panels with equal voxels, small letters, scale bars and legends."""
 
 from __future__ import annotations
 
@@ -19,13 +19,16 @@ BAR_MM = 50.0
 def panels(
     n_rows: int, n_columns: int, aspect: float, width: float = 7.2
 ) -> tuple[Figure, np.ndarray]:
-    """A figure and its axes, (n_rows, n_columns).
+    """A figure and its axes.
 
     Args:
         n_rows: Rows of panels.
         n_columns: Columns of panels.
         aspect: Height of a panel over its width.
-        width: Of the figure, inches; that of a page.
+        width: Of the figure, in inches; that of a page.
+
+    Returns:
+        The figure, and its axes as an array (n_rows, n_columns).
     """
     side = width / n_columns
     figure = Figure(figsize=(width, n_rows * (side * aspect + 0.22) + 0.3), layout="constrained")
@@ -36,7 +39,10 @@ def panels(
 
 
 def show(axis: Axes, image: np.ndarray, title: str = "", top: float = 1.0) -> None:
-    """Show a slice in grey, 0 to ``top``, or in its own colours; the patient's front is above."""
+    """Show a slice, (h, w) in grey from 0 to ``top`` or (h, w, 3) in colours.
+
+    The front of the patient is above.
+    """
     axis.imshow(image, cmap="gray", vmin=0, vmax=top, interpolation="nearest")
     if title:
         axis.set_title(title, fontsize=7, pad=2)
@@ -47,7 +53,7 @@ def overlay(
     masks: Sequence[tuple[np.ndarray, tuple[float, float, float]]],
     alpha: float = 0.55,
 ) -> np.ndarray:
-    """(h, w, 3) in [0, 1]: a grey slice with tinted masks."""
+    """A grey slice with tinted masks, (h, w, 3) in [0, 1]."""
     picture = np.repeat(np.clip(image, 0, 1)[..., None], 3, axis=-1)
     for mask, colour in masks:
         picture[mask] = (1 - alpha) * picture[mask] + alpha * np.array(colour)
@@ -87,7 +93,7 @@ def legend(figure: Figure, entries: Sequence[tuple[str, tuple[float, float, floa
 
 
 def fit(images: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Put slices, (h, w) or (h, w, 3), into black ones that all have one height over width."""
+    """Pad slices, (h, w) or (h, w, 3), with black until all have the same height over width."""
     aspect = max(image.shape[0] / image.shape[1] for image in images)
     fitted = []
     for image in images:
@@ -99,19 +105,19 @@ def fit(images: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 
 def without_titles(figure: Figure, n_rows: int) -> None:
-    """Remove the height that ``panels`` leaves for the titles of ``n_rows`` rows."""
+    """Take away the height that ``panels`` reserves for the titles of ``n_rows`` rows."""
     figure.set_figheight(figure.get_figheight() - 0.18 * n_rows)
 
 
 def row_label(axis: Axes, text: str) -> None:
-    """Name a row: text that runs upwards beside its first panel."""
+    """Write what a row shows, upwards beside its first panel."""
     axis.text(
         -0.03, 0.5, text, transform=axis.transAxes, rotation=90, ha="right", va="center", fontsize=7
     )
 
 
 def colour_bar(figure: Figure, image: AxesImage, label: str) -> None:
-    """Draw the values of the colours below the panels."""
+    """Show below the panels which colour is which value."""
     bar = figure.colorbar(image, ax=figure.axes, location="bottom", shrink=0.5, aspect=40, pad=0.02)
     bar.set_label(label, fontsize=7)
     bar.ax.tick_params(labelsize=6)

@@ -28,9 +28,13 @@ from normnet.experiments.figures.style import (
 from normnet.preparation.cache import STEP_HU, NormalCase
 from normnet.preparation.prepare import LOWEST_HU, bounding_box
 from normnet.preparation.window import scale_hu
-from normnet.synthesis.generator import synthesize_lesions, target_normal
+from normnet.synthesis.generator import (
+    SyntheticLesion,
+    insert_lesions,
+    sample_lesions,
+    target_normal,
+)
 from normnet.synthesis.shapes import Blob, sample_shapes
-from normnet.synthesis.textures import TextureSteps, sample_texture
 from normnet.training.slabs import find_slabs, no_slab
 
 NORMAL, LESION, LUNG, EDGE, PATCH = TRUE, FALSE, MISSED, FALSE, (1.0, 0.75, 0.1)
@@ -55,22 +59,31 @@ class Slab(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """What the generator made of a slab, with every step between."""
+    """What the generator made of a slab."""
 
     image: np.ndarray  # A, (D, H, W) float32 in [0, 1]
     lesion_mask: np.ndarray  # G, (D, H, W) bool
-    blobs: list[Blob]  # G_j
-    steps: list[TextureSteps]  # of each blob
+    lesions: list[SyntheticLesion]  # with the steps of each
+
+    @property
+    def blobs(self) -> list[Blob]:
+        """G_j, the shapes of the lesions."""
+        return [lesion.blob for lesion in self.lesions]
 
 
 def draw_generator(scale: Scale, bench: Bench) -> Figure:
-    """Fig. 3: from ellipsoids to shapes, from noise to a texture, from a healthy lung to a training pair."""
+    """Fig. 3: ellipsoids become shapes, noise a texture, and a healthy lung a training pair."""
     config = scale.config()
     slab = _slabs(scale, bench, 1)[0]
     drawn = _generate(slab, config.synthesis, SEED_STEPS)
-    plain = _generate(slab, _with(config.synthesis, elastic=UNDEFORMED), SEED_STEPS)
+    ellipsoids = sample_shapes(
+        slab.lung_mask,
+        int(slab.lung_mask.sum()),
+        _with(config.synthesis, elastic=UNDEFORMED),
+        torch.Generator().manual_seed(SEED_STEPS),
+    )
     shown, z = _pick(drawn, slab)
-    blob, steps = drawn.blobs[shown], drawn.steps[shown]
+    blob, _, steps = drawn.lesions[shown]
     inner = z - blob.low[0]
     field = _cut_to(blob.shape_mask.shape[1:], slab.healthy.shape[1:])
     healthy, dim = slab.healthy[z].numpy(), DIM * slab.healthy[z].numpy()
@@ -84,7 +97,7 @@ def draw_generator(scale: Scale, bench: Bench) -> Figure:
     pictures = [
         (healthy, 1.0, "$H$: healthy lung"),
         (
-            overlay(dim, [(mask[z], WHITE) for mask in _masks(plain.blobs, slab)], 0.9),
+            overlay(dim, [(mask[z], WHITE) for mask in _masks(ellipsoids, slab)], 0.9),
             1.0,
             "ellipsoids",
         ),
@@ -155,7 +168,10 @@ def draw_lesions(scale: Scale, bench: Bench) -> Figure:
 
 
 def draw_numbers(scale: Scale, bench: Bench) -> Figure:
-    """Supplementary Fig. 2: fewer and more ellipsoids, (iii) and (iv) of Table IV, deformed as the default is."""
+    """Supplementary Fig. 2: fewer and more ellipsoids, the rows (iii) and (iv) of Table IV.
+
+    They are deformed as the default settings say.
+    """
     config = scale.config()
     slab = _slabs(scale, bench, 1)[0]
     rows = {
@@ -175,7 +191,10 @@ def draw_numbers(scale: Scale, bench: Bench) -> Figure:
         drawn = _generate(slab, synthesis, SEED_NUMBERS)
         z = slab.healthy.shape[0] // 2
         low, high = (round(n) for n in synthesis.n_small)
-        numbers = rf"$N_s, N_m \sim F[{low}\lambda, {high}\lambda]$, $P_L = {synthesis.prob_large:g}\lambda$"
+        numbers = (
+            rf"$N_s, N_m \sim F[{low}\lambda, {high}\lambda]$, "
+            rf"$P_L = {synthesis.prob_large:g}\lambda$"
+        )
         projected = [
             (mask & slab.lung_mask.numpy()).any(axis=0) for mask in _masks(drawn.blobs, slab)
         ]
@@ -189,7 +208,7 @@ def draw_numbers(scale: Scale, bench: Bench) -> Figure:
 
 
 def draw_prob_maps(scale: Scale, bench: Bench) -> Figure:
-    """Supplementary Fig. 3: what sigma_a (a), a_L and a_U (b) do to the probability map and to the lesion."""
+    """Supplementary Fig. 3: the effect of sigma_a (a), and of a_L and a_U (b)."""
     synthesis = scale.config().synthesis
     (low, high), gap = synthesis.a_limits, synthesis.a_gap
     middle = (low + high - gap) / 2
@@ -205,7 +224,7 @@ def draw_prob_maps(scale: Scale, bench: Bench) -> Figure:
 
 
 def draw_filters(scale: Scale, bench: Bench) -> Figure:
-    """Supplementary Fig. 4: what sigma_b does to the filtered salt noise and to the lesion."""
+    """Supplementary Fig. 4: the effect of sigma_b on the filtered salt noise and on the lesion."""
     synthesis = scale.config().synthesis
     values = _spread((synthesis.sigma_b_fine_vox[0], synthesis.sigma_b_coarse_vox[1]))
     return _compare(
@@ -216,7 +235,7 @@ def draw_filters(scale: Scale, bench: Bench) -> Figure:
 
 
 def draw_means(scale: Scale, bench: Bench) -> Figure:
-    """Supplementary Fig. 5: what mu_0 does to the texture and to the lesion."""
+    """Supplementary Fig. 5: the effect of mu_0 on the texture and on the lesion."""
     values = _spread(scale.config().synthesis.mu0)
     return _compare(
         scale,
@@ -226,7 +245,7 @@ def draw_means(scale: Scale, bench: Bench) -> Figure:
 
 
 def draw_edges(scale: Scale, bench: Bench) -> Figure:
-    """Supplementary Fig. 6: lung masks, and the erroneous edges that are taken out of them, of three normal CTs."""
+    """Supplementary Fig. 6: lung masks of three normal CTs, and the erroneous edges in them."""
     config = scale.config()
     cases = bench.normals(config)[:3]
     pixel_mm = config.preparation.spacing_mm[2]
@@ -289,14 +308,10 @@ def _windowed(case: NormalCase, window: WindowConfig, box: tuple[Any, ...]) -> n
 
 def _generate(slab: Slab, config: SynthesisConfig, seed: int) -> Drawn:
     """Synthetic lesions as in the fullest slab of a training set (lambda is 1)."""
-    n_lung = int(slab.lung_mask.sum())
-    pair = synthesize_lesions(
-        slab.healthy, slab.lung_mask, n_lung, config, torch.Generator().manual_seed(seed)
-    )
-    rng = torch.Generator().manual_seed(seed)  # the same draws again, this time keeping the steps
-    blobs = sample_shapes(slab.lung_mask, n_lung, config, rng)
-    steps = [sample_texture(tuple(blob.shape_mask.shape), config, rng) for blob in blobs]
-    return Drawn(pair.image.numpy(), pair.lesion_mask.numpy(), blobs, steps)
+    n_lung, rng = int(slab.lung_mask.sum()), torch.Generator().manual_seed(seed)
+    lesions = list(sample_lesions(slab.lung_mask, n_lung, config, rng))
+    image, lesion_mask = insert_lesions(slab.healthy, lesions)
+    return Drawn(image.numpy(), lesion_mask.numpy(), lesions)
 
 
 def _with(config: SynthesisConfig, **values: Any) -> SynthesisConfig:
@@ -312,13 +327,16 @@ def _masks(blobs: list[Blob], slab: Slab) -> list[np.ndarray]:
 
 
 def _coloured(masks: list[np.ndarray]) -> list[tuple[np.ndarray, tuple[float, float, float]]]:
-    """A colour each, for ``overlay``."""
+    """Masks with one colour each, for ``overlay``."""
     return [(mask, BLOBS[k % len(BLOBS)]) for k, mask in enumerate(masks)]
 
 
 def _pick(drawn: Drawn, slab: Slab) -> tuple[int, int]:
-    """The lesion with the largest section in the lung among those in less than half the slice, and that slice."""
-    areas = [(blob.shape_mask & slab.lung_mask[blob.box]).sum(dim=(1, 2)) for blob in drawn.blobs]
+    """The lesion to show, and the slice of its largest section in the lung.
+
+    Lesions whose box covers less than half of the slice come first.
+    """
+    areas = [lesion.inside.sum(dim=(1, 2)) for lesion in drawn.lesions]
     half = slab.lung_mask[0].numel() / 2
 
     def score(k: int) -> tuple[bool, int]:
@@ -371,7 +389,10 @@ def _spread(limits: Range) -> list[float]:
 
 
 def _prob_limits(low: float, high: float) -> dict[str, Any]:
-    """a_L and a_U to within 2 %. The same share of the range for every pair, so the same draws are accepted."""
+    """Settings that give a_L and a_U to within 2 %.
+
+    ``a_gap`` is the same share of the range for every pair, so the same draws are accepted.
+    """
     return {"a_limits": (low, high), "a_gap": 0.98 * (high - low)}
 
 
@@ -382,7 +403,9 @@ def _sigma_b(value: float) -> dict[str, Any]:
 def _compare(
     scale: Scale, bench: Bench, blocks: list[tuple[str, str, str, list[tuple[str, dict[str, Any]]]]]
 ) -> Figure:
-    """One large lesion, with one setting varied along a row: a step of its texture, and below it in the lung.
+    """One large lesion, with one setting varied along a row.
+
+    A row shows a step of the texture, and the row below it shows the lesion in the lung.
 
     Args:
         scale: Size.
@@ -410,7 +433,9 @@ def _compare(
             _generate(slab, _with(synthesis, **(others | values)), SEED_LARGE)
             for _, values in choices
         ]
-        textures = [getattr(one.steps[0], step)[z - box[0].start].numpy() for one in drawn]
+        textures = [
+            getattr(one.lesions[0].texture, step)[z - box[0].start].numpy() for one in drawn
+        ]
         top = 1.0 if step == "scaled" else float(np.quantile(textures, 0.999))
         for k, (name, _) in enumerate(choices):
             show(upper[k], textures[k], f"{start}${symbol}$, {name}", top)
@@ -420,6 +445,6 @@ def _compare(
 
 
 def _edge_box(case: NormalCase) -> tuple[Any, ...]:
-    """Lungs, a little wider, in the slice with the most lung."""
+    """The lungs and a little around them, in the slice with the most lung."""
     z = int(case.lung_mask.sum(axis=(1, 2)).argmax())
     return (z, *bounding_box(case.lung_mask[z : z + 1], 8)[1:])

@@ -1,10 +1,10 @@
-"""The faster last layer gives the same logits."""
+"""The sub-pixel output layer gives the same logits."""
 
 import pytest
 import torch
 
 from normnet.config import NetworkConfig
-from normnet.inference.quicken import quicken
+from normnet.inference.subpixel import use_subpixel_output
 from normnet.network.unet import build_unet
 
 
@@ -17,7 +17,7 @@ def test_same_logits(n_res_units):
     image = torch.rand(1, 1, 12, 16, 20)
     with torch.inference_mode():
         before = network(image)
-        after = quicken(network)(image)
+        after = use_subpixel_output(network)(image)
     replaced = not any(
         isinstance(part, torch.nn.ConvTranspose3d) for part in network.model[-1].modules()
     )

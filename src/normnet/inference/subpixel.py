@@ -1,4 +1,8 @@
-"""A faster last layer for inference; the same sums."""
+"""The last layer as a sub-pixel convolution: the same sums, in less time.
+
+A transposed convolution of stride 2 equals a small convolution whose channels are interleaved into
+the eight positions of each 2 x 2 x 2 block (Shi et al. 2016, doi:10.1109/CVPR.2016.207).
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from torch import nn
 
 
 class _Interleave(nn.Module):
-    """(B, 8, D, H, W) phases to (B, 1, 2D, 2H, 2W)."""
+    """Bring (B, 8, D, H, W) phases to (B, 1, 2D, 2H, 2W)."""
 
     def forward(self, phases: torch.Tensor) -> torch.Tensor:
         n, _, depth, height, width = phases.shape
@@ -17,11 +21,17 @@ class _Interleave(nn.Module):
         return split.reshape(n, 1, 2 * depth, 2 * height, 2 * width)
 
 
-def quicken(network: nn.Module) -> nn.Module:
-    """For inference: replace a last transposed convolution by the same sums as one small convolution.
+def use_subpixel_output(network: nn.Module) -> nn.Module:
+    """Replace a last transposed convolution with a sub-pixel convolution, for inference.
 
-    On CPUs a transposed convolution to one channel at full resolution is a third of the time of the
-    whole network. Networks that end otherwise are returned as they are.
+    On CPUs a transposed convolution to one channel at full resolution takes a third of the time of
+    the whole network. Networks that end with another layer are returned unchanged.
+
+    Args:
+        network: A U-Net whose layers are in ``network.model``; it is changed in place.
+
+    Returns:
+        The same network, in evaluation mode if its layer was replaced.
     """
     layers = cast(nn.Sequential, network.model)
     last = getattr(layers[-1], "conv", None)

@@ -1,7 +1,6 @@
-"""nnU-Net and lungmask called as processes, so that each may live in an environment of its own.
+"""Other programs find the lungs: they run as processes, each in an environment of its own.
 
-The calls are those of nnunetv2 2.8.1 and lungmask 0.2.22. With a model on disk neither program asks the network for
-anything; neither has a switch that forbids it.
+With a model on disk, nnU-Net and lungmask download nothing; neither has a switch that forbids it.
 """
 
 from __future__ import annotations
@@ -26,8 +25,6 @@ from normnet.preparation.orient import Orientation
 from normnet.scan import Scan
 
 MAX_SECONDS = 2 * 3600.0  # for one scan; five folds take most of an hour on a few CPU cores
-COMMANDS = {"nnunet": "nnUNetv2_predict_from_modelfolder", "lungmask": "lungmask"}
-PACKAGES = {"nnunet": "nnunetv2", "lungmask": "lungmask"}
 _BY_HAND = "run it by hand to see why"
 _ERROR_LINE = re.compile(r"[\w.]*(Error|Exception)\b")
 _FOLDERS = re.compile(r"(?<![\w.])/(?:[^\s/'\":]+/)+")
@@ -39,19 +36,22 @@ def find_program(external: ExternalLungs) -> str:
     Raises:
         ModelError: NN-EXT-003 if it is not installed.
     """
-    command = COMMANDS[external.tool]
-    found = shutil.which(command)
+    program = external.program
+    found = shutil.which(program.command)
     if found is None:
-        todo = f"install {PACKAGES[external.tool]}, in an environment of its own, and put its commands on the PATH"
-        raise ModelError("NN-EXT-003", f"no command '{command}'", external.path.name, todo)
+        todo = (
+            f"install {program.package}, in an environment of its own, "
+            "and put its commands on the PATH"
+        )
+        raise ModelError("NN-EXT-003", f"no command '{program.command}'", external.path.name, todo)
     return found
 
 
 def segment_externally(scan: Scan, external: ExternalLungs, device: str = "cpu") -> np.ndarray:
-    """Have the lungs found by another program; it sees the scan in the order in which it is stored.
+    """Let another program find the lungs; it sees the scan in the order in which it is stored.
 
     Args:
-        scan: As read; only its voxels and its geometry are handed on.
+        scan: As read; the program gets its voxels and its geometry, no name.
         external: As found by ``find_external``.
         device: Torch device.
 
@@ -64,16 +64,16 @@ def segment_externally(scan: Scan, external: ExternalLungs, device: str = "cpu")
         ResourceError: NN-EXT-005 if it takes too long.
         ValueRangeError: NN-VAL-020 if it finds no lung.
     """
-    program, command = find_program(external), COMMANDS[external.tool]
-    with tempfile.TemporaryDirectory(
-        prefix="normnet-", ignore_cleanup_errors=True
-    ) as name:  # readable by no one else
+    program, command = find_program(external), external.program.command
+    # nobody else can read a temporary directory
+    with tempfile.TemporaryDirectory(prefix="normnet-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         image, result = folder / "in" / "ct_0000.nii.gz", folder / "out" / "ct.nii.gz"
         for file in (image, result):
             file.parent.mkdir()
         write_image(image, scan.volume_hu, scan.geometry)
-        _run([program, *_arguments(external, image, result, device)], folder, command, device)
+        arguments = external.program.arguments(external, image, result, device)
+        _run([program, *arguments], folder, command, device)
         if not result.is_file():
             raise ModelError("NN-EXT-006", f"{command} wrote no result", scan.case_id, _BY_HAND)
         try:
@@ -88,30 +88,11 @@ def segment_externally(scan: Scan, external: ExternalLungs, device: str = "cpu")
         raise ValueRangeError(
             "NN-VAL-020", f"no lung found by {command}", scan.case_id, "or give --lungs MASK"
         )
-    return _told_apart(labels, Orientation.of(scan.geometry))
-
-
-def _arguments(external: ExternalLungs, image: Path, result: Path, device: str) -> list[str]:
-    kind, model = device.partition(":")[0], str(external.path.absolute())
-    if external.tool == "lungmask":
-        cpu = ["--cpu"] if kind == "cpu" else []
-        return [str(image), str(result), "--modelpath", model, "--noprogress", *cpu]
-    places = ["-i", str(image.parent), "-o", str(result.parent), "-m", model]
-    return [
-        *places,
-        *external.options,
-        "-device",
-        kind,
-        "-npp",
-        "1",
-        "-nps",
-        "1",
-        "--disable_progress_bar",
-    ]
+    return _right_and_left(labels, Orientation.of(scan.geometry))
 
 
 def _run(call: list[str], folder: Path, command: str, device: str) -> None:
-    """Run a program to its end; whatever it started ends with it, or with us."""
+    """Run a program until it ends; then end every process that it started."""
     log = folder / "stderr"
     try:
         with log.open("wb") as handle:
@@ -143,29 +124,25 @@ def _run(call: list[str], folder: Path, command: str, device: str) -> None:
 
 
 def _environment(folder: Path, device: str) -> dict[str, str]:
-    environment = {
-        **os.environ,
-        "TMPDIR": str(folder),
-        "HF_HUB_OFFLINE": "1",
-    }  # libraries of nnU-Net's know that hub
+    # libraries that nnU-Net imports could ask a hub on the network
+    environment = {**os.environ, "TMPDIR": str(folder), "HF_HUB_OFFLINE": "1"}
     kind, _, number = device.partition(":")
-    if kind == "cuda" and number:  # neither program takes a GPU by its number
+    if kind == "cuda" and number:  # neither program accepts the number of a GPU
         visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-        environment["CUDA_VISIBLE_DEVICES"] = (
-            visible[int(number)] if int(number) < len(visible) else number
-        )
+        gpu = visible[int(number)] if int(number) < len(visible) else number
+        environment["CUDA_VISIBLE_DEVICES"] = gpu
     return environment
 
 
 def _last_words(log: Path) -> str:
-    """The last line that names an error, else the last of all; without folders."""
+    """The last line that names an error, else the last line; without the names of folders."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    told = [line for line in lines if _ERROR_LINE.match(line)] or lines or ["it said nothing"]
-    return _FOLDERS.sub("", told[-1])[:200].rstrip(" .:;")
+    errors = [line for line in lines if _ERROR_LINE.match(line)] or lines or ["it said nothing"]
+    return _FOLDERS.sub("", errors[-1])[:200].rstrip(" .:;")
 
 
-def _told_apart(labels: np.ndarray, orientation: Orientation) -> np.ndarray:
-    """The same lungs as right and left: by their labels where these say it, else by their place."""
+def _right_and_left(labels: np.ndarray, orientation: Orientation) -> np.ndarray:
+    """Labels 1 right and 2 left: by the program's labels where they say it, else by the place."""
     turned = orientation.apply(labels)
     if (turned == EITHER).any() or _swapped(turned):
         turned = split_left_right(turned > 0)
@@ -173,7 +150,7 @@ def _told_apart(labels: np.ndarray, orientation: Orientation) -> np.ndarray:
 
 
 def _swapped(turned: np.ndarray) -> bool:
-    """Whether what is called right lies further left: the program took a mirrored image for a plain one."""
+    """Whether the lung that is called right lies further left: the program mirrored the image."""
     right, left = ((turned == side).sum(axis=(0, 1)) for side in (RIGHT, LEFT))
     columns = np.arange(turned.shape[2])
     return bool(

@@ -1,0 +1,125 @@
+"""The way back: what was found on the prepared grid, on the voxels of the scan.
+
+Everything is decided in the lungs' box of the turned scan. ``Prepared.cut`` brings the scan there,
+``Prepared.regrid`` brings the findings there, and ``Prepared.embed`` puts the results into arrays
+of the scan's shape and axis order.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from normnet.config import Config
+from normnet.findings import Findings
+from normnet.lungs.learned import Lungs
+from normnet.postprocessing import dilate
+from normnet.preparation.prepare import Prepared
+from normnet.quantification import quantify
+from normnet.scan import Scan
+
+# Edge of the square in a slice over which the tissue that is added to the lungs is smoothed.
+SMOOTH_PX = 5
+
+
+class Restored(NamedTuple):
+    """Results with the scan's shape and axis order; see ``Segmentation``."""
+
+    lesion_mask: np.ndarray
+    lung_labels: np.ndarray
+    prob_anomaly: np.ndarray
+    n_votes_normal: np.ndarray
+    volumes: dict[str, Any]
+
+
+def restore_findings(
+    scan: Scan, lungs: Lungs, prepared: Prepared, findings: Findings, config: Config
+) -> Restored:
+    """Bring the findings to the voxels of the scan and measure them.
+
+    Args:
+        scan: As read.
+        lungs: Its lungs; where ``possible`` is given, they become wider beside lesions.
+        prepared: Made of that scan and ``lungs.labels``.
+        findings: Made of ``prepared``.
+        config: Bright threshold and ``postprocessing.lungs_vox``.
+    """
+    volume_hu, labels = prepared.cut(scan.volume_hu), prepared.cut(lungs.labels)
+    inside = labels > 0
+    bright = inside & (volume_hu >= config.window.bright_hu)
+    lesion_mask = prepared.regrid_mask(findings.steps.lesions) & inside
+    prob_anomaly = restore_anomaly(prepared, findings, inside, bright)
+    n_votes = prepared.regrid(findings.votes.n_normal, nearest=True)
+    lung_labels = lungs.labels
+    if lungs.possible is not None:
+        possible = prepared.cut(lungs.possible)
+        labels = widen_lungs(volume_hu, labels, possible, prepared, findings, config)
+        lung_labels = prepared.embed(labels)
+    return Restored(
+        prepared.embed(lesion_mask),
+        lung_labels,
+        prepared.embed(prob_anomaly),
+        prepared.embed(np.where(bright, n_votes, np.uint8(0))),
+        quantify(lesion_mask, labels, scan.geometry.voxel_ml),
+    )
+
+
+def restore_anomaly(
+    prepared: Prepared, findings: Findings, inside: np.ndarray, bright: np.ndarray
+) -> np.ndarray:
+    """How anomalous each voxel is, on the voxels of the scan.
+
+    Args:
+        prepared: The thorax.
+        findings: What the ensemble and, where they are used, the lesion networks say.
+        inside: (z, y, x) bool in the lungs' box of the scan, the lungs.
+        bright: Same shape, bool, the bright voxels of the lungs: the ensemble judges these alone.
+
+    Returns:
+        Float32 in [0, 1] in the lungs' box. Bright voxels: 1 - ``prob_normal``, or the mean of this
+        and ``prob_lesion`` with the lesion networks. Other voxels of the lungs: ``prob_lesion``, or
+        0 without the lesion networks.
+    """
+    prob_normal = prepared.regrid(findings.votes.prob_normal.astype(np.float32))
+    not_normal = np.where(bright, 1 - prob_normal, np.float32(0))
+    if findings.prob_lesion is None:
+        return not_normal
+    lesion = np.where(inside, prepared.regrid(findings.prob_lesion), np.float32(0))
+    return np.where(bright, (not_normal + lesion) / 2, lesion)
+
+
+def widen_lungs(
+    volume_hu: np.ndarray,
+    labels: np.ndarray,
+    possible: np.ndarray,
+    prepared: Prepared,
+    findings: Findings,
+    config: Config,
+) -> np.ndarray:
+    """Add bright tissue beside a lesion that could be lung.
+
+    A lung mask easily loses a thin dense layer at the pleura. A voxel is added where most of its
+    square in the slice is lung or such tissue, so specks are left out and holes are filled. The
+    added voxels are not searched for lesions: most of them are chest wall in half of their volume.
+
+    Args:
+        volume_hu: (z, y, x) in the lungs' box of the scan.
+        labels: Same shape, 1 right, 2 left.
+        possible: Same shape, the labels at a lower threshold.
+        prepared: Made of the same scan and labels.
+        findings: Tissue is added beside the lesions and beside what only the vote calls lesion.
+        config: ``postprocessing.lungs_vox`` and the bright threshold.
+
+    Returns:
+        Same shape, labels; equal to ``labels`` inside the lungs.
+    """
+    from scipy.ndimage import uniform_filter
+
+    lesions = findings.steps.core | findings.steps.lesions
+    beside = dilate(lesions, config.postprocessing.lungs_vox, within=~prepared.lung_mask)
+    near = prepared.regrid_mask(beside) & (labels == 0) & (possible > 0)
+    bright = near & (volume_hu >= config.window.bright_hu)
+    filled = ((labels > 0) | bright).astype(np.float32)
+    mostly = uniform_filter(filled, (1, SMOOTH_PX, SMOOTH_PX)) > 0.5
+    return np.where(near & mostly, possible, labels)
