@@ -233,7 +233,7 @@ def test_models_of_older_commits_segment(
     assert (post.dilation_vox, post.lesion_networks) == (5, lesion_networks)
     phantom = thorax_phantom((24, 40, 40), (4.0, 4.0, 4.0))
     volume = phantom.scan.volume_hu.astype(np.float32)
-    prob = predict_lungs(volume, 4.0, model.lung_networks, model.config.lungs)
+    prob = predict_lungs(volume, 4.0, model.lungs.networks, model.config.lungs)
     assert prob.shape == volume.shape
     assert 0 < prob.min() < prob.max() < 1
     found = segment(phantom.scan, model, lung_labels=phantom.lung_mask.astype(np.uint8))

@@ -151,7 +151,8 @@ def _known_settings(manifest: dict[str, Any], folder: Path) -> Config:
 def _warn_of_unknown(folder: Path, settings: list[str]) -> None:
     if settings:
         text = f"settings unknown to this version are left out: {', '.join(settings)}"
-        warnings.warn(f"model {folder.name}: {text}", stacklevel=4)
+        # The warning names the line that called load_model.
+        warnings.warn(f"model {folder.name}: {text}", stacklevel=5)
 
 
 def load_lungs(path: str | Path | None = None) -> Members[list[nn.Module] | ExternalLungs]:

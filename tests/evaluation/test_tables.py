@@ -2,7 +2,8 @@
 
 import math
 
-from normnet.evaluation.tables import Table, mean_sd, number, to_csv, to_latex, to_markdown
+from normnet.evaluation.tables import Table, mean_sd, number, to_latex, to_markdown
+from normnet.io.csv_text import csv_text
 
 TABLE = Table(
     ["row", "a_b"], [["x | y", "98.1 ± 0.7"], ["", "> 5"]], [("group & co", 1)], ["seen", ""]
@@ -41,4 +42,4 @@ def test_latex():
 
 
 def test_csv():
-    assert to_csv([["a", "b"], [1, "x,y"]]) == 'a,b\n1,"x,y"\n'
+    assert csv_text([["a", "b"], [1, "x,y"]]) == 'a,b\n1,"x,y"\n'

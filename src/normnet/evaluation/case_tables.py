@@ -18,7 +18,8 @@ from collections.abc import Callable
 
 from normnet.evaluation.evaluate import Evaluation
 from normnet.evaluation.scores import SCORES
-from normnet.evaluation.tables import harmless, number, to_csv
+from normnet.evaluation.tables import number
+from normnet.io.csv_text import csv_text, harmless_cell
 
 DECIMALS = 4  # of everything but the counts of a case
 
@@ -31,7 +32,7 @@ def cases_csv(evaluation: Evaluation) -> str:
             _cell(row.values[name], 0 if score.unit == "count" else DECIMALS)
             for name, score in SCORES.items()
         ]
-        rows.append([harmless(row.case_id), *cells, str(int(row.counted))])
+        rows.append([harmless_cell(row.case_id), *cells, str(int(row.counted))])
     means = {name: evaluation.mean_sd(name) for name in SCORES}
     intervals = {name: evaluation.interval(name) for name in SCORES}
     pooled, agreement = evaluation.pooled(), evaluation.agreement()
@@ -48,7 +49,7 @@ def cases_csv(evaluation: Evaluation) -> str:
     for summary, value in summaries.items():
         decimals = 0 if summary == "n" else DECIMALS
         rows.append([summary, *(_cell(value(name), decimals) for name in SCORES), ""])
-    return to_csv(rows)
+    return csv_text(rows)
 
 
 def slices_csv(evaluation: Evaluation) -> str:
@@ -57,8 +58,8 @@ def slices_csv(evaluation: Evaluation) -> str:
     for row in evaluation.rows:
         for n, numbers in enumerate(zip(*row.areas, strict=True)):
             cells = [f"{value:.2f}" for value in numbers]
-            rows.append([harmless(row.case_id), str(n), *cells])
-    return to_csv(rows)
+            rows.append([harmless_cell(row.case_id), str(n), *cells])
+    return csv_text(rows)
 
 
 def _cell(value: float, decimals: int) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -38,13 +36,6 @@ def mean_sd(mean: float, sd: float, decimals: int, missing: str = "-", sign: str
     """``98.1 ± 0.7``; the mean alone where the deviation is NaN."""
     text = number(mean, decimals, missing)
     return text if math.isnan(sd) else f"{text}{sign}{sd:.{decimals}f}"
-
-
-def to_csv(rows: Iterable[Sequence[object]]) -> str:
-    """All rows, the headings first."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
 
 
 def markdown_row(cells: Iterable[str]) -> str:
@@ -94,11 +85,6 @@ def write_text(path: Path, text: str) -> None:
     """Write a table to a file; raises ``OutputError``."""
     with replacing(path) as handle:
         handle.write(text.encode())
-
-
-def harmless(text: str) -> str:
-    """A cell of a CSV file that no spreadsheet takes for a formula."""
-    return f"'{text}" if text[:1] in "=+-@\t\r" else text
 
 
 def _latex_row(cells: Iterable[str]) -> str:

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from normnet.evaluation.tables import Table, to_csv, to_latex, to_markdown
+from normnet.evaluation.tables import Table, to_latex, to_markdown
 from normnet.experiments.catalogue import Experiment
 from normnet.io.atomic import write_bytes
+from normnet.io.csv_text import csv_text
 
 Record = Mapping[str, Any]  # heading to value: text, or a number
 
@@ -38,7 +39,7 @@ def write_records(
     return write_page(
         folder,
         experiment,
-        to_csv([columns, *cells]),
+        csv_text([columns, *cells]),
         to_page(experiment, [note], table),
         to_latex(table, f"{experiment.title}.", note, "l"),
     )

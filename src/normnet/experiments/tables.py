@@ -17,6 +17,7 @@ from normnet.evaluation.tables import Table, mean_sd, number
 from normnet.experiments.catalogue import SETS, Experiment, Row, Scale
 from normnet.experiments.pages import to_page, write_page
 from normnet.experiments.scores import Result
+from normnet.io.csv_text import csv_text
 
 READ = (
     "Per cent, ± the deviation over the cases; against another row at the same seed, "
@@ -104,7 +105,7 @@ def to_csv(experiment: Experiment, scale: Scale, results: Sequence[Result]) -> s
                     for value in (cell.mean, cell.sd, cell.paper)
                 )
                 lines.append([*head, name, score, mean, sd, len(cases), paper])
-    return writer.to_csv(lines)
+    return csv_text(lines)
 
 
 def to_markdown(experiment: Experiment, scale: Scale, results: Sequence[Result]) -> str:

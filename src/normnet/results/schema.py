@@ -110,7 +110,9 @@ def _describe_model(model: Model, config: Config) -> dict[str, Any]:
     n_members = len(model.voters(config.inference))
     return {
         "name": str(model.ensemble.manifest.get("name", "normnet")),
-        "version": str(model.ensemble.manifest.get("version", model.ensemble.manifest.get("normnet", ""))),
+        "version": str(
+            model.ensemble.manifest.get("version", model.ensemble.manifest.get("normnet", ""))
+        ),
         "n_members": n_members,
         "min_votes": config.inference.votes_needed(n_members),
         "prob_normal": config.inference.prob_normal,
