@@ -1,8 +1,14 @@
-"""The models that ship with the package, loaded once for all tests."""
+"""One thread per process, and the shipped models, loaded once for all tests of a process."""
 
 from __future__ import annotations
 
+import os
+
 import pytest
+
+# Read when torch is imported, and by the processes that tests start. Sums of floats depend on the
+# number of threads, and pytest-xdist gives every core a process of its own.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -219,7 +219,7 @@ def step_reporter(
             writer.close()
 
 
-def _tensorboard(folder: Path):
+def _tensorboard(folder: Path) -> Any:
     """A writer, or None where tensorboard is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter

@@ -29,13 +29,9 @@ def slices():
 
 
 @pytest.fixture(autouse=True)
-def small_and_alone(monkeypatch):
+def small(monkeypatch):
     monkeypatch.setattr(segmenter, "LUNG_NETWORK", TINY)
     monkeypatch.setattr(segmenter, "CROP", 64)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def run(slices, config=CONFIG, **options) -> tuple[dict[str, torch.Tensor], list[float]]:
