@@ -32,7 +32,7 @@ def phantom_lungs_everywhere(monkeypatch):
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
-    """A folder with cases.csv: two normal CTs to train on, one Coronacases and one Radiopaedia to try."""
+    """A folder with cases.csv: two normal CTs, one CT of Coronacases and one of Radiopaedia."""
     from normnet.io.images import write_image
     from tests.phantoms import thorax_phantom, write_nifti
 
