@@ -18,7 +18,8 @@ demo: $(VENV)/.installed
 	$(BIN)/python demo/run.py demo-out
 
 test: $(VENV)/.installed
-	$(BIN)/pytest --numprocesses logical --dist loadfile --cov --cov-report=term:skip-covered
+	$(BIN)/pytest --numprocesses logical --dist loadfile --no-loadscope-reorder \
+		--cov --cov-report=term:skip-covered
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
