@@ -3,6 +3,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .NOTPARALLEL:
 .PHONY: check demo test lint types clean
@@ -11,21 +12,25 @@ check: lint types docs test
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
+	$(INSTALL) -e .
+	touch $@
+
+$(VENV)/.developer: $(VENV)/.installed
+	$(INSTALL) -e '.[dev,docs]'
 	touch $@
 
 demo: $(VENV)/.installed
 	$(BIN)/python demo/run.py demo-out
 
-test: $(VENV)/.installed
+test: $(VENV)/.developer
 	$(BIN)/pytest --numprocesses logical --dist loadfile --no-loadscope-reorder \
 		--cov --cov-report=term:skip-covered
 
-lint: $(VENV)/.installed
+lint: $(VENV)/.developer
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(VENV)/.installed
+types: $(VENV)/.developer
 	$(BIN)/mypy
 
 clean:
