@@ -1,24 +1,36 @@
-# make demo: segment the demo CT.  make test: the whole test suite.  Both set up what they need, once.
+# make check: everything that must hold before a commit.  make demo: segment the demo CT.
+# Every target sets up what it needs in .venv, once.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint clean
+.NOTPARALLEL:
+.PHONY: check demo test lint types clean
+
+check: lint types docs test
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(INSTALL) -e .
+	touch $@
+
+$(VENV)/.developer: $(VENV)/.installed
+	$(INSTALL) -e '.[dev,docs]'
 	touch $@
 
 demo: $(VENV)/.installed
 	$(BIN)/python demo/run.py demo-out
 
-test: $(VENV)/.installed
-	$(BIN)/pytest --cov --cov-report=term:skip-covered
+test: $(VENV)/.developer
+	$(BIN)/pytest --numprocesses logical --dist loadfile --no-loadscope-reorder \
+		--cov --cov-report=term:skip-covered
 
-lint: $(VENV)/.installed
+lint: $(VENV)/.developer
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(VENV)/.developer
 	$(BIN)/mypy
 
 clean:

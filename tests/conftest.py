@@ -1,8 +1,21 @@
-"""The models that ship with the package, loaded once for all tests."""
+"""One thread per process, and the shipped models, loaded once for all tests of a process."""
 
 from __future__ import annotations
 
+import os
+
 import pytest
+
+# Read when torch is imported, and by the processes that tests start. Sums of floats depend on the
+# number of threads, and pytest-xdist gives every core a process of its own.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+LONG = ("test_real.py", "test_readme.py", "test_reproduce.py", "test_pipeline.py")
+
+
+def pytest_collection_modifyitems(items):
+    """Long files first, so that no process is busy alone at the end."""
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
 
 
 @pytest.fixture(scope="session")

@@ -35,14 +35,6 @@ from tests.phantoms import Phantom, reorient, thorax_phantom
 STAGES = ["lungs", "preparation", "inference", "postprocessing", "restoring"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def sides_of(phantom: Phantom) -> np.ndarray:
     """The true lungs, 1 right, 2 left."""
     left = np.arange(phantom.scan.shape[2]) >= phantom.scan.shape[2] / 2

@@ -1,7 +1,6 @@
 """Normal CTs and a CT with a lesion, made of phantoms."""
 
 import pytest
-import torch
 
 from normnet.baselines.fitting import BaselineSettings
 from normnet.config import Config, PreparationConfig
@@ -12,14 +11,6 @@ from tests.phantoms import thorax_phantom
 SHAPE, SPACING_MM = (24, 64, 64), (6.0, 5.0, 5.0)
 CONFIG = Config(preparation=PreparationConfig(spacing_mm=(6.0, 5.0, 5.0)))
 TINY = BaselineSettings(size=32, batch=4, iterations=3, restore_steps=3)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""A tiny untrained model, phantoms on disk, and the phantoms' own lungs in place of the learned ones."""
+"""A tiny untrained model, phantoms on disk, and the phantoms' lungs in place of learned ones."""
 
 import pytest
 
@@ -21,7 +21,7 @@ def phantom_lungs_everywhere(monkeypatch):
 
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory):
-    """Folders of an ensemble of two, of a lung network and of a lesion network, with random weights."""
+    """Folders of an ensemble of two, a lung network and a lesion network, with random weights."""
     import torch
 
     from normnet.config import Config, NetworkConfig, PreparationConfig, TrainingConfig

@@ -22,12 +22,8 @@ DRAWN = slice(10, 20)  # slices in which the lungs of the test CT are drawn
 
 
 @pytest.fixture(autouse=True)
-def small_and_alone(monkeypatch):
+def few_iterations(monkeypatch):
     monkeypatch.setattr(lungs, "OTHER_ITERATIONS", 2)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -51,16 +51,8 @@ def bytes_of(state: Checkpoint) -> bytes:
     )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
-def uninterrupted(one_thread) -> Checkpoint:
+def uninterrupted() -> Checkpoint:
     return train()
 
 

@@ -32,14 +32,6 @@ def slices():
     ]
 
 
-@pytest.fixture(autouse=True)
-def alone():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def tiny(**settings) -> LungsTrainingConfig:
     return TINY.model_copy(update=settings)
 
