@@ -23,7 +23,7 @@ lint: $(VENV)/.installed
 
 docs: $(VENV)/.installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
-	@echo "Open site/index.html"
+	@echo "Open site/index.html; to search, serve it: python3 -m http.server -d site"
 
 clean:
 	rm -rf $(VENV) demo-out site
