@@ -1,4 +1,4 @@
-"""Analytic thorax CTs with known millilitres, and writers that store them in any orientation or with any fault."""
+"""Analytic thorax CTs with known millilitres; writers for any orientation and any fault."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def thorax_phantom(
     noise_hu: float = 15.0,
     vessels: bool = True,
 ) -> Phantom:
-    """Body, two lungs with branching vessels, trachea, spine, table; two lesions: ground glass and consolidation."""
+    """Body, two lungs with vessels, trachea, spine, table; ground glass and consolidation."""
     rng = np.random.default_rng(seed)
     scale = np.array(shape) * spacing_mm / FIELD_MM
     axes = [
@@ -176,7 +176,7 @@ def write_nifti(scan: Scan, path: Path) -> Path:
 
 
 def dicom_datasets(scan: Scan) -> list:
-    """One CT dataset per slice along the first array axis, uncompressed; no patient but "phantom"."""
+    """One uncompressed CT dataset per slice along the first axis; the patient is "phantom"."""
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
@@ -219,7 +219,7 @@ def dicom_datasets(scan: Scan) -> list:
 def write_dicom(
     scan: Scan, folder: Path, edit: Callable[[list], None] | None = None, seed: int = 0
 ) -> Path:
-    """Store a scan as a DICOM series under shuffled file names; ``edit`` may spoil the datasets before."""
+    """Store a scan as a DICOM series under shuffled names; ``edit`` may spoil the datasets."""
     datasets = dicom_datasets(scan)
     if edit is not None:
         edit(datasets)

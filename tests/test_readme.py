@@ -1,4 +1,4 @@
-"""The documents keep their word: every command runs, the Python block runs, every link leads somewhere."""
+"""The documents keep their word: commands and Python run, every link leads somewhere."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from normnet.config import Config, NetworkConfig, load_config
 from normnet.errors import NormNetError
 from normnet.io.formats.nifti import write_image
 from normnet.results.schema import FILES, RESULT
+from tests.docs.test_reference import generated
 from tests.experiments.conftest import SCALE
 from tests.phantoms import thorax_phantom, write_dicom, write_nifti
 
@@ -23,11 +24,19 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = sorted(
     path.relative_to(ROOT).as_posix() for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"))
 )
+# README and how-to pages, whose commands run one after the other in one folder; those of the
+# tutorials run in tests/docs/test_tutorials.py.
+HOW_TO = ("dicom", "lung-mask", "many-cts", "settings", "evaluate", "reproduce")
+PAGES = (
+    README,
+    *((ROOT / f"docs/how-to/{name}.md").read_text(encoding="utf-8") for name in HOW_TO),
+)
+GUIDE = "\n".join(PAGES)
 
 
 def commands_of(text: str) -> list[str]:
-    """``normnet …`` lines of indented blocks, and those between backticks."""
-    lines = re.findall(r"^    (normnet .+)$", text, re.MULTILINE)
+    """``normnet …`` lines of blocks, indented or with a prompt, and those between backticks."""
+    lines = re.findall(r"^(?:    |\$ )(normnet .+)$", text, re.MULTILINE)
     return lines + [
         " ".join(part.split()) for part in re.findall(r"`(normnet [a-z-]+ [^`…]+)`", text)
     ]
@@ -37,8 +46,8 @@ def words_of(command: str) -> list[str]:
     return shlex.split(command, comments=True)[1:]
 
 
-def test_the_readme_has_commands():
-    shown = {words_of(command)[0] for command in commands_of(README)}
+def test_the_guide_has_commands():
+    shown = {words_of(command)[0] for command in commands_of(GUIDE)}
     assert shown == {
         "segment",
         "synthesize",
@@ -47,8 +56,20 @@ def test_the_readme_has_commands():
         "train-lungs",
         "evaluate",
         "reproduce",
+        "info",
     }
-    assert len(commands_of(README)) >= 10
+    assert len(commands_of(GUIDE)) >= 10
+
+
+def test_the_readme_is_short():
+    assert len(README.split()) < 600
+    lines = README.splitlines()
+    first = next(n for n, line in enumerate(lines, start=1) if line.startswith("$ normnet"))
+    assert first < 30
+    printed = lines[first]  # the line below it: what the command prints
+    assert re.fullmatch(r"lidc0001: ok; lesions [\d.]+ ml, [\d.]+ % of the lung; [\d.]+ s", printed)
+    tutorial = (ROOT / "docs/tutorials/first-ct.md").read_text(encoding="utf-8")
+    assert f"{lines[first - 1]}\n{printed}\n" in tutorial  # which a test follows
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -81,17 +102,17 @@ def test_links_lead_somewhere(document):
 
 
 def test_files_of_a_result_are_all_explained():
-    table = README[README.index("## Segment") : README.index("## The same in Python")]
+    page = (ROOT / "docs/reference/results.md").read_text(encoding="utf-8")
+    table = page[: page.index("## Axes and units")]
     assert set(re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)) == {*FILES, RESULT}
 
 
 def test_exit_codes_are_those_of_the_errors():
-    line = re.search(r"Exit codes: ([^.]+)\.", README)
-    assert line is not None
-    told = {int(number) for number in re.findall(r"\d+", line[1])}
+    told = {int(code) for code in re.findall(r"^\| ([\d, ]+) \|", generated.exit_codes(), re.M)
+            for code in code.split(", ")}  # fmt: skip
     kinds = set(NormNetError.__subclasses__())
     kinds |= {below for kind in kinds for below in kind.__subclasses__()}
-    assert told == {0, 9} | {kind.exit_code for kind in kinds}
+    assert told == {0, 9, 70, 130, 143} | {kind.exit_code for kind in kinds}
 
 
 # --- run as they stand ---
@@ -99,12 +120,13 @@ def test_exit_codes_are_those_of_the_errors():
 
 @pytest.fixture
 def place(tmp_path, monkeypatch) -> Path:
-    """A folder with phantoms under the names that the README uses."""
+    """A folder with phantoms under the names that the README and the how-to pages use."""
     monkeypatch.chdir(tmp_path)
     phantom = thorax_phantom((40, 80, 88), (3.0, 3.0, 3.0))
     healthy = thorax_phantom((40, 80, 88), (3.0, 3.0, 3.0), lesions=False, seed=1)
     for name in (
         "ct.nii.gz",
+        "demo/lidc0001.nii.gz",
         "other.mha",
         "folder_of_scans/one.nii.gz",
         "folder_of_scans/two.nii.gz",
@@ -123,6 +145,10 @@ def place(tmp_path, monkeypatch) -> Path:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (4, 64, 64), dtype=np.uint8)
     np.savez_compressed("slices.npz", images=images, masks=images > 128, slope=6.0, inter=-1024.0)
+    for text in re.findall(r"^```toml\n(.+?)^```", GUIDE, re.MULTILINE | re.DOTALL):
+        name = re.match(r"# (\w+\.toml):", text)
+        assert name is not None, text
+        Path(name[1]).write_text(text)
     return tmp_path
 
 
@@ -143,10 +169,10 @@ def small(source: str | Path | None = None) -> Config:
     )
 
 
-def test_every_command_of_the_readme_runs(place, monkeypatch, capsys):
+def test_every_command_of_the_guide_runs(place, monkeypatch, capsys):
     """One after the other in one folder, as a reader would."""
     monkeypatch.setattr("normnet.config.load_config", small)
-    for command in commands_of(README):
+    for command in commands_of(GUIDE):
         arguments = words_of(command)
         if arguments[0] == "train-lungs":
             arguments += ["--iterations", "1"]
@@ -155,7 +181,7 @@ def test_every_command_of_the_readme_runs(place, monkeypatch, capsys):
             arguments += ["--scale", "tiny.toml"]
         assert main(arguments) == 0, f"{command}: {capsys.readouterr().err}"
     assert main(["info"]) == main(["info", "ct.nii.gz"]) == 0
-    for name in ("ct", "dicom_folder", "other", "one", "two"):
+    for name in ("lidc0001", "ct", "dicom_folder", "other", "one", "two"):
         assert {path.name for path in Path("results", name).iterdir()} == {*FILES, RESULT}
     for name in ("sheet.png", "cache/n.npz", "my_model/manifest.json", "lungs/manifest.json"):
         assert Path(name).is_file()

@@ -1,4 +1,4 @@
-"""The shipped weights on real CTs; needs ``NORMNET_DATA``, a folder with ``cases.csv`` and the CTs it names."""
+"""The shipped weights on real CTs: ``NORMNET_DATA`` is a folder with ``cases.csv`` and its CTs."""
 
 from __future__ import annotations
 

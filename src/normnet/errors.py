@@ -33,7 +33,7 @@ class NormNetError(Exception):
         parts = [part for part in (found, where, todo) if part]
         super().__init__(f"{code}: {'; '.join(parts)}")
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[type[Exception], tuple[str, str, str, str]]:
         return type(self), (self.code, self.found, self.where, self.todo)
 
 

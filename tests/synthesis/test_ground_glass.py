@@ -40,7 +40,7 @@ def test_disease_lies_in_the_lung_and_only_adds():
 
 
 def test_pale_disease_is_below_the_bright_threshold_and_shows_its_vessels():
-    """A share of 0.1 of the air is about -760 HU, and fluid is as dense as a vessel: nothing covers it."""
+    """A share of 0.1 of the air is about -760 HU; fluid is as dense as a vessel."""
     config = GroundGlassConfig(
         prob_texture=0, density=(0.1, 0.1), grain=(0, 0), prob_mottled=0, prob_clumped=0
     )

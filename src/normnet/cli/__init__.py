@@ -1,1 +1,1 @@
-"""The command line: ``main.py`` and one file a subcommand; nothing heavy is imported before a command runs."""
+"""The command line: ``main.py`` and one file per subcommand; a command imports what it needs."""

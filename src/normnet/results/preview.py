@@ -180,14 +180,16 @@ def as_picture(canvas: np.ndarray) -> Image.Image:
 def enlarge(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """A mask resized to (width, height) pixels, smoothly: linear interpolation, cut at one half."""
     image = Image.fromarray(mask.astype(np.uint8) * 255)
-    return np.asarray(image.resize(size, Image.Resampling.BILINEAR)) >= 128
+    enlarged: np.ndarray = np.asarray(image.resize(size, Image.Resampling.BILINEAR))
+    return enlarged >= 128
 
 
 def outline(mask: np.ndarray) -> np.ndarray:
     """The outermost pixels of a mask."""
     padded = np.pad(mask, 1)
     inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return mask & ~inner
+    border: np.ndarray = mask & ~inner
+    return border
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

@@ -61,8 +61,9 @@ class Slice:
     @property
     def normal(self) -> np.ndarray:
         """(3,) unit vector across the slice, towards left, back or head."""
-        normal = np.cross(*self.orientation)
-        return normal * np.sign(normal[np.argmax(np.abs(normal))])
+        normal: np.ndarray = np.cross(*self.orientation)
+        upward: np.ndarray = normal * np.sign(normal[np.argmax(np.abs(normal))])
+        return upward
 
     @property
     def offset_mm(self) -> float:

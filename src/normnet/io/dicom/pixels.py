@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
@@ -78,7 +79,7 @@ class SliceDecoder:
             raise InputError("NN-FILE-012", "the compressed pixels are corrupt", name, _AGAIN)
         return np.frombuffer(data, dtype).reshape(shape)
 
-    def _ask(self, item: Slice) -> tuple[dict, bytes]:
+    def _ask(self, item: Slice) -> tuple[dict[str, Any], bytes]:
         """The child's reply; empty if it crashed or took too long."""
         process = self._process
         if process is None or process.poll() is not None:
@@ -132,7 +133,7 @@ def _start(item: Slice) -> subprocess.Popen[bytes]:
 
 
 def _check_available(item: Slice) -> None:
-    from pydicom.pixels import get_decoder
+    from pydicom.pixels.decoders.base import get_decoder
 
     try:
         available = get_decoder(item.syntax).is_available
