@@ -171,6 +171,8 @@ def small(source: str | Path | None = None) -> Config:
 
 def test_every_command_of_the_guide_runs(place, monkeypatch, capsys):
     """One after the other in one folder, as a reader would."""
+    import normnet.cli.settings  # noqa: F401  a module first imported now would keep ``small``
+
     monkeypatch.setattr("normnet.config.load_config", small)
     for command in commands_of(GUIDE):
         arguments = words_of(command)
