@@ -7,7 +7,7 @@ import tomllib
 from datetime import date
 from pathlib import Path
 
-import normnet
+import normnet.version
 
 ROOT = Path(__file__).parents[1]
 
@@ -27,7 +27,7 @@ def test_packages_take_the_version_from_the_module():
     assert "version" not in settings["project"]
     assert settings["project"]["dynamic"] == ["version"]
     source = ROOT / settings["tool"]["hatch"]["version"]["path"]
-    assert source.samefile(normnet.__file__)
+    assert source.samefile(normnet.version.__file__)
     found = re.findall(r'^__version__ = "(\d+\.\d+\.\d+)"$', source.read_text(), re.MULTILINE)
     assert found == [normnet.__version__]  # release.yml looks for this very line
 

@@ -24,7 +24,7 @@ The public names, each loaded when it is first used:
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.2.0"
+from normnet.version import __version__
 
 __all__ = [
     "Config",

@@ -104,8 +104,8 @@ def _describe_installation() -> None:
 
     import torch
 
-    from normnet import __version__
     from normnet.cli.texts import say
+    from normnet.version import __version__
 
     say(f"normnet {__version__}; research use only, not a medical device")
     threads = f"{torch.get_num_threads()} CPU threads"

@@ -14,7 +14,6 @@ from typing import Annotated, Any
 
 import typer
 
-from normnet import __version__
 from normnet.cli import (
     datasets,
     evaluate,
@@ -29,6 +28,7 @@ from normnet.cli import (
 from normnet.cli.failures import as_named_error
 from normnet.cli.signals import Stopped, raising_on_signals
 from normnet.cli.texts import warn
+from normnet.version import __version__
 
 app = typer.Typer(
     name="normnet",

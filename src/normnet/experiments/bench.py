@@ -24,7 +24,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from normnet import __version__
 from normnet.config import Config
 from normnet.datasets.manifest import Case
 from normnet.datasets.reading import read_lesions, read_scan
@@ -42,6 +41,7 @@ from normnet.preparation.prepare import Prepared, prepare
 from normnet.scan import Scan
 from normnet.training.member import train_member
 from normnet.training.normals import Preparer
+from normnet.version import __version__
 
 
 class Interrupted(Exception):  # noqa: N818

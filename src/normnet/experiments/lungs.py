@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from normnet import __version__
 from normnet.config import LungsConfig, LungsTrainingConfig
 from normnet.datasets.manifest import Case
 from normnet.datasets.reading import read_lungs, read_scan
@@ -35,6 +34,7 @@ from normnet.network.weights import load_members, save_model
 from normnet.preparation.orient import Orientation
 from normnet.training.lungs import segmenter
 from normnet.training.lungs.slices import volume_slices
+from normnet.version import __version__
 
 LUNG_SETS = tuple(dataset.name for dataset in with_role("lungs"))
 PAPER = {"coronacases": "> 98", "radiopaedia": "> 98"}

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from normnet import __version__
 from normnet.errors import NormNetError, OutputError
 from normnet.io.atomic import write_bytes
 from normnet.io.fingerprint import digest_of, fingerprint, sha256_of
@@ -33,6 +32,7 @@ from normnet.results.schema import (
     read_result,
     write_caption,
 )
+from normnet.version import __version__
 
 if TYPE_CHECKING:
     from normnet.config import Config

@@ -36,9 +36,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from normnet import __version__
 from normnet.io.fingerprint import digest_of
 from normnet.io.json_files import read_json
+from normnet.version import __version__
 
 if TYPE_CHECKING:
     from normnet.config import Config

@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from normnet import __version__
 from normnet.config import Config
 from normnet.network.weights import save_model, split_settings
 from normnet.preparation.cache import NormalCase
 from normnet.training.member import train_member
+from normnet.version import __version__
 
 
 def train_ensemble(

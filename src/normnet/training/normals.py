@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from normnet import __version__
 from normnet.config import Config
 from normnet.datasets.manifest import Case
 from normnet.datasets.reading import read_lungs, read_scan
@@ -24,6 +23,7 @@ from normnet.preparation.cache import (
     save_case,
 )
 from normnet.scan import Scan
+from normnet.version import __version__
 
 if TYPE_CHECKING:
     from torch import nn
