@@ -17,7 +17,7 @@ PACKAGE = ROOT / "src" / "normnet"
 # A part may import from lower layers and, among the stages, from those named in STAGES.
 LAYERS = {
     **dict.fromkeys(("errors", "scan", "version"), 0),
-    "config": 1,
+    **dict.fromkeys(("config", "memory"), 1),
     **dict.fromkeys(
         ("io", "datasets", "lungs", "preparation", "synthesis", "network", "inference"), 2
     ),
@@ -31,6 +31,7 @@ LAYERS = {
     "report": 9,
     "experiments": 10,
     "cli": 11,
+    "__main__": 12,
 }
 STAGES = {
     "datasets": {"io"},

@@ -139,7 +139,7 @@ def test_segment_a_batch(segment, scans, tmp_path, capsys):
 def test_rerun_does_only_what_is_missing(segment, scans, tmp_path, capsys, monkeypatch):
     assert segment(scans) == 0
     before = _bytes(tmp_path / "out/a"), _bytes(tmp_path / "out/b")
-    (tmp_path / "out/b/votes.nii.gz").write_bytes(b"damaged")
+    (tmp_path / "out/b/votes.nii.gz").unlink()
     capsys.readouterr()
     assert segment(scans) == 0
     told = capsys.readouterr().out
@@ -283,8 +283,8 @@ def test_unknown_setting_names_the_nearest(segment, scans, tmp_path, capsys):
 def test_output_in_the_input_or_in_use(segment, scans, tmp_path, capsys):
     assert segment(scans, out="scans") == 7
     assert segment(tmp_path / "series", out="series/results") == 7
-    (tmp_path / "out").mkdir()
-    with locked(tmp_path / "out"):
+    (tmp_path / "out/a").mkdir(parents=True)
+    with locked(tmp_path / "out/a"):
         assert segment(scans / "a.nii.gz") == 7
     assert f"process {os.getpid()}" in capsys.readouterr().err
 

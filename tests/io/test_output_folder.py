@@ -41,15 +41,15 @@ def test_a_second_process_is_told_who_writes(tmp_path):
     assert _lock_elsewhere(tmp_path) == "locked\n"
     with locked(tmp_path):
         pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_unknown_process_holds_the_folder(tmp_path):
     with locked(tmp_path):
-        for content in (None, b"", b"\xff"):
-            (tmp_path / ".lock.pid").unlink(missing_ok=True)
-            if content is not None:
-                (tmp_path / ".lock.pid").write_bytes(content)
-            with pytest.raises(OutputError, match="NN-OUT-012: process unknown"), locked(tmp_path):
+        for content in (b"", b"\xff", b"normnet ", b"normnet x y"):
+            (tmp_path / ".lock").write_bytes(content)
+            error = "NN-OUT-015" if content == b"\xff" else "NN-OUT-012: process unknown"
+            with pytest.raises(OutputError, match=error), locked(tmp_path):
                 pass
 
 

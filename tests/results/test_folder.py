@@ -140,10 +140,16 @@ def test_a_changed_input_is_not_done(tmp_path, result, scan_file):
     assert fingerprint(folder) != before
 
 
+@pytest.mark.parametrize("old", [False, True])
 @pytest.mark.parametrize("broken", ["votes.nii.gz", "preview.png", RESULT])
-def test_nothing_is_left_of_a_result_that_fails(tmp_path, result, monkeypatch, broken):
+def test_only_an_older_result_is_left_when_a_new_one_fails(
+    tmp_path, result, monkeypatch, broken, old
+):
     scan, found = result
-    write_results(found, scan, tmp_path / "out", MODEL)
+    (tmp_path / "out").mkdir()
+    if old:
+        write_results(found, scan, tmp_path / "out", MODEL)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     real = Path.replace
 
     def fail(self, target):
@@ -154,7 +160,7 @@ def test_nothing_is_left_of_a_result_that_fails(tmp_path, result, monkeypatch, b
     monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(OutputError, match="NN-OUT-001"):
         write_results(found, scan, tmp_path / "out", MODEL)
-    assert list((tmp_path / "out").iterdir()) == []
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 
 def test_leftovers_of_a_killed_run_are_removed(tmp_path, result):

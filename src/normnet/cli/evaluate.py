@@ -56,7 +56,10 @@ def evaluate(
     from normnet.evaluation.case_tables import cases_csv, slices_csv
     from normnet.evaluation.evaluate import compare, evaluate_folder
     from normnet.evaluation.tables import write_text
+    from normnet.io.output_folder import check_no_input
 
+    for table in filter(None, (csv, slices)):
+        check_no_input(table, {references.resolve()})
     score = partial(
         evaluate_folder,
         references=references,

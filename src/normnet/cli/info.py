@@ -52,7 +52,7 @@ def _print_settings(name: str) -> None:
         lines += ["", f"[{section}]"]
         for key, (value, source) in keys.items():
             lines.append(f"{key} = {json.dumps(value)}".ljust(44) + f"  # {source}")
-    typer.echo("\n".join(lines[1:]))
+    print("\n".join(lines[1:]))
 
 
 def _settings_of_files(name: str) -> Settings:
@@ -102,6 +102,9 @@ def _describe_installation() -> None:
     import platform
     from importlib import resources
 
+    from normnet.memory import check_memory
+
+    check_memory()
     import torch
 
     from normnet.cli.texts import say

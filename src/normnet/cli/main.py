@@ -27,7 +27,8 @@ from normnet.cli import (
 )
 from normnet.cli.failures import as_named_error
 from normnet.cli.signals import Stopped, raising_on_signals
-from normnet.cli.texts import warn
+from normnet.cli.streams import lasting_streams, lost_output
+from normnet.cli.texts import say, warn
 from normnet.version import __version__
 
 app = typer.Typer(
@@ -51,7 +52,7 @@ app.command("reproduce")(reproduce.reproduce)
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"normnet {__version__}")
+        say(f"normnet {__version__}")
         raise typer.Exit
 
 
@@ -84,7 +85,18 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    with lasting_streams() as output:
+        code = _run(list(sys.argv[1:] if argv is None else argv))
+        if output is not None:
+            output.flush()
+        lost = lost_output(output)
+        if lost is None:
+            return code
+        warn(str(lost))
+        return code or lost.exit_code
+
+
+def _run(arguments: list[str]) -> int:
     options_end = arguments.index("--") if "--" in arguments else len(arguments)
     debug = "--debug" in arguments[:options_end]
     arguments = [a for i, a in enumerate(arguments) if a != "--debug" or i > options_end]
@@ -95,9 +107,6 @@ def main(argv: list[str] | None = None) -> int:
     except Stopped as stopped:
         warn(f"stopped by {stopped.name}; the same command goes on from here")
         return stopped.exit_code
-    except BrokenPipeError:  # the reader of our output has gone, as in `normnet info | head`
-        sys.stdout = None
-        return 0
     except Exception as error:
         if debug:
             traceback.print_exc()

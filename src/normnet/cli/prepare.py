@@ -43,6 +43,9 @@ def prepare(
     Nothing is learned from slices that a list marks as suspect. A case that is up to date is not
     prepared again.
     """
+    from normnet.memory import check_memory
+
+    check_memory()
     from normnet.cli.devices import choose_device
     from normnet.cli.normals import find_normals, prepare_all, without_slices
     from normnet.cli.texts import progress_bar, say

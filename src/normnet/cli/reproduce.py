@@ -95,6 +95,9 @@ def _run(
     lung_model: Path | None,
     device: str,
 ) -> int:
+    from normnet.memory import check_memory
+
+    check_memory()
     from normnet.cli.devices import choose_device
     from normnet.cli.signals import stopping_on_signals
     from normnet.cli.texts import say

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 import traceback
+from collections.abc import Callable, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -80,15 +81,18 @@ def segment(
     Masks that lie among the CTs of a folder are passed over. A second run with the same --out goes
     on where the first stopped. Research use only, not a medical device.
     """
+    from normnet.memory import check_memory
+
+    check_memory()
     from normnet.cli.devices import choose_device
     from normnet.cli.settings import override_config
     from normnet.cli.texts import progress_bar
     from normnet.errors import ConfigError
-    from normnet.io.output_folder import check_output, locked
+    from normnet.io.output_folder import check_output
     from normnet.models import load_model, read_lung_manifest, settings_of, shipped, with_lungs
     from normnet.network.weights import read_manifest
     from normnet.results.folder import is_done, output_folder, result_key
-    from normnet.results.table import write_table
+    from normnet.results.table import check_table, write_table
 
     paths = find_cts(scans)
     if lungs is not None and len(paths) != 1:
@@ -108,31 +112,37 @@ def segment(
         alone = settings.inference.model_copy(update={"max_members": 1, "min_votes": "majority"})
         settings = settings.model_copy(update={"inference": alone})
     check_output(out, scans)
-    with locked(out):
-        taken: set[Path] = set()
-        jobs = []
-        for path in paths:
-            key = result_key(path, manifests, settings, lungs, series)
-            jobs.append(Job(path, output_folder(out, path, taken, key), key))
-        waiting = [job for job in jobs if overwrite or not is_done(job.folder, job.key)]
-        if not waiting:
-            write_table(out)
-            return _sum_up(jobs, {}, len(jobs))
-        loaded = load_model(model, lung_model, lesion_model)
-        torch_device = choose_device(device)
-        failed: dict[Path, NormNetError] = {}
-        try:
-            with progress_bar() as bar:
-                for job in jobs:
-                    if job not in waiting:
-                        _print_line(job, "done already")
-                    elif error := _segment_one(
-                        job, loaded, settings, torch_device, lungs, series, bar, context.obj
-                    ):
-                        failed[job.path] = error
-        finally:  # also when a signal stops the run
-            write_table(out)
-        return _sum_up(jobs, failed, len(jobs) - len(waiting))
+    check_table(out)
+    taken: set[Path] = set()
+    jobs = []
+    for path in paths:
+        key = result_key(path, manifests, settings, lungs, series)
+        jobs.append(Job(path, output_folder(out, path, taken, key), key))
+    waiting = [job for job in jobs if overwrite or not is_done(job.folder, job.key)]
+    if not waiting:
+        write_table(out)
+        return _sum_up(jobs, {}, len(jobs))
+    loaded = load_model(model, lung_model, lesion_model)
+    torch_device = choose_device(device)
+    read = [*paths, *([lungs] if lungs else []), *([Path(config)] if config else [])]
+    inputs = {path.resolve() for path in read}
+    failed: dict[Path, NormNetError] = {}
+    try:
+        with progress_bar() as bar:
+
+            def work(job: Job) -> NormNetError | None:
+                return _segment_one(
+                    job, loaded, settings, torch_device, lungs, series, bar, context.obj
+                )
+
+            for job in jobs:
+                if job not in waiting:
+                    _print_line(job, "done already")
+                elif error := _claim_and(work, job, out, taken, inputs):
+                    failed[job.path] = error
+    finally:  # also when a signal stops the run
+        write_table(out)
+    return _sum_up(jobs, failed, len(jobs) - len(waiting))
 
 
 def find_cts(scans: list[Path]) -> list[Path]:
@@ -164,6 +174,34 @@ def find_cts(scans: list[Path]) -> list[Path]:
     return paths
 
 
+def _claim_and(
+    work: Callable[[Job], NormNetError | None],
+    job: Job,
+    out: Path,
+    taken: set[Path],
+    inputs: Set[Path],
+) -> NormNetError | None:
+    """Do the work on one scan, in a folder that no other process uses.
+
+    Returns:
+        The error of the work. If the folder cannot be used, that error; it is recorded nowhere but
+        on the screen.
+    """
+    from normnet.cli.texts import warn
+    from normnet.errors import OutputError
+    from normnet.results.folder import claimed_folder
+
+    taken.discard(job.folder)
+    try:
+        with claimed_folder(out, job.path, taken, job.key, inputs) as folder:
+            taken.add(folder)
+            return work(replace(job, folder=folder))
+    except OutputError as error:
+        taken.add(job.folder)
+        warn(f"{job.folder.name}: {error}")
+        return error
+
+
 def _segment_one(
     job: Job,
     model: Model,
@@ -174,7 +212,11 @@ def _segment_one(
     bar: Bar,
     debug: bool,
 ) -> NormNetError | None:
-    """Read, segment and write one scan; a failure is recorded in its folder and returned."""
+    """Read, segment and write one scan; a failure is recorded in its folder and returned.
+
+    Raises:
+        OutputError: If a failure cannot be recorded.
+    """
     from normnet.cli.failures import as_named_error
     from normnet.cli.texts import warn
     from normnet.io.read import case_id_of, read_ct
@@ -203,8 +245,8 @@ def _segment_one(
         if debug:
             traceback.print_exception(caught)
         error = as_named_error(caught, job.path.name)
-        write_failure(job.folder, name, error, key=job.key)
         warn(f"{job.folder.name}: {error}")
+        write_failure(job.folder, name, error, key=job.key)
         return error
     _print_line(job, "ok", result, time.perf_counter() - start)
     return None

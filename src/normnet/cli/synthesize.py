@@ -21,6 +21,9 @@ def synthesize(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> int:
     """Draw every step of the generator (Fig. 3 of the paper) and a row of finished lesions."""
+    from normnet.memory import check_memory
+
+    check_memory()
     from normnet.cli.devices import choose_device
     from normnet.cli.texts import say
     from normnet.config import load_config

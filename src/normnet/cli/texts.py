@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
-import typer
-
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -21,12 +19,12 @@ def one_line(text: str) -> str:
 
 def say(text: str) -> None:
     """Print one line, safe for any terminal."""
-    typer.echo(one_line(text))
+    print(one_line(text), flush=True)
 
 
 def warn(text: str) -> None:
     """Print one line to the standard error."""
-    typer.echo(one_line(text), err=True)
+    print(one_line(text), file=sys.stderr, flush=True)
 
 
 def print_table(table: Table) -> None:

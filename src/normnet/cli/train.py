@@ -55,6 +55,9 @@ def train(
     CTs that are not prepared yet are prepared into OUT/cache first. Ctrl-C saves a checkpoint; the
     same command goes on from there as if it had not been stopped.
     """
+    from normnet.memory import check_memory
+
+    check_memory()
     from normnet.cli.devices import choose_device
     from normnet.cli.signals import stopping_on_signals
     from normnet.cli.texts import progress_bar, say

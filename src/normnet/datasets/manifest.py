@@ -3,6 +3,8 @@
 Columns of a list: ``case_id``, ``folder`` and ``file`` (relative to the CSV file). Optional
 columns: ``lung_mask``, ``lesion_mask``, ``nodule_mask`` (files in the same folder),
 ``nodule_slices`` and ``suspect_slices`` (slice indices separated by ``;``), ``split``, ``licence``.
+
+Error ids: NN-DAT-001 unreadable list, 002 columns missing, 006 a case id that cannot name a file.
 """
 
 from __future__ import annotations
@@ -13,13 +15,15 @@ from pathlib import Path
 
 from normnet.errors import InputError
 
+MAX_ID_BYTES = 230  # file systems allow 255 for a name with all that is added to it
+
 
 @dataclass(frozen=True)
 class Case:
     """One CT of a data set and what is known of it; ``normnet.datasets.reading`` reads it.
 
     Attributes:
-        case_id: Its name.
+        case_id: Its name; files are named after it.
         image: The CT.
         lung_mask, lesion_mask, nodule_mask: Reference masks, None if there are none.
         excluded_slices: Slices of the file from which nothing is learned.
@@ -46,13 +50,32 @@ class Case:
     mask_follows_array: bool = False
     left_out: str = ""
 
+    def __post_init__(self) -> None:
+        """See that the name can be a file's name.
+
+        Raises:
+            InputError: NN-DAT-006 if it cannot: such a name could lead out of the output folder.
+        """
+        name = self.case_id
+        if (
+            name in ("", ".", "..")
+            or not name.isprintable()
+            or set(name) & set("/\\")
+            or len(name.encode(errors="replace")) > MAX_ID_BYTES
+        ):
+            shown = "".join(c if c.isprintable() else "?" for c in name)[:60]
+            found = f"'{shown}' cannot be a file's name"
+            raise InputError(
+                "NN-DAT-006", found, "case_id", "use letters, digits, '-', '_' and '.'"
+            )
+
 
 def read_cases(path: Path) -> list[Case]:
     """The cases of a CSV file whose CT exists, with the masks that exist.
 
     Raises:
         InputError: NN-DAT-001 if the CSV file cannot be read, NN-DAT-002 if it has no column
-            ``case_id`` or ``file``.
+            ``case_id`` or ``file``, NN-DAT-006 if a case id cannot be a file's name.
     """
     return [_with_masks_there(case) for case in read_rows(path) if case.image.exists()]
 
@@ -82,8 +105,8 @@ def _case(row: dict[str, str], root: Path) -> Case:
 
     slices = ";".join(filter(None, (row.get("nodule_slices"), row.get("suspect_slices"))))
     return Case(
-        row["case_id"],
-        folder / row["file"],
+        row["case_id"] or "",
+        folder / (row["file"] or ""),
         mask("lung_mask"),
         mask("lesion_mask"),
         mask("nodule_mask"),

@@ -1,4 +1,4 @@
-"""JSON files: written whole or not at all, read back as nothing where they are damaged."""
+"""JSON files: complete or absent when written; a damaged one is read as if it were missing."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from normnet.io.atomic import write_bytes
 
 
 def read_json(path: Path) -> Any | None:
-    """The content of a file, or None if it is missing, not readable or not JSON."""
+    """The content of a file, or None if it is missing, not a regular file, or not JSON."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except (OSError, ValueError, RecursionError):
         return None
 
 

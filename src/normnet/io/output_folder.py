@@ -1,23 +1,19 @@
 """The output folder of a command: it can be written, is no input, and belongs to one process.
 
-``.lock`` in it is locked by the process that writes there; ``.lock.pid`` holds the id of that
-process. Both files stay: deleting them would let two processes lock two different files.
-
-Error ids: NN-OUT-010 the folder cannot be made or written, 011 it is an input, 012 another process
-writes there.
+Error ids: NN-OUT-010 the folder cannot be made or written, 011 it is an input.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from normnet.errors import NormNetError, OutputError
-from normnet.io.atomic import replacing
+from normnet.io.atomic import not_writable, remove_temporaries
+from normnet.io.lock import locked_folder
 from normnet.io.read import find_scans
 
 _ANOTHER = "choose another --out"
@@ -57,47 +53,40 @@ def check_output(out: Path, inputs: list[Path]) -> None:
             )
     make_folder(out)
     try:
-        with replacing(out / ".writable"):
+        with tempfile.TemporaryFile(dir=out):  # it has no name, so that nothing can stay
             pass
-        (out / ".writable").unlink()
     except OSError as error:
-        raise _not_writable(out, error) from error
+        raise not_writable(out, error) from error
+
+
+def check_no_input(output: Path, inputs: Set[Path]) -> None:
+    """See that a file that will be written is not one of the files that the command reads.
+
+    Args:
+        output: The file.
+        inputs: Resolved paths.
+
+    Raises:
+        OutputError: NN-OUT-011.
+    """
+    if output.resolve() in inputs:
+        found, where = "the output would replace an input", f"{output.parent.name}/{output.name}"
+        raise OutputError("NN-OUT-011", found, where, _ANOTHER)
 
 
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Lock an output folder for this process while the block runs.
+    """Lock an output folder, with all that lies below it, for this process while the block runs.
+
+    Temporary files of killed runs are removed first.
 
     Raises:
-        OutputError: NN-OUT-012 if another process has locked it; the message has its process id.
+        OutputError: As ``locked_folder``.
     """
-    lock, pid_file = FileLock(out / ".lock"), out / ".lock.pid"
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        found = f"process {_read_pid(pid_file)} writes there"
-        todo = f"wait for it, or {_ANOTHER}"
-        raise OutputError("NN-OUT-012", found, out.name or str(out), todo) from error
-    except OSError as error:
-        raise _not_writable(out, error) from error
-    try:
-        with replacing(pid_file) as handle:
-            handle.write(f"{os.getpid()}\n".encode())
+    with locked_folder(out):
+        for root, _, _ in os.walk(out):
+            remove_temporaries(Path(root))
         yield
-    finally:
-        lock.release()
-
-
-def _read_pid(path: Path) -> str:
-    try:
-        pid = path.read_text(encoding="ascii").strip()
-    except (OSError, ValueError):
-        return "unknown"
-    return pid if pid.isdecimal() else "unknown"
-
-
-def _not_writable(out: Path, error: OSError) -> OutputError:
-    return OutputError("NN-OUT-010", f"cannot write ({error.strerror})", out.name, _ANOTHER)
 
 
 def _is_one_scan(folder: Path) -> bool:

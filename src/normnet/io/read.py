@@ -11,6 +11,7 @@ from normnet.io.formats import image_formats, image_suffixes, one_of
 from normnet.io.limits import MAX_FILES
 from normnet.io.sniff import format_of, is_dicom
 from normnet.io.values import Stored, check_hu, rescale
+from normnet.memory import lack_of_memory
 from normnet.scan import Scan
 
 
@@ -43,9 +44,7 @@ def read_ct(path: Path | str, series_uid: str | None = None) -> Scan:
         check_hu(volume_hu, path.name)
         return Scan(volume_hu, stored.geometry, case_id, stored.warnings)
     except MemoryError as error:
-        raise ResourceError(
-            "NN-RES-004", "not enough memory to read it", path.name, "give more memory"
-        ) from error
+        raise lack_of_memory(path.name) from error
     except OSError as error:
         raise InputError(
             "NN-FILE-001", "the file cannot be read", path.name, "check disk and permissions"
@@ -79,7 +78,7 @@ def has_image_suffix(path: Path) -> bool:
 def case_id_of(path: Path | str) -> str:
     """Name of a file without its image suffix, or of a folder, as the user named it."""
     path = Path(path)
-    name = path.name or path.resolve().name
+    name = path.resolve().name if path.name in ("", "..") else path.name
     suffixes = [end for end in (*image_suffixes(), ".dcm") if name.lower().endswith(end)]
     if not suffixes or path.is_dir():
         return name

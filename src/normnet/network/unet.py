@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ def build_unet(config: NetworkConfig) -> nn.Module:
     Every axis of its input must be a multiple of ``config.stride``. Source: Kerfoot et al. 2019,
     DOI 10.1007/978-3-030-12029-0_40, as in MONAI's spleen tutorial that the paper names.
     """
+    _name_user()
     import torch
     from monai.networks.nets import UNet
     from torch import nn
@@ -41,3 +44,11 @@ def build_unet(config: NetworkConfig) -> nn.Module:
     layout = torch.channels_last_3d if config.spatial_dims == 3 else torch.channels_last
     module: nn.Module = network.to(memory_format=layout)
     return module
+
+
+def _name_user() -> None:
+    """Give a name to a user who has none, as in a container; MONAI needs one to be imported."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError, ImportError):  # which of them depends on Python and the system
+        os.environ["LOGNAME"] = "user"

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from normnet.config import Config
-from normnet.io.atomic import write_bytes
+from normnet.io.atomic import check_regular, foreign_file, write_bytes
 from normnet.preparation.breath import take_fluid
 from normnet.preparation.edges import find_erroneous_edges
 from normnet.preparation.prepare import LOWEST_HU, prepare
@@ -86,8 +86,11 @@ def save_case(path: Path, case: NormalCase, key: str) -> None:
         key: Changes with all that the case depends on, see ``load_case``.
 
     Raises:
-        OutputError: If it cannot be written.
+        OutputError: If it cannot be written; NN-OUT-015 if another program's file has that name.
     """
+    check_regular(path)
+    if path.is_file() and not _is_own(path):
+        raise foreign_file(path)
     shape = np.array(case.codes.shape)
     buffer = io.BytesIO()
     np.savez(
@@ -101,6 +104,12 @@ def save_case(path: Path, case: NormalCase, key: str) -> None:
         key=np.array(key),
     )
     write_bytes(path, buffer.getvalue())
+
+
+def _is_own(path: Path) -> bool:
+    """Whether a file starts as ``save_case`` writes it, damaged or not."""
+    with path.open("rb") as handle:
+        return b"codes.npy" in handle.read(64)
 
 
 def load_case(path: Path, key: str | None = None) -> NormalCase | None:

@@ -1,6 +1,6 @@
 """The result folder of a scan: which one it is, whether its result is complete, writing it.
 
-Error ids: NN-OUT-010 an old result cannot be removed, 011 the output is an input.
+Error ids: NN-OUT-011 the output is an input, 012 another process writes there, 016 a link.
 """
 
 from __future__ import annotations
@@ -8,8 +8,9 @@ from __future__ import annotations
 import io
 import itertools
 import time
+from collections.abc import Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,8 @@ from normnet.io.atomic import write_bytes
 from normnet.io.fingerprint import digest_of, fingerprint, sha256_of
 from normnet.io.formats.nifti import write_image
 from normnet.io.json_files import write_json
-from normnet.io.output_folder import make_folder
+from normnet.io.lock import holder_of, locked_folder
+from normnet.io.output_folder import check_no_input, make_folder
 from normnet.io.read import case_id_of
 from normnet.results.schema import (
     FILES,
@@ -32,6 +34,7 @@ from normnet.results.schema import (
     read_result,
     write_caption,
 )
+from normnet.results.staging import check_own, is_started, remove_leftovers, staged
 from normnet.version import __version__
 
 if TYPE_CHECKING:
@@ -84,9 +87,7 @@ def output_folder(out: Path, path: Path, taken: set[Path], key: dict[str, str]) 
     Raises:
         OutputError: NN-OUT-011 if that folder is the scan itself.
     """
-    name = case_id_of(path)
-    if name in {"", ".", ".."}:
-        name = path.resolve().name or "scan"
+    name = case_id_of(path) or "scan"
     free: Path | None = None
     for n in itertools.count(1):
         folder = out / (name if n == 1 else f"{name}_{n}")
@@ -113,6 +114,54 @@ def output_folder(out: Path, path: Path, taken: set[Path], key: dict[str, str]) 
     return free
 
 
+@contextmanager
+def claimed_folder(
+    out: Path, path: Path, taken: set[Path], key: dict[str, str], inputs: Set[Path] = frozenset()
+) -> Iterator[Path]:
+    """The folder for a scan's result, locked for this process while the block runs.
+
+    Another process may have claimed the folder that ``output_folder`` named before: for the same
+    scan that is an error, for another scan of the same name the next free folder is used.
+
+    Args:
+        out: Where the folders lie.
+        path: The scan.
+        taken: Folders of the other scans of this run.
+        key: As made by ``result_key``.
+        inputs: Resolved paths of all that the run reads.
+
+    Yields:
+        The folder, which exists. All that a result would replace in it is ours.
+
+    Raises:
+        OutputError: NN-OUT-012 if another process segments this scan, 015 or 016 if there is
+            something in the folder that is not ours, 011 if that is an input.
+    """
+    taken = set(taken)
+    with ExitStack() as lock:
+        while True:
+            folder = output_folder(out, path, set(taken), key)
+            if folder.is_symlink():
+                found = "a link has the name of the result folder"
+                raise OutputError("NN-OUT-016", found, folder.name, "choose another --out")
+            make_folder(folder)
+            try:
+                lock.enter_context(locked_folder(folder, note=key["place"]))
+            except OutputError as error:
+                if error.code != "NN-OUT-012" or holder_of(folder).note in ("", key["place"]):
+                    raise
+                taken.add(folder)
+                continue
+            if output_folder(out, path, set(taken), key) == folder:
+                break
+            lock.close()  # meanwhile another process has written a result there
+        for name in (RESULT, *FILES):
+            check_no_input(folder / name, inputs)
+        remove_leftovers(folder)
+        check_own(folder)
+        yield folder
+
+
 def is_done(folder: Path, key: dict[str, str]) -> bool:
     """Whether a folder holds a complete result of this version, input, model and settings.
 
@@ -134,7 +183,7 @@ def is_done(folder: Path, key: dict[str, str]) -> bool:
 
 def is_result_file(path: Path) -> bool:
     """Whether a file found in a folder is a result of normnet and no scan."""
-    return path.name in FILES and (path.parent / RESULT).is_file()
+    return path.name in FILES and is_started(path.parent)
 
 
 def write_results(
@@ -151,7 +200,8 @@ def write_results(
     Args:
         segmentation: Of ``scan``, on its grid.
         scan: As read.
-        folder: Made where it is missing; an older result in it is replaced.
+        folder: Made where it is missing. An older result in it is replaced, when the new one is
+            complete.
         model: What segmented it.
         config: Settings used; the model's own where None.
         key: As made by ``result_key``; a later run sees by it that the result is complete.
@@ -160,14 +210,13 @@ def write_results(
         The content of ``result.json``.
 
     Raises:
-        OutputError: If a file cannot be written whole; then no result file is left.
+        OutputError: If a file cannot be written; then an older result stays. NN-OUT-015 or 016 if
+            a file is in the way that normnet did not write.
     """
     from normnet.results.preview import draw_preview
 
     start = time.perf_counter()
-    folder, config = Path(folder), config or model.config
-    make_folder(folder)
-    clear_results(folder)
+    config = config or model.config
     result = describe_result(segmentation, scan, model, config, key)
     images: dict[str, tuple[np.ndarray, float]] = {
         "lesions.nii.gz": (segmentation.lesion_mask, 1.0),
@@ -175,12 +224,12 @@ def write_results(
         "anomaly.nii.gz": (_as_codes(segmentation.prob_anomaly), 1 / 255),
         "votes.nii.gz": (segmentation.n_votes_normal, 1.0),
     }
-    try:
+    with staged(Path(folder)) as new:
         with ThreadPoolExecutor(len(images)) as pool:  # zlib works outside the interpreter lock
             written = [
                 pool.submit(
                     write_image,
-                    folder / name,
+                    new / name,
                     array.astype(np.uint8, copy=False),
                     scan.geometry,
                     slope,
@@ -193,15 +242,11 @@ def write_results(
             ).save(picture, "PNG", optimize=False)
             for image in written:
                 image.result()
-        write_bytes(folder / "preview.png", picture.getvalue())
-        result["files"] = {name: sha256_of(folder / name) for name in FILES}
+        write_bytes(new / "preview.png", picture.getvalue())
+        result["files"] = {name: sha256_of(new / name) for name in FILES}
         seconds = round(time.perf_counter() - start, 3)
         result["seconds"] = {**segmentation.seconds, "writing": seconds}
-        write_json(folder / RESULT, result)
-    except BaseException:
-        with suppress(OSError):
-            clear_results(folder)
-        raise
+        write_json(new / RESULT, result)
     return result
 
 
@@ -211,33 +256,12 @@ def write_failure(
     """Record why a scan has no result; the result of an earlier run is removed.
 
     Raises:
-        OutputError: If it cannot be written.
+        OutputError: As ``write_results``.
     """
-    make_folder(folder)
-    clear_results(folder)
     result = describe_failure(case_id, error, key)
-    write_json(folder / RESULT, result)
+    with staged(folder) as new:
+        write_json(new / RESULT, result)
     return result
-
-
-def clear_results(folder: Path) -> None:
-    """Remove the result of an earlier run, ``result.json`` first, and a killed run's parts of one.
-
-    Raises:
-        OutputError: NN-OUT-010.
-    """
-    try:
-        for name in (RESULT, *FILES):
-            (folder / name).unlink(missing_ok=True)
-            for left_over in folder.glob(f".{name}.*.tmp"):
-                left_over.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(
-            "NN-OUT-010",
-            f"an old result cannot be removed ({error.strerror})",
-            folder.name,
-            "choose another folder",
-        ) from error
 
 
 def _as_codes(prob: np.ndarray) -> np.ndarray:

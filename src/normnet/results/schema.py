@@ -59,6 +59,12 @@ LABELS = {
     "votes.nii.gz": "members of the ensemble that voted normal where the lung is bright, else 0",
 }
 NO_LUNG = "NN-VAL-020"
+# Types of what is looked up in a result that was read.
+_KINDS: dict[str, type] = {
+    **dict.fromkeys(("normnet", "status", "case_id"), str),
+    **dict.fromkeys(("key", "volumes", "certainty", "files", "error", "seconds"), dict),
+    "warnings": list,
+}
 
 Result = dict[str, Any]
 
@@ -131,10 +137,22 @@ def model_label(model: Model, config: Config) -> str:
     return f"{' '.join(filter(None, names))}, {members}, {digest_of(manifest)[:8]}"
 
 
-def read_result(folder: Path) -> Result | None:
-    """The ``result.json`` of a folder, or None if there is none that can be read."""
-    result = read_json(folder / RESULT)
-    return result if isinstance(result, dict) else None
+def read_result(folder: Path, name: str = RESULT) -> Result | None:
+    """The ``result.json`` of a folder.
+
+    Returns:
+        None if there is no such file, or if it cannot be a result of any version of normnet.
+    """
+    result = read_json(folder / name)
+    fits = isinstance(result, dict) and all(
+        isinstance(result[key], kind) for key, kind in _KINDS.items() if key in result
+    )
+    return result if fits else None
+
+
+def is_own(result: Result | None) -> bool:
+    """Whether the content of a ``result.json`` was written by normnet."""
+    return result is not None and {"normnet", "status", "case_id"} <= set(result)
 
 
 def _at(*keys: str | int) -> Callable[[Result], Any]:
@@ -153,12 +171,13 @@ def _at(*keys: str | int) -> Callable[[Result], Any]:
 
 
 def _warnings(result: Result) -> str:
-    return " | ".join(result.get("warnings", []))
+    return " | ".join(map(str, result.get("warnings", [])))
 
 
 def _seconds(result: Result) -> float | None:
-    seconds = result.get("seconds")
-    return round(sum(seconds.values()), 3) if seconds else None
+    seconds = result.get("seconds", {})
+    times = [value for value in seconds.values() if isinstance(value, int | float)]
+    return round(sum(times), 3) if times else None
 
 
 class Column(NamedTuple):

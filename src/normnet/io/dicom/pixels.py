@@ -25,7 +25,7 @@ _NATIVE = {
     "1.2.840.10008.1.2.2": ">",
 }
 _AGAIN = "copy or export the series again"
-_WORKER = "import sys; sys.path[:] = {path!r}; from normnet.io.dicom.worker import serve; serve()"
+_WORKER = "import sys; sys.path[:] = {path!a}; from normnet.io.dicom.worker import serve; serve()"
 
 
 class SliceDecoder:
@@ -108,28 +108,41 @@ class SliceDecoder:
 
 
 def _start(item: Slice) -> subprocess.Popen[bytes]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", _WORKER.format(path=sys.path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=dict(os.environ, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1"),
-    )
-    assert process.stdout is not None
-    clock = threading.Timer(MAX_START_SECONDS, process.kill)
-    clock.start()
-    started = process.stdout.readline() == READY
-    clock.cancel()
-    if not started:
-        process.kill()
-        process.communicate()
-        raise InputError(
-            "NN-FILE-011",
-            "the decoder process does not start",
-            item.path.name,
-            "decompress it first",
+    path = [
+        os.fsdecode(entry) for entry in sys.path if isinstance(entry, str | bytes | os.PathLike)
+    ]
+    process, started = None, False
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-c", _WORKER.format(path=path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=dict(os.environ, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1"),
         )
+        assert process.stdout is not None
+        clock = threading.Timer(MAX_START_SECONDS, process.kill)
+        clock.start()
+        started = process.stdout.readline() == READY
+        clock.cancel()
+    except OSError as error:  # no memory, no process, or no open file is left
+        raise _not_started(item) from error
+    finally:
+        if process is not None and not started:
+            process.kill()
+            process.communicate()
+    if not started:
+        raise _not_started(item)
     return process
+
+
+def _not_started(item: Slice) -> InputError:
+    return InputError(
+        "NN-FILE-011",
+        "the decoder process does not start",
+        item.path.name,
+        "decompress it first",
+    )
 
 
 def _check_available(item: Slice) -> None:

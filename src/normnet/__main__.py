@@ -1,0 +1,23 @@
+"""The program ``normnet``, also called as ``python -m normnet``."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+
+def main() -> int:
+    """Run the command line; before its modules are loaded, Ctrl-C ends the program at once.
+
+    Returns:
+        The exit code.
+    """
+    signal.signal(signal.SIGINT, lambda number, frame: os._exit(128 + number))
+    from normnet.cli.main import main as run
+
+    return run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

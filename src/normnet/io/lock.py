@@ -1,0 +1,173 @@
+"""A lock on a folder, so that two processes do not write there at the same time.
+
+The file ``.lock`` in the folder is locked by the process that writes there. It holds the id of that
+process, and is removed when the lock ends. If a process is killed, the file stays, but it is not
+locked any more.
+
+Error ids: NN-OUT-010 the folder cannot be written, 012 another process writes there.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from normnet.errors import OutputError
+from normnet.io.atomic import foreign_file, not_writable
+
+LOCK = ".lock"
+WAIT_STEP_S = 0.05
+_MARK = b"normnet "  # a lock file of ours starts with it, or is empty
+_MAX_BYTES = 4096
+_BUSY = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
+_NO_LOCKS = "this file system has no locks: let no second run write into the same folder"
+_NOT_OURS = "a lock file belongs to another user: let no second run write into the same folder"
+
+
+class Holder(NamedTuple):
+    """The process that writes into a folder.
+
+    Attributes:
+        pid: Its id; ``unknown`` if the lock file does not tell it.
+        note: What it wrote beside it.
+    """
+
+    pid: str
+    note: str
+
+
+@contextmanager
+def locked_folder(folder: Path, wait_s: float = 0.0, note: str = "") -> Iterator[None]:
+    """Lock a folder for this process while the block runs.
+
+    If the file system has no locks, or if the lock file belongs to another user, a warning says so
+    and the block runs without a lock.
+
+    Args:
+        folder: An existing folder.
+        wait_s: How long to wait for another process.
+        note: One word that ``holder_of`` returns to other processes.
+
+    Raises:
+        OutputError: NN-OUT-012 if another process has locked it; the message has its process id.
+            NN-OUT-010 if the folder cannot be written, 015 or 016 if the lock file is not ours.
+    """
+    path = folder / LOCK
+    last = time.monotonic() + wait_s
+    while (descriptor := _acquire(path)) is None:
+        if time.monotonic() >= last:
+            found = f"process {holder_of(folder).pid} writes there"
+            todo = "wait for it, or choose another --out"
+            raise OutputError("NN-OUT-012", found, folder.name or str(folder), todo)
+        time.sleep(WAIT_STEP_S)
+    try:
+        _write(descriptor, note)
+        yield
+    finally:
+        with suppress(OSError):  # on Windows an open file cannot be removed
+            if _is_same(descriptor, path):
+                path.unlink()
+        if descriptor >= 0:
+            with suppress(OSError):  # the lock ends with the process at the latest
+                os.close(descriptor)
+
+
+def holder_of(folder: Path) -> Holder:
+    """Who has locked a folder, as far as its lock file tells it."""
+    try:
+        content = (folder / LOCK).read_bytes()[:_MAX_BYTES]
+        words = content.decode("ascii").split() if content.startswith(_MARK) else []
+    except (OSError, ValueError):
+        words = []
+    pid = words[1] if len(words) > 1 and words[1].isdecimal() else "unknown"
+    return Holder(pid, words[2] if len(words) > 2 else "")
+
+
+def _acquire(path: Path) -> int | None:
+    """An open and locked lock file; None if another process has it, -1 without a lock.
+
+    Raises:
+        OutputError: As ``locked_folder``, but for NN-OUT-012.
+    """
+    while (descriptor := _open(path)) >= 0:
+        try:
+            _lock(descriptor)
+        except OSError as error:
+            os.close(descriptor)
+            if error.errno in _BUSY:
+                return None
+            warnings.warn(_NO_LOCKS, stacklevel=2)
+            break
+        if _is_same(descriptor, path):
+            return descriptor
+        os.close(descriptor)  # the process that had it has removed it since it was opened
+    return -1
+
+
+def _open(path: Path) -> int:
+    """The lock file, made where it is missing; -1 if it belongs to another user."""
+    safe = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # no link, no waiting pipe
+    if path.is_symlink():
+        raise foreign_file(path)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | safe, 0o666)
+    except PermissionError as error:
+        if not path.is_file():
+            raise not_writable(path.parent, error) from error
+        try:
+            descriptor = os.open(path, os.O_RDONLY | safe)
+        except OSError:
+            warnings.warn(_NOT_OURS, stacklevel=2)
+            return -1
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise foreign_file(path) from error
+        raise not_writable(path.parent, error) from error
+    start = b""
+    with suppress(OSError):
+        is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
+        start = os.read(descriptor, len(_MARK)) if is_file else b"not a file"
+    if not _MARK.startswith(start):
+        os.close(descriptor)
+        raise foreign_file(path)
+    return descriptor
+
+
+def _lock(descriptor: int) -> None:
+    """Lock an open file without waiting.
+
+    Raises:
+        OSError: With one of the numbers ``_BUSY`` if another process has locked it.
+    """
+    if sys.platform == "win32":
+        import msvcrt
+
+        os.lseek(descriptor, _MAX_BYTES, os.SEEK_SET)  # the bytes before it stay readable
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _write(descriptor: int, note: str) -> None:
+    """Write who has the lock; it is for messages only, so that a failure does no harm."""
+    with suppress(OSError):
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        os.write(descriptor, _MARK + f"{os.getpid()} {note}".ljust(80).encode() + b"\n")
+
+
+def _is_same(descriptor: int, path: Path) -> bool:
+    """Whether a path still leads to an open file."""
+    try:
+        return descriptor >= 0 and os.path.samestat(os.fstat(descriptor), path.stat())
+    except OSError:
+        return False

@@ -1,0 +1,77 @@
+"""How much memory normnet needs, how much it may have, and how a lack of it is recognised.
+
+Error ids: NN-RES-004 out of memory, 005 the memory is limited to less than any CT needs.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from normnet.errors import ResourceError
+
+NEED_GB = 2.0  # of address space, for the libraries, the networks and a small CT
+_NEED = "2 GB, and 20 bytes per voxel of the CT (4 GB for 512 x 512 x 300 voxels)"
+_WORDS = (  # in the errors of torch, oneDNN, numpy, the loader of shared libraries, and threads
+    "out of memory",
+    "insufficient memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "unable to allocate",
+    "bad_alloc",
+    "could not create a memory object",
+    "failed to map segment",
+    "cannot map zero-fill pages",
+    "can't start new thread",
+)
+
+
+def memory_limit_gb() -> float | None:
+    """The limit of this process's address space (``ulimit -v``) in GB; None without a limit."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return None
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return None if limit == resource.RLIM_INFINITY else limit / 1e9
+
+
+def check_memory() -> None:
+    """Refuse a limit below which torch ends the process, sometimes without any message.
+
+    Raises:
+        ResourceError: NN-RES-005.
+    """
+    limit_gb = memory_limit_gb()
+    if limit_gb is not None and limit_gb < NEED_GB:
+        found = f"the memory is limited to {limit_gb:.2f} GB, at least {NEED_GB:g} GB are needed"
+        raise ResourceError("NN-RES-005", found, "ulimit -v", f"allow {_NEED}")
+
+
+def is_lack_of_memory(error: BaseException | None) -> bool:
+    """Whether an exception, or one that caused it, says that memory is missing."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        text = str(error).lower()
+        if isinstance(error, MemoryError) or any(word in text for word in _WORDS):
+            return True
+        if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+            return True
+        error = error.__cause__
+    return False
+
+
+def lack_of_memory(where: str) -> ResourceError:
+    """NN-RES-004, with what is needed.
+
+    Args:
+        where: File that was being worked on.
+    """
+    limit_gb = memory_limit_gb()
+    limit = "" if limit_gb is None else f", it is limited to {limit_gb:.2f} GB"
+    return ResourceError(
+        "NN-RES-004",
+        f"not enough memory{limit}",
+        where,
+        f"give it {_NEED}; on a GPU, or use --device cpu",
+    )
