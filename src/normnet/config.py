@@ -573,13 +573,13 @@ def read_layers(source: str | Path | None = None, implied: str | None = "default
     seen: set[str] = set()
     while True:
         shipped = name in SHIPPED
+        values = _read_toml(name, path, layers[0].name if layers else None)
         place = name if shipped else str(path.resolve())
         if place in seen:
             raise ConfigError(
                 "NN-CFG-006", "'extends' leads back to the same file", layers[0].name, "remove one"
             )
         seen.add(place)
-        values = _read_toml(name, path, layers[0].name if layers else None)
         parent = values.pop("extends", None if shipped else implied)
         where = f"{name}.toml" if shipped else str(path)
         if parent is not None and not isinstance(parent, str):
