@@ -12,6 +12,11 @@ MAX_FILES = 20_000  # in one folder
 MAX_HEADER_BYTES = 2**20  # of a text header
 MAX_INFLATED_DICOM_BYTES = 2**28  # of one deflated DICOM file
 
+MAX_MANIFEST_BYTES = 2**22  # of a model; those of 1,000 training cases have 2**18
+MAX_MEMBERS = 100  # networks of a model
+MAX_WEIGHTS = 2**27  # of one network, 512 MiB as float32; the paper's has 5 million
+MAX_MEMBER_BYTES = 2**29  # of one file of weights
+
 
 def check_size(shape: tuple[int, ...], where: str) -> None:
     """Refuse a volume that is too large, before memory is allocated for it.
