@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from normnet.config import Config, InferenceConfig, LungsConfig, parse_manifest_config
-from normnet.errors import ConfigError, ModelError
+from normnet.errors import ConfigError, ModelError, NormNetWarning
 from normnet.lungs.external import ExternalLungs
 from normnet.lungs.programs import find_external
 from normnet.network.weights import load_members, member_files, read_manifest
@@ -191,7 +191,7 @@ def _warn_of_unknown(folder: Path, settings: list[str]) -> None:
     if settings:
         text = f"settings unknown to this version are left out: {', '.join(settings)}"
         # The warning names the line that called load_model.
-        warnings.warn(f"model {folder.name}: {text}", stacklevel=5)
+        warnings.warn(f"model {folder.name}: {text}", NormNetWarning, stacklevel=5)
 
 
 def load_lungs(path: str | Path | None = None) -> Members[list[nn.Module] | ExternalLungs]:

@@ -17,7 +17,7 @@ MAX_PLANE_MM = 1_000.0  # a scanner's opening is 900 mm wide at most
 MAX_HEIGHT_MM = 2_500.0  # along the body
 # Compressed voxels. Chest CTs shrink by less than 30, masks by up to 1000.
 MAX_RATIO = 100  # by which a large file may swell
-MAX_SWOLLEN_BYTES = 2**30  # up to here it may swell by more: a mask of 512 slices as float64
+MAX_SWOLLEN_BYTES = 3 * 2**28  # up to here it may swell by more: 384 slices of a float64 mask
 # Files and folders.
 MAX_FILES = 20_000  # in one folder
 MAX_HEADER_BYTES = 2**20  # of a text header

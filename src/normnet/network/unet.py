@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -40,8 +41,11 @@ def build_unet(config: NetworkConfig) -> nn.Module:
     DOI 10.1007/978-3-030-12029-0_40, as in MONAI's spleen tutorial that the paper names.
     """
     import torch
-    from monai.networks.nets import UNet
     from torch import nn
+
+    with warnings.catch_warnings():  # of the libraries that MONAI imports
+        warnings.simplefilter("ignore")
+        from monai.networks.nets import UNet
 
     network = UNet(
         spatial_dims=config.spatial_dims,

@@ -202,6 +202,7 @@ def _data_offset(header: dict[str, Any], path: Path, compressed: bool) -> int:
     return int(offset)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what is not finite is refused
 def _geometry(
     header: dict[str, Any], shape: tuple[int, int, int], where: str, warnings: list[str]
 ) -> Geometry:
