@@ -151,8 +151,9 @@ def settings() -> str:
             said = [about.description or "", in_class.get(key, "")]
             said += [found.get(f"{section}.{key}", "") for found in comments]
             meaning = " ".join(_sentence(part) for part in dict.fromkeys(said) if part)
+            name = _type_name(about.annotation, about.metadata)
             rows.append(
-                f"| `{key}` {{ #{section}.{key} }} | {_type_name(about.annotation)} | "
+                f"| `{key}` {{ #{section}.{key} }} | {name} | "
                 f"{' | '.join(values)} | {_cell(meaning)} |"
             )
         texts.append("\n".join(rows).replace("` { #", "`{ #"))
@@ -215,13 +216,13 @@ def _toml(value: Any) -> str:
     return f'`"{value}"`' if isinstance(value, str) else f"`{value:g}`"
 
 
-def _type_name(kind: Any) -> str:
+def _type_name(kind: Any, metadata: typing.Sequence[Any] = ()) -> str:
     arguments = typing.get_args(kind)
     origin = typing.get_origin(kind)
     if origin is typing.Literal:
         return " or ".join(f'`"{a}"`' if isinstance(a, str) else f"`{a}`" for a in arguments)
     if origin is typing.Annotated:
-        return _type_name(arguments[0])
+        return _type_name(arguments[0], [*metadata, *arguments[1:]])
     if origin in (typing.Union, types.UnionType):
         names = [_type_name(a) for a in arguments if a is not type(None)]
         return " or ".join(names) + (", optional" if type(None) in arguments else "")
@@ -229,7 +230,22 @@ def _type_name(kind: Any) -> str:
         first = _type_name(arguments[0])
         return f"list: {first}" if arguments[-1] is Ellipsis else f"{len(arguments)} × {first}"
     names = {float: "number", int: "whole number", bool: "true or false", str: "text"}
-    return names.get(kind, getattr(kind, "__name__", str(kind)))
+    return names.get(kind, getattr(kind, "__name__", str(kind))) + _range_of(metadata)
+
+
+def _range_of(metadata: typing.Sequence[Any]) -> str:
+    """The range that the annotations of a number give it: " 0 to 1"."""
+    flat = [part for one in metadata for part in getattr(one, "metadata", [one])]
+    limits = {
+        name: getattr(part, name)
+        for part in flat
+        for name in ("ge", "gt", "le")
+        if hasattr(part, name)
+    }
+    if "le" not in limits:
+        return ""
+    low = f"{limits['ge']:.10g} to" if "ge" in limits else f"above {limits['gt']:.10g}, up to"
+    return f" {low} {limits['le']:.10g}"
 
 
 # --- errors ---

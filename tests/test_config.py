@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import math
+import os
+import types
+import typing
+
 import pytest
+from pydantic import AfterValidator
+from pydantic.fields import FieldInfo
 
 from normnet.config import (
+    MAX_BYTES,
     Config,
     InferenceConfig,
     PreparationConfig,
     known_keys,
     load_config,
+    override,
     parse_config,
     parse_manifest_config,
     read_layers,
@@ -178,6 +187,171 @@ def test_settings_never_change():
     config = Config()
     with pytest.raises(ValueError, match="frozen"):
         config.training.batch = 3
+
+
+# --- ranges ---
+
+
+def limits_of(metadata) -> dict[str, float]:
+    """``ge``, ``gt``, ``le``, ``min_length`` ... of a type's annotations."""
+    flat = [
+        part for one in metadata for part in (one.metadata if isinstance(one, FieldInfo) else [one])
+    ]
+    names = ("ge", "gt", "le", "lt", "min_length", "max_length")
+    return {name: getattr(part, name) for part in flat for name in names if hasattr(part, name)}
+
+
+def example_of(kind) -> object:
+    """The lowest value of a number with a range."""
+    inner, *metadata = typing.get_args(kind)
+    limits = limits_of(metadata)
+    return inner(limits.get("ge", limits.get("le")))
+
+
+def faults_of(kind, metadata=()) -> list[object]:
+    """Values that a setting of this type must refuse: NaN, beyond its range, of a wrong type."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Annotated:
+        return faults_of(arguments[0], [*metadata, *arguments[1:]])
+    if origin in (types.UnionType, typing.Union):
+        return [fault for one in arguments for fault in faults_of(one)]
+    if origin is typing.Literal:
+        return ["no such word", math.nan, [1]]
+    if kind is bool:
+        return ["yes", 1, 0.0, math.nan]
+    limits = limits_of(metadata)
+    if kind is str:
+        return ["", 3, math.nan, True, "x" * (limits["max_length"] + 1)]
+    if origin is tuple and arguments[-1] is Ellipsis:
+        fewest, good = limits.get("min_length", 0), example_of(arguments[0])
+        faults = [[good] * fewest + [fault] for fault in faults_of(arguments[0])]
+        faults += [[good] * (limits["max_length"] + 1), {"a": 1}, "text", math.nan]
+        return faults + ([[good] * (fewest - 1)] if fewest else [])
+    if origin is tuple:
+        good = [example_of(one) for one in arguments]
+        faults = [
+            [*good[:place], fault, *good[place + 1 :]]
+            for place, one in enumerate(arguments)
+            for fault in faults_of(one)
+        ]
+        faults += [[*good, good[0]], [], "text"]
+        if any(isinstance(part, AfterValidator) for part in metadata):  # a pair in order
+            faults.append([limits_of(typing.get_args(arguments[0])[1:])["le"], good[1]])
+        return faults
+    assert kind in (int, float), kind
+    low, high = limits.get("ge", limits.get("gt")), limits["le"]
+    below = [low - 1e-3 if kind is float else low - 1] + ([low] if "gt" in limits else [])
+    above = high + 1e-3 if kind is float else high + 1
+    wrong = ["text", "1", True, None, [], math.nan, math.inf, -math.inf, 10**400]
+    return [*below, above, *wrong, *([low + 0.5] if kind is int else [])]
+
+
+@pytest.mark.parametrize("name", known_keys())
+def test_every_key_has_its_range(name):
+    section, key = name.split(".")
+    field = Config.model_fields[section].annotation.model_fields[key]
+    faults = faults_of(field.annotation, field.metadata)
+    assert len(faults) > 2
+    for fault in faults:
+        with pytest.raises(ConfigError) as caught:
+            parse_config({section: {key: fault}}, "mine.toml")
+        assert caught.value.code == "NN-CFG-002", fault
+        assert f"'{name}'" in str(caught.value), fault
+        assert "\n" not in str(caught.value)
+        assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("size", [2, 8, 98])
+@pytest.mark.parametrize("key", ["k_d", "k_f"])
+def test_kernels_are_odd(key, size):
+    with pytest.raises(ConfigError, match=rf"'postprocessing\.{key}': the number is even"):
+        parse_config({"postprocessing": {key: size}}, "")
+
+
+@pytest.mark.parametrize(
+    ("values", "key"),
+    [
+        ({"window": {"low_hu": 100.0}}, "window.high_hu"),
+        ({"window": {"high_hu": -900.0}}, "window.high_hu"),
+        ({"window": {"bright_hu": 101}}, "window.bright_hu"),
+        ({"window": {"low_hu": -450}}, "window.bright_hu"),
+        ({"lungs": {"high_hu": -1024}}, "lungs.high_hu"),
+        ({"synthesis": {"a_gap": 0.3}}, "synthesis.a_gap"),
+        ({"synthesis": {"a_limits": [0.2, 0.2]}}, "synthesis.a_gap"),
+        ({"ground_glass": {"prob_mottled": 0.9}}, "ground_glass.prob_clumped"),
+    ],
+)
+def test_settings_that_do_not_fit_each_other(values, key):
+    with pytest.raises(ConfigError, match=f"wrong value of '{key}'") as caught:
+        override(load_config(), values, "mine.toml")
+    assert caught.value.code == "NN-CFG-002"
+
+
+def test_a_layer_need_not_fit_before_it_is_merged(tmp_path):
+    """Its other half may stand in the file that it extends."""
+    (tmp_path / "b.toml").write_text("[window]\nlow_hu = -1000\nbright_hu = -700\n")
+    (tmp_path / "a.toml").write_text("extends = 'b.toml'\n[window]\nhigh_hu = -600\n")
+    window = load_config(tmp_path / "a.toml").window
+    assert (window.low_hu, window.bright_hu, window.high_hu) == (-1000, -700, -600)
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("[training]\nslab_vox = [32, 160, 100]", "training.slab_vox"),
+        ("[network]\nchannels = [4, 8, 16, 32, 64, 128, 256]", "training.slab_vox"),
+        ("[lungs_training]\ncrop_px = 100", "lungs_training.crop_px"),
+    ],
+)
+def test_slabs_fit_the_strides_of_their_network(tmp_path, text, key):
+    (tmp_path / "mine.toml").write_text(text)
+    with pytest.raises(ConfigError, match=rf"'{key}': not a multiple of \d+"):
+        load_config(tmp_path / "mine.toml")
+
+
+@pytest.mark.parametrize(("min_votes", "n_members"), [(3, 2), (1, 0), (100, 5)])
+def test_no_more_votes_than_members(min_votes, n_members):
+    with pytest.raises(ConfigError, match=rf"'inference\.min_votes': {min_votes} votes needed"):
+        InferenceConfig(min_votes=min_votes).votes_needed(n_members)
+
+
+@pytest.mark.parametrize(
+    "text", ["batch = 1_000_000_000_000", "learning_rate = nan", "batch = inf"]
+)
+def test_ranges_hold_in_files(tmp_path, text):
+    (tmp_path / "mine.toml").write_text(f"[training]\n{text}\n")
+    with pytest.raises(ConfigError, match=r"'training\.") as caught:
+        load_config(tmp_path / "mine.toml")
+    assert caught.value.code == "NN-CFG-002"
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (b"a = " + b"[" * 100_000, "NN-CFG-004"),
+        (b"a = 1" + b"0" * 10_000, "NN-CFG-004"),
+        (b"#" * (MAX_BYTES + 1), "NN-CFG-004"),
+        (b"\x7fELF\x00\x01\xff", "NN-CFG-004"),
+    ],
+)
+def test_files_that_are_no_toml(tmp_path, content, code):
+    (tmp_path / "mine.toml").write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        load_config(tmp_path / "mine.toml")
+    assert caught.value.code == code
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["", ".", "folder", "pipe", "endless", "broken link", "a\0b"])
+def test_paths_that_are_no_files(tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "endless").symlink_to("/dev/zero")
+    (tmp_path / "broken link").symlink_to(tmp_path / "nothing")
+    with pytest.raises(ConfigError) as caught:
+        load_config(kind)
+    assert caught.value.code == "NN-CFG-003"
 
 
 # --- words in place of None ---

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 import warnings
 from pathlib import Path
 
@@ -19,9 +21,16 @@ from normnet.config import (
     TrainingConfig,
     WindowConfig,
 )
-from normnet.errors import ConfigError, ModelError
+from normnet.errors import ModelError
 from normnet.lungs.learned import predict_lungs
-from normnet.models import load_lungs, load_model, settings_of, shipped, with_lungs
+from normnet.models import (
+    load_lungs,
+    load_model,
+    read_manifests,
+    settings_of,
+    shipped,
+    with_lungs,
+)
 from normnet.network.unet import build_unet
 from normnet.network.weights import (
     FORMAT,
@@ -273,7 +282,7 @@ def test_settings_of_lungs_that_are_no_more_are_left_out():
     assert (
         with_lungs(Config(), {"inference": {"lungs": {**SEVEN, "haze": 3}}}).lungs.threshold == 0.45
     )
-    with pytest.raises(ConfigError, match=r"'lungs\.threshold'"):
+    with pytest.raises(ModelError, match=r"NN-MOD-010: .*'lungs\.threshold'"):
         with_lungs(Config(), {"inference": {"lungs": {"threshold": "low"}}})
 
 
@@ -383,13 +392,21 @@ def test_how_it_was_trained_is_never_checked(new_model):
 
 @pytest.mark.parametrize(
     ("sections", "setting"),
-    [({"postprocessing": {"k_d": "many"}}, "postprocessing.k_d"), ({"window": 3}, "window")],
+    [
+        ({"postprocessing": {"k_d": "many"}}, "postprocessing.k_d"),
+        ({"window": 3}, "window"),
+        ({"inference": {"slab_vox": -32}}, "inference.slab_vox"),
+        ({"inference": {"prob_normal": float("nan")}}, "inference.prob_normal"),
+        ({"preparation": {"spacing_mm": [0, 0.8, 0.8]}}, "preparation.spacing_mm"),
+        ({"window": {"low_hu": 200.0}}, "window.high_hu"),
+    ],
 )
 def test_wrong_values_are_refused_all_the_same(new_model, sections, setting):
     edit_manifest(new_model, inference=sections)
-    with pytest.raises(ConfigError, match=f"'{setting}'") as caught:
+    with pytest.raises(ModelError, match=f"'{setting}'") as caught:
         settings_of(read_manifest(new_model, "normnet"), new_model)
-    assert caught.value.code == "NN-CFG-002"
+    assert caught.value.code == "NN-MOD-010"
+    assert caught.value.exit_code == 6
     assert str(new_model) in str(caught.value)
 
 
@@ -408,3 +425,138 @@ def test_an_old_model_without_settings_is_refused(old_model, config):
     with pytest.raises(ModelError) as caught:
         settings_of(read_manifest(folder, "normnet"), folder)
     assert caught.value.code == "NN-MOD-003"
+
+
+# --- manifests that lie ---
+
+
+def is_refused(new_model, **folders) -> ModelError:
+    """The error of a model, found before any network is loaded; loading finds the same."""
+    errors = []
+    for read in (read_manifests, load_model):
+        start = time.process_time()
+        with pytest.raises(ModelError) as caught:
+            read(**{"folder": new_model, **folders})
+        assert time.process_time() - start < 2
+        assert caught.value.exit_code == 6
+        assert "\n" not in str(caught.value)
+        errors.append(caught.value)
+    assert errors[0].code == errors[1].code
+    return errors[0]
+
+
+@pytest.mark.parametrize(
+    ("network", "code"),
+    [
+        (None, "NN-MOD-003"),
+        ([], "NN-MOD-003"),
+        ({"channels": []}, "NN-MOD-003"),
+        ({"channels": [4]}, "NN-MOD-003"),
+        ({"channels": [4, -8]}, "NN-MOD-003"),
+        ({"channels": [4, 8.5]}, "NN-MOD-003"),
+        ({"channels": "48"}, "NN-MOD-003"),
+        ({"channels": [4, 8] * 1000}, "NN-MOD-003"),
+        ({"channels": [4, 10**9]}, "NN-MOD-003"),
+        ({"channels": [4096] * 8, "n_res_units": 8}, "NN-MOD-010"),
+        ({"channels": [512, 1024, 2048]}, "NN-MOD-010"),
+        ({"channels": [4, 8], "n_res_units": 10**6}, "NN-MOD-003"),
+        ({"channels": [4, 8], "n_res_units": -1}, "NN-MOD-003"),
+        ({"channels": [4, 8], "in_channels": 0}, "NN-MOD-003"),
+        ({"channels": [4, 8], "in_channels": 3}, "NN-MOD-010"),
+        ({"channels": [4, 8], "spatial_dims": 2}, "NN-MOD-010"),
+        ({"channels": [4, 8], "spatial_dims": 4}, "NN-MOD-003"),
+        ({"channels": [4, 8], "norm": "none"}, "NN-MOD-003"),
+        ({"channels": [4, 8], "start_logit": float("inf")}, "NN-MOD-003"),
+    ],
+)
+def test_networks_that_cannot_be(new_model, network, code):
+    edit_manifest(new_model, network=network)
+    assert is_refused(new_model).code == code
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        None,
+        [],
+        {},
+        "member-1",
+        [3],
+        [{}],
+        [{"file": "member-1.safetensors"}],
+        [{"sha256": "0" * 64}],
+        [{"file": "", "sha256": "0" * 64}],
+        [{"file": ["x"], "sha256": "0" * 64}],
+        [{"file": "member-1.safetensors", "sha256": 5}],
+        [{"file": "member-1.safetensors", "sha256": "0" * 64}] * 2,
+        [{"file": f"member-{n}.safetensors", "sha256": "0" * 64} for n in range(1000)],
+    ],
+)
+def test_lists_of_members_that_cannot_be(new_model, members):
+    edit_manifest(new_model, members=members)
+    assert is_refused(new_model).code == "NN-MOD-003"
+
+
+@pytest.mark.parametrize("name", ["../other/w", "/etc/passwd", "..", ".", "a\0b", "x" * 5000])
+def test_files_of_weights_lie_in_the_folder(new_model, name):
+    edit_manifest(new_model, members=[{"file": name, "sha256": "0" * 64}])
+    assert is_refused(new_model).code == "NN-MOD-004"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "endless", "huge"])
+def test_files_of_weights_are_files(new_model, kind):
+    path = new_model / "member-1.safetensors"
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "endless":
+        path.symlink_to("/dev/zero")
+    else:
+        with path.open("wb") as handle:
+            handle.truncate(12 * 2**30)
+    assert is_refused(new_model).code == ("NN-MOD-011" if kind == "huge" else "NN-MOD-004")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"[" * 100_000, b'{"a": ' * 100_000, b"\xff\xfe", b" " * (2**22 + 1), b"1" * 10_000],
+    ids=["lists", "objects", "no text", "too long", "digits"],
+)
+def test_manifests_that_are_no_manifests(new_model, content):
+    (new_model / "manifest.json").write_bytes(content)
+    assert is_refused(new_model).code == "NN-MOD-001"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "endless", "folder"])
+def test_manifests_that_are_no_files(new_model, kind):
+    path = new_model / "manifest.json"
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "endless":
+        path.symlink_to("/dev/zero")
+    else:
+        path.mkdir()
+    assert is_refused(new_model).code == "NN-MOD-001"
+
+
+@pytest.mark.parametrize(
+    ("network", "neighbours_mm", "code"),
+    [
+        ({"channels": [4, 8], "spatial_dims": 3, "in_channels": 3}, [6.0], "NN-MOD-010"),
+        ({"channels": [4, 8], "spatial_dims": 2, "in_channels": 0}, [6.0], "NN-MOD-003"),
+        ({"channels": [4, 8], "spatial_dims": 2, "in_channels": 5}, [6.0], "NN-MOD-008"),
+        ({"channels": [4, 8], "spatial_dims": 2, "in_channels": 3}, [-6.0], "NN-MOD-010"),
+        ({"channels": [4, 8], "spatial_dims": 2, "in_channels": 3}, [1.0] * 99, "NN-MOD-010"),
+    ],
+)
+def test_lungs_that_cannot_be(new_model, tmp_path, network, neighbours_mm, code):
+    folder = write_lungs(tmp_path / "lungs", 3, SEVEN)
+    edit_manifest(folder, network=network, inference={"lungs": {"neighbours_mm": neighbours_mm}})
+    assert is_refused(new_model, lungs=folder).code == code
+
+
+@pytest.mark.parametrize("format_", [True, 0, -1, 1.0, "1", None, 10**30])
+def test_formats_that_cannot_be(new_model, format_):
+    edit_manifest(new_model, format=format_)
+    assert is_refused(new_model).code in ("NN-MOD-002", "NN-MOD-009")

@@ -37,6 +37,10 @@ class NormNetError(Exception):
         return type(self), (self.code, self.found, self.where, self.todo)
 
 
+class NormNetWarning(UserWarning):
+    """What normnet noticed and accepted; the commands print no warnings of other libraries."""
+
+
 class ConfigError(NormNetError):
     """A setting that does not exist or has the wrong type or value."""
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from normnet.config import Config, InferenceConfig, LungsConfig, parse_manifest_config
-from normnet.errors import ModelError
+from normnet.errors import ConfigError, ModelError, NormNetWarning
 from normnet.lungs.external import ExternalLungs
 from normnet.lungs.programs import find_external
-from normnet.network.weights import load_members, read_manifest
+from normnet.network.weights import load_members, member_files, read_manifest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -64,6 +64,39 @@ def shipped(name: str) -> Path:
     return Path(str(resources.files("normnet") / "weights" / name))
 
 
+def read_manifests(
+    folder: str | Path | None = None,
+    lungs: str | Path | None = None,
+    lesions: str | Path | None = None,
+) -> list[dict[str, Any]]:
+    """The manifests of the models that ``load_model`` would load, without loading them.
+
+    Returns:
+        Those of the ensemble, the lungs and the lesion networks.
+
+    Raises:
+        ModelError: If one cannot be read or is wrong, or if a file of weights is missing.
+    """
+    ensemble = _read_whole(_place(folder, "normnet"), "normnet")
+    lung_manifest = read_lung_manifest(_place(lungs, "lungs"))
+    return [ensemble, lung_manifest, _read_whole(_place(lesions, "lesions"), "lesions")]
+
+
+def _place(given: str | Path | None, kind: str) -> Path:
+    return shipped(kind) if given is None else Path(given)
+
+
+def _read_whole(folder: Path, kind: str) -> dict[str, Any]:
+    """A manifest whose settings are right and whose files of weights are there."""
+    manifest = read_manifest(folder, kind)
+    member_files(manifest, folder)
+    if kind == "lungs":
+        _lung_settings(manifest, folder)
+    else:
+        settings_of(manifest, folder)
+    return manifest
+
+
 def load_model(
     folder: str | Path | None = None,
     lungs: str | Path | None = None,
@@ -80,16 +113,17 @@ def load_model(
             None.
 
     Raises:
-        ModelError: If files are missing, altered or do not fit.
-        ConfigError: If a setting in a manifest has a wrong value.
+        ModelError: If files are missing, altered or do not fit, or if a manifest holds what cannot
+            be.
     """
     return Model(_load("normnet", folder), load_lungs(lungs), _load("lesions", lesions))
 
 
 def _load(kind: str, given: str | Path | None) -> Members[list[nn.Module]]:
+    folder = _place(given, kind)
+    _read_whole(folder, kind)  # a wrong setting is found before torch and weights are loaded
     from normnet.inference.subpixel import use_subpixel_output
 
-    folder = Path(given) if given else shipped(kind)
     networks, manifest = load_members(folder, kind)
     networks = [use_subpixel_output(network) for network in networks]
     return Members(networks, _known_settings(manifest, folder), manifest)
@@ -106,16 +140,26 @@ def settings_of(manifest: dict[str, Any], folder: Path) -> tuple[Config, list[st
         As ``parse_manifest_config``: the settings, and the names of the unknown ones.
 
     Raises:
-        ModelError: If the manifest holds no settings.
-        ConfigError: If a setting has a wrong value.
+        ModelError: NN-MOD-003 if the manifest holds no settings, 010 if a setting has a wrong
+            value.
     """
     try:
         values = {**manifest["inference"], "network": manifest["network"]}
     except (KeyError, TypeError) as error:
-        raise ModelError(
-            "NN-MOD-003", "incomplete model manifest", str(folder), "train or copy it again"
-        ) from error
-    return parse_manifest_config(values, str(folder))
+        raise _no_settings(str(folder)) from error
+    return _parse(values, str(folder))
+
+
+def _no_settings(where: str) -> ModelError:
+    return ModelError("NN-MOD-003", "incomplete model manifest", where, "train or copy it again")
+
+
+def _parse(values: dict[str, Any], where: str) -> tuple[Config, list[str]]:
+    """As ``parse_manifest_config``, but a wrong value is the model's fault."""
+    try:
+        return parse_manifest_config(values, where)
+    except ConfigError as error:
+        raise ModelError("NN-MOD-010", error.found, where, "train or copy it again") from error
 
 
 def with_lungs(config: Config, lung_manifest: dict[str, Any]) -> Config:
@@ -126,19 +170,14 @@ def with_lungs(config: Config, lung_manifest: dict[str, Any]) -> Config:
         lung_manifest: Of the lung model; without settings, the section gets its default values.
 
     Raises:
-        ModelError: If the manifest holds something else in place of settings.
+        ModelError: NN-MOD-003 if the manifest holds something else in place of settings, 010 if a
+            setting has a wrong value.
     """
     settings = lung_manifest.get("inference", {})
     if not isinstance(settings, dict):
-        raise ModelError(
-            "NN-MOD-003", "incomplete model manifest", "lung model", "train or copy it again"
-        )
+        raise _no_settings("lung model")
     values = settings.get("lungs")
-    lungs = (
-        LungsConfig()
-        if values is None
-        else parse_manifest_config({"lungs": values}, "lungs")[0].lungs
-    )
+    lungs = LungsConfig() if values is None else _parse({"lungs": values}, "lungs")[0].lungs
     return config.model_copy(update={"lungs": lungs})
 
 
@@ -152,7 +191,7 @@ def _warn_of_unknown(folder: Path, settings: list[str]) -> None:
     if settings:
         text = f"settings unknown to this version are left out: {', '.join(settings)}"
         # The warning names the line that called load_model.
-        warnings.warn(f"model {folder.name}: {text}", stacklevel=5)
+        warnings.warn(f"model {folder.name}: {text}", NormNetWarning, stacklevel=5)
 
 
 def load_lungs(path: str | Path | None = None) -> Members[list[nn.Module] | ExternalLungs]:
@@ -168,24 +207,37 @@ def load_lungs(path: str | Path | None = None) -> Members[list[nn.Module] | Exte
     """
     from normnet.lungs.processes import find_program
 
-    path = Path(path) if path else shipped("lungs")
+    path = _place(path, "lungs")
     external = find_external(path)
     if external is not None:
         find_program(external)
         return Members(external, with_lungs(Config(), external.manifest), external.manifest)
+    config = _lung_settings(_read_whole(path, "lungs"), path)
     networks, manifest = load_members(path, "lungs")
-    lungs = manifest.get("inference")
-    if isinstance(lungs, dict):
-        _warn_of_unknown(path, parse_manifest_config(lungs, str(path))[1])
-    config = with_lungs(Config(), manifest)
-    n_seen, n_own = config.lungs.n_seen, manifest["network"].get("in_channels")
-    if n_own != n_seen:
-        found = f"its network sees {n_own} slices, its settings say {n_seen}"
-        raise ModelError("NN-MOD-008", found, str(path), "train it again")
+    lungs = manifest.get("inference", {})
+    _warn_of_unknown(path, _parse(lungs, str(path))[1])
     return Members(networks, config, manifest)
 
 
+def _lung_settings(manifest: dict[str, Any], folder: Path) -> Config:
+    """The settings of a lung model, which say how many slices its network sees.
+
+    Raises:
+        ModelError: NN-MOD-008 if its network sees another number of slices; else as ``with_lungs``.
+    """
+    config = with_lungs(Config(), manifest)
+    n_seen, n_own = config.lungs.n_seen, manifest["network"].get("in_channels", 1)
+    if n_own != n_seen:
+        found = f"its network sees {n_own} slices, its settings say {n_seen}"
+        raise ModelError("NN-MOD-008", found, str(folder), "train it again")
+    return config
+
+
 def read_lung_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a lung segmenter of any kind, without loading its networks."""
+    """The manifest of a lung segmenter of any kind, without loading its networks.
+
+    Raises:
+        ModelError: As ``read_manifests`` raises it.
+    """
     external = find_external(path)
-    return read_manifest(path, "lungs") if external is None else external.manifest
+    return _read_whole(path, "lungs") if external is None else external.manifest

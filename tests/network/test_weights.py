@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from safetensors.torch import save
 
 from normnet.config import NetworkConfig
 from normnet.errors import ModelError, OutputError
-from normnet.network.unet import build_unet
+from normnet.network.unet import build_unet, count_weights
 from normnet.network.weights import load_members, read_manifest, save_model
 
 TINY = NetworkConfig(channels=(2, 4), n_res_units=0)
@@ -181,6 +182,62 @@ def test_nan_weight(folder, value):
     next(tensor for tensor in state.values() if tensor.is_floating_point()).view(-1)[0] = value
     replace_member(folder, state)
     fails_with(folder, "NN-MOD-007")
+
+
+@pytest.mark.parametrize("value", [-1e-6, -1.0, -1e30])
+def test_negative_variance(folder, value):
+    """Its root is NaN, and so would be every result."""
+    state = {name: tensor.clone() for name, tensor in build_unet(TINY).state_dict().items()}
+    name = next(key for key in state if key.endswith("running_var"))
+    state[name][-1] = value
+    replace_member(folder, state)
+    fails_with(folder, "NN-MOD-012")
+
+
+@pytest.mark.parametrize("dtype", [torch.int16, torch.bool, torch.complex64])
+def test_weights_of_another_kind_of_number(folder, dtype):
+    state = {name: tensor.clone() for name, tensor in build_unet(TINY).state_dict().items()}
+    name = next(key for key in state if key.endswith("conv.weight"))
+    state[name] = state[name].to(dtype)
+    replace_member(folder, state)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fails_with(folder, "NN-MOD-006")
+
+
+def test_weights_beyond_float32(folder):
+    state = {name: tensor.clone() for name, tensor in build_unet(TINY).state_dict().items()}
+    name = next(key for key in state if key.endswith("conv.weight"))
+    state[name] = state[name].double() * 1e300
+    replace_member(folder, state)
+    fails_with(folder, "NN-MOD-007")
+
+
+def test_small_files_of_large_networks_build_nothing(folder, monkeypatch):
+    def build(config):
+        raise AssertionError("built")
+
+    monkeypatch.setattr("normnet.network.weights.build_unet", build)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["network"] = {"channels": [512, 512, 512], "n_res_units": 2}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    fails_with(folder, "NN-MOD-006")
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        NetworkConfig(),
+        NetworkConfig(n_res_units=0),
+        NetworkConfig(spatial_dims=2, in_channels=7),
+        NetworkConfig(channels=(4, 8), n_res_units=1),
+        NetworkConfig(channels=(5, 4, 4, 7), n_res_units=3, norm="instance"),
+        NetworkConfig(channels=(1, 1, 1), n_res_units=2),
+    ],
+)
+def test_weights_are_counted_without_building(network):
+    kernels = [value for value in build_unet(network).state_dict().values() if value.ndim > 2]
+    assert count_weights(network) == sum(kernel.numel() for kernel in kernels)
 
 
 def test_files_outside_the_folder_are_not_read(folder, tmp_path):

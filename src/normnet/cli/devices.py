@@ -11,6 +11,8 @@ def choose_device(name: str) -> str:
     Raises:
         ConfigError: If the name is none of these or the machine has no such device.
     """
+    if name == "cpu":  # known without loading torch
+        return name
     import torch
 
     if name == "auto":

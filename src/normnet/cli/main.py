@@ -7,9 +7,13 @@ SIGTERM.
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 import traceback
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -29,6 +33,7 @@ from normnet.cli.failures import as_named_error
 from normnet.cli.signals import Stopped, raising_on_signals
 from normnet.cli.streams import lasting_streams, lost_output
 from normnet.cli.texts import say, warn
+from normnet.errors import NormNetWarning
 from normnet.version import __version__
 
 app = typer.Typer(
@@ -56,8 +61,24 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+@contextmanager
+def _own_warnings_only() -> Iterator[None]:
+    """Print a warning of normnet as one line, and nothing that other libraries warn of or log."""
+    silent = logging.NullHandler()  # without any handler Python would print what is logged
+    logging.getLogger().addHandler(silent)
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is loaded
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", NormNetWarning)
+        warnings.showwarning = _show_warning
+        try:
+            yield
+        finally:
+            logging.getLogger().removeHandler(silent)
+
+
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    """Print a warning as one line, without the place in the source that Python adds."""
+    """Print a warning without the place in the source that Python adds."""
     warn(f"warning: {message}")
 
 
@@ -101,8 +122,7 @@ def _run(arguments: list[str]) -> int:
     debug = "--debug" in arguments[:options_end]
     arguments = [a for i, a in enumerate(arguments) if a != "--debug" or i > options_end]
     try:
-        with raising_on_signals(), warnings.catch_warnings():
-            warnings.showwarning = _show_warning
+        with raising_on_signals(), _own_warnings_only():
             return app(arguments, standalone_mode=False, prog_name="normnet", obj=debug) or 0
     except Stopped as stopped:
         warn(f"stopped by {stopped.name}; the same command goes on from here")

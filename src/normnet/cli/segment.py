@@ -7,8 +7,9 @@ import time
 import traceback
 from collections.abc import Callable, Set
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from normnet.errors import NormNetError
     from normnet.models import Model
     from normnet.scan import Scan
+
+Outcome = TypeVar("Outcome")
 
 MASK_NAME = re.compile(r"lesion|lung|lobe|nodule|infection|mask|label|seg", re.IGNORECASE)
 MAX_LABELS = 20
@@ -89,8 +92,7 @@ def segment(
     from normnet.cli.texts import progress_bar
     from normnet.errors import ConfigError
     from normnet.io.output_folder import check_output
-    from normnet.models import load_model, read_lung_manifest, settings_of, shipped, with_lungs
-    from normnet.network.weights import read_manifest
+    from normnet.models import load_model, read_manifests, settings_of, shipped, with_lungs
     from normnet.results.folder import is_done, output_folder, result_key
     from normnet.results.table import check_table, write_table
 
@@ -99,18 +101,17 @@ def segment(
         raise ConfigError(
             "NN-CLI-002", f"--lungs with {len(paths)} scans", "--lungs", "give one scan"
         )
-    given = {"normnet": model, "lungs": lung_model, "lesions": lesion_model}
-    folders = {kind: folder or shipped(kind) for kind, folder in given.items()}
-    manifests = [
-        read_lung_manifest(folder) if kind == "lungs" else read_manifest(folder, kind)
-        for kind, folder in folders.items()
-    ]
-    own, _ = settings_of(manifests[0], folders["normnet"])  # load_model warns of unknown settings
+    manifests = read_manifests(model, lung_model, lesion_model)
+    own, _ = settings_of(manifests[0], model or shipped("normnet"))  # load_model warns of others
     own = with_lungs(own, manifests[1])
     settings = override_config(own, config)
     if fast:
         alone = settings.inference.model_copy(update={"max_members": 1, "min_votes": "majority"})
         settings = settings.model_copy(update={"inference": alone})
+    votes = settings.inference
+    votes.votes_needed(votes.members_voting(len(manifests[0]["members"])))
+    if device != "auto":
+        choose_device(device)
     check_output(out, scans)
     check_table(out)
     taken: set[Path] = set()
@@ -122,8 +123,11 @@ def segment(
     if not waiting:
         write_table(out)
         return _sum_up(jobs, {}, len(jobs))
-    loaded = load_model(model, lung_model, lesion_model)
-    torch_device = choose_device(device)
+
+    @cache  # called when the first CT has been read, so that a bad file is refused soon
+    def load() -> tuple[Model, str]:
+        return load_model(model, lung_model, lesion_model), choose_device(device)
+
     read = [*paths, *([lungs] if lungs else []), *([Path(config)] if config else [])]
     inputs = {path.resolve() for path in read}
     failed: dict[Path, NormNetError] = {}
@@ -131,9 +135,7 @@ def segment(
         with progress_bar() as bar:
 
             def work(job: Job) -> NormNetError | None:
-                return _segment_one(
-                    job, loaded, settings, torch_device, lungs, series, bar, context.obj
-                )
+                return _segment_one(job, load, settings, lungs, series, bar, context.obj)
 
             for job in jobs:
                 if job not in waiting:
@@ -204,9 +206,8 @@ def _claim_and(
 
 def _segment_one(
     job: Job,
-    model: Model,
+    load: Callable[[], tuple[Model, str]],
     config: Config,
-    device: str,
     lungs: Path | None,
     series: str | None,
     bar: Bar,
@@ -214,22 +215,32 @@ def _segment_one(
 ) -> NormNetError | None:
     """Read, segment and write one scan; a failure is recorded in its folder and returned.
 
+    Args:
+        job: The scan.
+        load: Loads the model and chooses the device; its errors are not those of the scan.
+        config: Settings.
+        lungs: A lung mask, if there is one.
+        series: As ``read_ct`` takes it.
+        bar: Shows the progress.
+        debug: Whether to print the traceback of a failure.
+
     Raises:
         OutputError: If a failure cannot be recorded.
     """
-    from normnet.cli.failures import as_named_error
-    from normnet.cli.texts import warn
+    from normnet.errors import NormNetError
     from normnet.io.read import case_id_of, read_ct
     from normnet.pipeline import segment as segment_scan
-    from normnet.results.folder import write_failure, write_results
+    from normnet.results.folder import write_results
 
     start = time.perf_counter()
     name = case_id_of(job.path)
-    try:
-        bar(f"{name}: reading", 0, 1)
+    bar(f"{name}: reading", 0, 1)
+
+    def read() -> tuple[Scan, np.ndarray | None]:
         scan = read_ct(job.path, series)
-        reading = round(time.perf_counter() - start, 3)
-        labels = None if lungs is None else read_lungs(lungs, scan)
+        return scan, None if lungs is None else read_lungs(lungs, scan)
+
+    def find_and_write() -> dict[str, Any]:
         found = segment_scan(
             scan,
             model,
@@ -240,16 +251,37 @@ def _segment_one(
         )
         found = replace(found, seconds={"reading": reading, **found.seconds})
         bar(f"{name}: writing", 0, 1)
-        result = write_results(found, scan, job.folder, model, config=config, key=job.key)
+        return write_results(found, scan, job.folder, model, config=config, key=job.key)
+
+    inputs = _try(job, read, debug)
+    if isinstance(inputs, NormNetError):
+        return inputs
+    scan, labels = inputs
+    reading = round(time.perf_counter() - start, 3)
+    model, device = load()
+    result = _try(job, find_and_write, debug)
+    if isinstance(result, NormNetError):
+        return result
+    _print_line(job, "ok", result, time.perf_counter() - start)
+    return None
+
+
+def _try(job: Job, work: Callable[[], Outcome], debug: bool) -> Outcome | NormNetError:
+    """What the work returns, or its failure, which is then recorded in the folder of the scan."""
+    from normnet.cli.failures import as_named_error
+    from normnet.cli.texts import warn
+    from normnet.io.read import case_id_of
+    from normnet.results.folder import write_failure
+
+    try:
+        return work()
     except Exception as caught:
         if debug:
             traceback.print_exception(caught)
         error = as_named_error(caught, job.path.name)
         warn(f"{job.folder.name}: {error}")
-        write_failure(job.folder, name, error, key=job.key)
+        write_failure(job.folder, case_id_of(job.path), error, key=job.key)
         return error
-    _print_line(job, "ok", result, time.perf_counter() - start)
-    return None
 
 
 def is_label_image(path: Path) -> bool:

@@ -21,6 +21,7 @@ Error ids (the meaning of a number never changes)::
                       011 spacing out of range         012 too few slices
                       013 not three-dimensional        014 frames of reference
                       015 orientation unknown          016 mask on another grid
+                      041 larger than any scanner
     NN-VAL, exit 5    001 rescale missing or unusable  002 not MONOCHROME2
                       003 not CT                       004 two patients
                       005 NaN or infinite              006 constant
@@ -30,6 +31,7 @@ Error ids (the meaning of a number never changes)::
                       003 write failed                 004 read back differs
     NN-RES, exit 8    001 too many voxels              002 too many files
                       003 inflates without end         004 out of memory
+                      041 too many bytes
 """
 
 from normnet.io.formats.nifti import write_image

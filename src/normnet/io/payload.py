@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from normnet.errors import InputError
+from normnet.io.limits import check_bytes
 
 _CHUNK_BYTES = 2**18
 _MAX_PADDING_BYTES = 1024  # some writers fill up their last block
@@ -96,9 +97,12 @@ def read_payload(
     Raises:
         InputError: NN-FILE-005 if there are fewer or many more bytes, NN-FILE-006 if the compressed
             data is corrupt.
+        ResourceError: As ``check_bytes`` raises it.
     """
+    n_stored = path.stat().st_size
+    check_bytes(n_bytes, n_stored, path.name)
     ratio = _MAX_DEFLATE_RATIO if isinstance(stream, Inflated) else 1
-    short = path.stat().st_size * ratio < n_bytes  # before anything is allocated
+    short = n_stored * ratio < n_bytes  # before anything is allocated
     data = np.empty(0, np.uint8) if short else read_up_to(stream, n_bytes)
     if len(data) < n_bytes:
         found = "too few for them" if short else f"{len(data)} bytes"

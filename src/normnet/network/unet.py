@@ -4,12 +4,36 @@ from __future__ import annotations
 
 import getpass
 import os
+import warnings
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import nn
 
     from normnet.config import NetworkConfig
+
+
+def count_weights(config: NetworkConfig) -> int:
+    """Number of weights in the kernels of ``build_unet(config)``, without building it.
+
+    Biases and normalisation are left out, so it is a little less than all parameters.
+    """
+    cube, channels, units = 3**config.spatial_dims, config.channels, config.n_res_units
+
+    def down(n_in: int, n_out: int, stride: int) -> int:
+        if units == 0:
+            return cube * n_in * n_out
+        skip = cube if stride > 1 else int(n_in != n_out)  # the kernel beside a residual unit
+        return n_in * n_out * (cube + skip) + cube * n_out**2 * (units - 1)
+
+    total = down(channels[-2], channels[-1], 1)  # the bottom
+    for level, n in enumerate(channels[:-1]):
+        above = channels[level - 1] if level else None
+        n_below = channels[-1] if level == len(channels) - 2 else n
+        n_out = above or 1
+        total += down(above or config.in_channels, n, 2)
+        total += cube * (n + n_below) * n_out + (cube * n_out**2 if units else 0)  # up
+    return total
 
 
 def build_unet(config: NetworkConfig) -> nn.Module:
@@ -20,8 +44,11 @@ def build_unet(config: NetworkConfig) -> nn.Module:
     """
     _name_user()
     import torch
-    from monai.networks.nets import UNet
     from torch import nn
+
+    with warnings.catch_warnings():  # of the libraries that MONAI imports
+        warnings.simplefilter("ignore")
+        from monai.networks.nets import UNet
 
     network = UNet(
         spatial_dims=config.spatial_dims,

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from normnet.config import NetworkConfig
-from normnet.errors import ConfigError, ModelError
+from normnet.errors import ModelError
 from normnet.io.atomic import write_bytes
 from normnet.io.fingerprint import sha256_of
+from normnet.io.limits import MAX_MANIFEST_BYTES, MAX_MEMBER_BYTES, MAX_MEMBERS, MAX_WEIGHTS
+from normnet.network.unet import build_unet, count_weights
 
 if TYPE_CHECKING:
     import torch
@@ -149,22 +151,15 @@ def read_manifest(folder: Path, kind: str | None = None) -> dict[str, Any]:
         kind: ``"normnet"``, ``"lungs"`` or ``"lesions"``; any of them where None.
 
     Raises:
-        ModelError: If it is missing, not JSON, of another kind or of a newer format.
+        ModelError: NN-MOD-001 if it is missing or not JSON, 002 of another kind, 009 of a newer
+            format, 003 or 010 if its network or its list of members cannot be.
     """
     path = folder / MANIFEST
-    try:
-        manifest: Any = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            "NN-MOD-001",
-            "no readable model manifest",
-            str(path),
-            "give a folder made by `normnet train`",
-        ) from error
+    manifest = _read_json(path)
     fits = isinstance(manifest, dict) and manifest.get("kind") in (
         KINDS if kind is None else [kind]
     )
-    if not fits or not isinstance(manifest.get("format"), int):
+    if not fits or type(manifest.get("format")) is not int:
         raise ModelError(
             "NN-MOD-002",
             f"not a '{kind or 'normnet'}' model",
@@ -176,60 +171,155 @@ def read_manifest(folder: Path, kind: str | None = None) -> dict[str, Any]:
     if manifest["format"] != FORMAT:
         found = f"model of format {manifest['format']}, this version reads up to {FORMAT}"
         raise ModelError("NN-MOD-009", found, str(path), "update normnet")
+    network_of(manifest, folder)
+    _check_members(manifest, path)
     return dict(manifest)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        if not path.is_file():  # a pipe would block
+            raise FileNotFoundError(path)
+        with path.open("rb") as handle:
+            content = handle.read(MAX_MANIFEST_BYTES + 1)
+        if len(content) > MAX_MANIFEST_BYTES:
+            raise ValueError(f"more than {MAX_MANIFEST_BYTES} bytes")
+        return json.loads(content)
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(
+            "NN-MOD-001",
+            "no readable model manifest",
+            str(path),
+            "give a folder made by `normnet train`",
+        ) from error
+
+
+def network_of(manifest: dict[str, Any], folder: Path) -> NetworkConfig:
+    """The network of a manifest, checked before anything of its size is built.
+
+    Raises:
+        ModelError: NN-MOD-003 if it is missing or wrong, NN-MOD-010 if it is too large or not that
+            of its kind.
+    """
+    path = folder / MANIFEST
+    try:
+        network = NetworkConfig(**manifest["network"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise _incomplete(path) from error
+    n_weights = count_weights(network)
+    n_axes = 2 if manifest["kind"] == "lungs" else 3
+    found = None
+    if n_weights > MAX_WEIGHTS:
+        found = f"a network of {n_weights} weights; at most {MAX_WEIGHTS}"
+    elif network.spatial_dims != n_axes:
+        found = f"a network for {network.spatial_dims} dimensions, not for {n_axes}"
+    elif n_axes == 3 and network.in_channels != 1:
+        found = f"a network of {network.in_channels} input channels, not of 1"
+    if found:
+        raise ModelError("NN-MOD-010", found, str(path), "train or copy it again")
+    return network
+
+
+def _check_members(manifest: dict[str, Any], path: Path) -> None:
+    """Raise NN-MOD-003 for a list of members that is not a list of files and sums."""
+    members = manifest.get("members")
+    if not isinstance(members, list) or not 1 <= len(members) <= MAX_MEMBERS:
+        raise _incomplete(path)
+    for member in members:
+        texts = isinstance(member, dict) and [member.get("file"), member.get("sha256")]
+        if not texts or not all(isinstance(text, str) and text for text in texts):
+            raise _incomplete(path)
+    if len({member["file"] for member in members}) < len(members):
+        raise _incomplete(path)
+
+
+def _incomplete(path: Path) -> ModelError:
+    found = "incomplete model manifest"
+    return ModelError("NN-MOD-003", found, str(path), "train or copy it again")
+
+
+def member_files(manifest: dict[str, Any], folder: Path) -> list[Path]:
+    """The files of weights, in the order of the members; none of them is read.
+
+    Raises:
+        ModelError: NN-MOD-004 if one is missing, NN-MOD-011 if one is too large.
+    """
+    files = []
+    for member in manifest["members"]:
+        path = folder / Path(member["file"]).name
+        try:
+            if not path.is_file():  # a pipe would block
+                raise FileNotFoundError(path)
+            n_bytes = path.stat().st_size
+        except OSError as error:
+            raise ModelError(
+                "NN-MOD-004", "weights file missing", str(path), "copy the whole model folder"
+            ) from error
+        if n_bytes > MAX_MEMBER_BYTES:
+            found = f"a weights file of {n_bytes} bytes; at most {MAX_MEMBER_BYTES}"
+            raise ModelError("NN-MOD-011", found, str(path), "copy the model folder again")
+        files.append(path)
+    return files
 
 
 def load_members(folder: Path, kind: str) -> tuple[list[nn.Module], dict[str, Any]]:
     """Build and fill every member of a model folder, in evaluation mode, float32.
 
     Raises:
-        ModelError: If a file is missing, altered (sha256), truncated, or does not fit the network.
+        ModelError: As ``read_manifest`` and ``member_files`` raise it; or if a file is altered
+            (sha256), truncated, or does not fit the network, or if its weights cannot be.
     """
-    import torch
-    from safetensors.torch import load
-
-    from normnet.network.unet import build_unet
-
     manifest = read_manifest(folder, kind)
-    try:
-        network = NetworkConfig(**manifest["network"])
-        entries = [(str(entry["file"]), str(entry["sha256"])) for entry in manifest["members"]]
-        if not entries:
-            raise KeyError("members")
-    except (KeyError, TypeError, ValueError, ConfigError) as error:
-        raise ModelError(
-            "NN-MOD-003",
-            "incomplete model manifest",
-            str(folder / MANIFEST),
-            "train or copy it again",
-        ) from error
+    network = network_of(manifest, folder)
     networks = []
-    for name, sha256 in entries:
-        path = folder / Path(name).name
+    files = member_files(manifest, folder)
+    for path, member in zip(files, manifest["members"], strict=True):
         try:
             data = path.read_bytes()
         except OSError as error:
             raise ModelError(
-                "NN-MOD-004", "weights file missing", str(path), "copy the whole model folder"
+                "NN-MOD-004", "weights file not readable", str(path), "check its permissions"
             ) from error
-        if sha256_of(data) != sha256:
+        if sha256_of(data) != member["sha256"]:
             raise ModelError(
                 "NN-MOD-005",
                 "weights differ from their sha256",
                 str(path),
                 "copy the model folder again",
             )
-        module = build_unet(network)
-        try:
-            state = {
-                key: (v.float() if v.is_floating_point() else v) for key, v in load(data).items()
-            }
-            module.load_state_dict(state)
-        except Exception as error:  # safetensors and torch raise many kinds for the same cause
-            raise ModelError(
-                "NN-MOD-006", "weights do not fit the network", str(path), "train again"
-            ) from error
-        if not all(torch.isfinite(v).all() for v in state.values() if v.is_floating_point()):
-            raise ModelError("NN-MOD-007", "weights hold NaN or infinity", str(path), "train again")
-        networks.append(module.eval())
+        networks.append(_build_member(network, data, path))
     return networks, manifest
+
+
+def _build_member(network: NetworkConfig, data: bytes, path: Path) -> nn.Module:
+    """A network with the weights of one file.
+
+    Raises:
+        ModelError: NN-MOD-006 if they do not fit, 007 if one is not finite, 012 if a variance is
+            negative.
+    """
+    import torch
+    from safetensors.torch import load
+
+    misfit = ModelError("NN-MOD-006", "weights do not fit the network", str(path), "train again")
+    if len(data) < 2 * count_weights(network):  # before anything of that size is built
+        raise misfit
+    module = build_unet(network)
+    own = module.state_dict()
+    try:
+        stored = load(data)
+        kinds_fit = all(
+            value.is_floating_point() == stored[name].is_floating_point()
+            for name, value in own.items()
+        )
+        module.load_state_dict(stored)
+    except Exception as error:  # safetensors and torch raise many kinds for the same cause
+        raise misfit from error
+    if not kinds_fit:
+        raise misfit
+    for name, value in own.items():  # these share their memory with the network
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise ModelError("NN-MOD-007", "weights hold NaN or infinity", str(path), "train again")
+        if name.endswith("running_var") and (value < 0).any():
+            raise ModelError("NN-MOD-012", "a negative variance", str(path), "train again")
+    return module.eval()

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load, save
 from torch import nn
 
+from normnet.errors import NormNetWarning
 from normnet.io.atomic import write_bytes
 from normnet.io.fingerprint import sha256_of
 
@@ -116,9 +117,8 @@ def load_newest(folder: Path) -> Checkpoint | None:
         raw = path.read_bytes()
         data = raw[32:]
         if sha256_of(data) != raw[:32].hex():
-            warnings.warn(
-                f"checkpoint {path.name} is damaged, the one before it is used", stacklevel=2
-            )
+            found = f"checkpoint {path.name} is damaged, the one before it is used"
+            warnings.warn(found, NormNetWarning, stacklevel=2)
             continue
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
         tensors = load(data)

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,7 +18,7 @@ import numpy as np
 
 from normnet.errors import GeometryError, InputError, NormNetError, ResourceError, ValueRangeError
 from normnet.io.geometry import ORTHONORMAL_TOLERANCE, check_spacing
-from normnet.io.limits import MAX_INFLATED_DICOM_BYTES, check_size
+from normnet.io.limits import MAX_DICOM_HEADER_BYTES, MAX_INFLATED_DICOM_BYTES, check_size
 
 DEFLATED_SYNTAX = "1.2.840.10008.1.2.1.99"
 _DIRECTORY_CLASS = "1.2.840.10008.1.3.10"
@@ -116,8 +117,9 @@ def read_header(path: Path) -> Any | None:
                 "NN-FILE-010", "no transfer syntax in the DICOM header", path.name, _EXPORT_AGAIN
             )
         if syntax == DEFLATED_SYNTAX:
-            _check_deflated(path)
-        header = dcmread(path, stop_before_pixels=True, specific_tags=list(_KEYWORDS))
+            header = _read_deflated(path, meta)
+        else:
+            header = dcmread(path, stop_before_pixels=True, specific_tags=list(_KEYWORDS))
         for _ in header:  # pydicom decodes a value when it is read: let it fail here, not later
             pass
         if header.get("Modality") in _NOT_IMAGES or "LOCALIZER" in (header.get("ImageType") or ()):
@@ -238,22 +240,61 @@ def _geometry(header: Any, name: str) -> tuple[np.ndarray, np.ndarray, tuple[flo
     return position, orientation, (float(spacing[0]), float(spacing[1]))
 
 
-def _check_deflated(path: Path) -> None:
-    """Inflate in small steps and refuse what would fill the memory when pydicom reads it."""
+def _read_deflated(path: Path, meta: Any) -> Any:
+    """The header of a deflated file, of which only the first part is inflated and kept.
+
+    The rest is inflated in small steps and counted. pydicom inflates a whole file at once when it
+    reads the pixels; it may be as long as they are, and no longer.
+
+    Raises:
+        ResourceError: NN-RES-003 if header or pixels swell beyond what they may have.
+    """
+    from pydicom.filereader import read_dataset
+    from pydicom.tag import BaseTag, Tag
+
+    tags: list[BaseTag | int] = [Tag(keyword) for keyword in ("SpecificCharacterSet", *_KEYWORDS)]
     with path.open("rb") as handle:
         _skip_meta(handle)
-        decoder = zlib.decompressobj(-15)
-        n_bytes = 0
-        while not decoder.eof:
-            data = decoder.unconsumed_tail or handle.read(2**16)
-            inflated = decoder.decompress(data, 2**20)
-            n_bytes += len(inflated)
-            if n_bytes > MAX_INFLATED_DICOM_BYTES:
-                raise ResourceError(
-                    "NN-RES-003", "deflated DICOM swells beyond the limit", path.name, _EXPORT_AGAIN
-                )
-            if not data and not inflated:
-                return  # truncated; the parser will say so
+        parts = _inflated_parts(handle)
+        start = b""
+        while len(start) < MAX_DICOM_HEADER_BYTES and (part := next(parts, b"")):
+            start += part
+        tags_seen = []
+
+        def at_pixels(tag: Any, *_: Any) -> bool:
+            tags_seen.append(tag)
+            return bool(tag.group == 0x7FE0)
+
+        header = read_dataset(BytesIO(start), False, True, stop_when=at_pixels, specific_tags=tags)
+        header.file_meta = meta
+        ends = len(start) < MAX_DICOM_HEADER_BYTES  # all is inflated
+        has_pixels = bool(tags_seen) and tags_seen[-1].group == 0x7FE0
+        if header.get("Modality") in _NOT_IMAGES:
+            return header
+        n_pixels = math.prod(
+            int(header.get(keyword) or 1) for keyword in ("NumberOfFrames", "Rows", "Columns")
+        )
+        n_most = min(MAX_DICOM_HEADER_BYTES + 4 * n_pixels, MAX_INFLATED_DICOM_BYTES)
+        n_bytes = len(start)
+        while has_pixels and n_bytes <= n_most and (part := next(parts, b"")):
+            n_bytes += len(part)
+        if n_bytes > n_most or not (has_pixels or ends):
+            raise ResourceError(
+                "NN-RES-003", "deflated DICOM swells beyond the limit", path.name, _EXPORT_AGAIN
+            )
+        return header
+
+
+def _inflated_parts(handle: BinaryIO) -> Iterator[bytes]:
+    """The inflated bytes of a stream without header, at most 1 MiB at a time."""
+    decoder = zlib.decompressobj(-15)
+    while not decoder.eof:
+        data = decoder.unconsumed_tail or handle.read(2**16)
+        inflated = decoder.decompress(data, 2**20)
+        if inflated:
+            yield inflated
+        elif not data:
+            return  # truncated; the parser will say so
 
 
 def _skip_meta(handle: BinaryIO) -> None:

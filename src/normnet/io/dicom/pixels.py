@@ -148,10 +148,11 @@ def _not_started(item: Slice) -> InputError:
 def _check_available(item: Slice) -> None:
     from pydicom.pixels.decoders.base import get_decoder
 
-    try:
-        available = get_decoder(item.syntax).is_available
-    except NotImplementedError:
-        available = False
+    with quiet_pydicom(item.path):
+        try:
+            available = get_decoder(item.syntax).is_available
+        except NotImplementedError:
+            available = False
     if not available:
         found = f"no decoder for transfer syntax {shown_uid(item.syntax)}"
         raise InputError("NN-FILE-011", found, item.path.name, "decompress it first")

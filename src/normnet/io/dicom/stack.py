@@ -10,6 +10,7 @@ import numpy as np
 from normnet.errors import GeometryError
 from normnet.io.dicom.header import Slice
 from normnet.io.geometry import check_spacing, geometry_from_axes
+from normnet.io.limits import check_extent
 from normnet.scan import Geometry
 
 SAME_PLACE_MM = 0.005
@@ -68,7 +69,8 @@ def stack_geometry(slices: Sequence[Slice], where: str, warnings: list[str]) -> 
     """Geometry of the (z, y, x) stack of ordered slices.
 
     Raises:
-        GeometryError: NN-GEO-002 missing slice, 004 uneven spacing, 005 tilt or shift, 011 spacing.
+        GeometryError: NN-GEO-002 missing slice, 004 uneven spacing, 005 tilt or shift, 011 spacing,
+            041 larger than any scanner.
     """
     positions = np.array([item.position for item in slices])
     normal = slices[0].normal
@@ -85,7 +87,9 @@ def stack_geometry(slices: Sequence[Slice], where: str, warnings: list[str]) -> 
     axes = np.column_stack(
         [along_row * between_columns, along_column * between_rows, normal * spacing]
     )
-    return geometry_from_axes(axes, positions[0], where)
+    geometry = geometry_from_axes(axes, positions[0], where)
+    check_extent((len(slices), slices[0].rows, slices[0].columns), geometry, where)
+    return geometry
 
 
 def _check_alike(first: Slice, item: Slice) -> None:

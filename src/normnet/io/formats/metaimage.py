@@ -12,7 +12,7 @@ import numpy as np
 from normnet.errors import GeometryError, InputError, ValueRangeError
 from normnet.io.formats import ImageFormat
 from normnet.io.geometry import check_spacing, geometry_from_axes
-from normnet.io.limits import MAX_HEADER_BYTES, check_size, check_thickness
+from normnet.io.limits import MAX_HEADER_BYTES, check_extent, check_size, check_thickness
 from normnet.io.payload import Inflated, local_data_file, read_payload
 from normnet.io.values import Stored
 from normnet.scan import Geometry
@@ -41,6 +41,7 @@ def read_metaimage(path: Path) -> Stored:
         shape = _shape(fields, where)
         dtype = _dtype(fields, where)
         geometry = _geometry(fields, where, warnings)
+        check_extent(shape[::-1], geometry, where)
         n_bytes = math.prod(shape) * dtype.itemsize
         name = fields["ElementDataFile"]
         if name.upper() == "LOCAL":

@@ -16,7 +16,7 @@ from normnet.errors import GeometryError, InputError, OutputError, ValueRangeErr
 from normnet.io.atomic import replacing
 from normnet.io.formats import ImageFormat
 from normnet.io.geometry import RAS_TO_LPS, axes_of, check_spacing, geometry_from_axes
-from normnet.io.limits import check_size, check_thickness
+from normnet.io.limits import check_extent, check_size, check_thickness
 from normnet.io.payload import Inflated, read_payload, read_up_to
 from normnet.io.values import Stored
 from normnet.scan import Geometry
@@ -65,6 +65,7 @@ def read_nifti(path: Path) -> Stored:
         dtype = _check_dtype(header, where)
         slope, intercept = _check_scale(header, where)
         geometry = _geometry(header, shape, where, warnings)
+        check_extent(shape[::-1], geometry, where)
         n_skip = _data_offset(header, path, compressed) - n_read
         if len(read_up_to(stream, n_skip)) < n_skip:
             raise InputError(
@@ -201,6 +202,7 @@ def _data_offset(header: dict[str, Any], path: Path, compressed: bool) -> int:
     return int(offset)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what is not finite is refused
 def _geometry(
     header: dict[str, Any], shape: tuple[int, int, int], where: str, warnings: list[str]
 ) -> Geometry:

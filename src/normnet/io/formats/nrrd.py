@@ -12,7 +12,7 @@ import numpy as np
 from normnet.errors import GeometryError, InputError, ValueRangeError
 from normnet.io.formats import ImageFormat
 from normnet.io.geometry import geometry_from_axes
-from normnet.io.limits import MAX_HEADER_BYTES, check_size, check_thickness
+from normnet.io.limits import MAX_HEADER_BYTES, check_extent, check_size, check_thickness
 from normnet.io.payload import Inflated, local_data_file, read_payload, read_up_to
 from normnet.io.values import Stored
 from normnet.scan import Geometry
@@ -53,6 +53,7 @@ def read_nrrd(path: Path) -> Stored:
         shape = _shape(fields, path.name)
         dtype = _dtype(fields, path.name)
         geometry = _geometry(fields, path.name)
+        check_extent(shape[::-1], geometry, path.name)
         n_bytes = math.prod(shape) * dtype.itemsize
         name = fields.get("data file", fields.get("datafile"))
         if name is None:

@@ -29,7 +29,7 @@ def _recognise(path: Path) -> ExternalLungs | None:
         n_channels = len(dataset["modality"] if "modality" in dataset else dataset["channel_names"])
         ending, sides = dataset["file_ending"], sides_named(dataset["labels"])
         name = " ".join(("nnU-Net", plans.get("dataset_name", ""), path.resolve().name))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
         found = "an nnU-Net model without a readable dataset.json and plans.json"
         raise _unusable(path, found) from error
     if n_channels != 1 or ending != ".nii.gz":
