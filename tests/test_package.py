@@ -38,7 +38,7 @@ STAGES = {
     "preparation": {"io"},
     "inference": {"preparation"},
     "synthesis": {"preparation"},
-    "lungs": {"io", "network", "preparation"},
+    "lungs": {"inference", "io", "network", "preparation"},
 }
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from normnet.config import LungsConfig
 from normnet.errors import ValueRangeError
+from normnet.inference.precision import autocast
 from normnet.lungs.anatomy import DENSE_HU, doubts, find_fat, keep_lungs, split_left_right
 from normnet.lungs.external import ExternalLungs
 from normnet.preparation.orient import Orientation
@@ -80,7 +81,7 @@ def predict_lungs(
     prob = np.zeros(volume_hu.shape, np.float32)
     apart = seen_slices(slice_mm, config)
     networks = [network.to(device) for network in networks]
-    with torch.inference_mode(), torch.autocast(torch.device(device).type, torch.bfloat16):
+    with torch.inference_mode(), autocast(device):
         for start in range(0, depth, SLICES_AT_ONCE):
             middle = np.arange(start, min(start + SLICES_AT_ONCE, depth))
             seen = (middle[:, None] + apart).clip(0, depth - 1)
