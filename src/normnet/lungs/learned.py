@@ -14,7 +14,7 @@ from normnet.lungs.anatomy import DENSE_HU, doubts, find_fat, keep_lungs, split_
 from normnet.lungs.external import ExternalLungs
 from normnet.preparation.orient import Orientation
 from normnet.preparation.prepare import bounding_box
-from normnet.preparation.resample import Grid, resample, resample_reaching
+from normnet.preparation.resample import Grid, resample
 from normnet.preparation.window import scale_hu
 from normnet.scan import Scan
 
@@ -170,11 +170,7 @@ def find_lungs(
     spacing = orientation.spacing_mm(scan.geometry)
     targets = [max(config.slice_mm, spacing[0]), config.pixel_mm, config.pixel_mm]
     step = tuple(target / own for target, own in zip(targets, spacing, strict=True))
-    # At the half, down: the first and the last slice lie within the scan.
-    shape = tuple(
-        max(1, math.ceil((n - 1) / d - 0.5 - 1e-6) + 1)
-        for n, d in zip(turned.shape, step, strict=True)
-    )
+    shape = tuple(max(1, round((n - 1) / d) + 1) for n, d in zip(turned.shape, step, strict=True))
     start = tuple(
         ((n - 1) - (m - 1) * d) / 2 for n, m, d in zip(turned.shape, shape, step, strict=True)
     )
@@ -231,8 +227,7 @@ def _outline(
         tuple(1 / d for d in grid.step),
         tuple(part.stop - part.start for part in box),
     )
-    levels = (outline * 200).astype(np.uint8)
-    fine = resample_reaching(levels, inner, int(threshold * 200) + 1)
+    fine = resample((outline * 200).astype(np.uint8), inner) > threshold * 200
     return box, np.where(fine, resample(_spread(side), inner, nearest=True), 0)
 
 

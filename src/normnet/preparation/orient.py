@@ -32,10 +32,10 @@ def snap_spacing(spacing_mm: float) -> float:
     Returns:
         The next multiple of 1/512 mm if it is very near, else five decimals.
     """
-    part_mm = round(spacing_mm * PARTS_PER_MM) / PARTS_PER_MM
-    if abs(part_mm - spacing_mm) < NEAR_MM:
-        return part_mm
-    return round(spacing_mm * DECIMALS_PER_MM - OFF_HALF) / DECIMALS_PER_MM
+    snapped_mm = round(spacing_mm * PARTS_PER_MM) / PARTS_PER_MM
+    if abs(snapped_mm - spacing_mm) > NEAR_MM:
+        snapped_mm = round(spacing_mm * DECIMALS_PER_MM - OFF_HALF) / DECIMALS_PER_MM
+    return float(np.float32(snapped_mm))
 
 
 @dataclass(frozen=True)

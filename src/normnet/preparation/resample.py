@@ -8,9 +8,6 @@ import numpy as np
 
 from normnet.scan import Triple
 
-PARTS_PER_LEVEL = 255  # the largest factor by which numbers of 8 bits fit into 16
-NEAREST_VOX = 1e-6  # larger than rounding errors: a place in the middle goes to the later voxel
-
 
 @dataclass(frozen=True)
 class Grid:
@@ -43,13 +40,11 @@ def resample(
     Args:
         array: (z, y, x), any numeric type; the result has the same type.
         grid: In voxels of ``array``.
-        nearest: Nearest neighbour instead of linear interpolation; the later one of two that are
-            equally near.
+        nearest: Nearest neighbour instead of linear interpolation.
         outside: Value half a voxel and more beyond the array.
     """
     import SimpleITK as sitk
 
-    start = tuple(place + NEAREST_VOX for place in grid.start) if nearest else grid.start
     if grid.start == (0, 0, 0) and grid.step == (1, 1, 1) and grid.shape == array.shape:
         return array
     image = sitk.GetImageFromArray(np.ascontiguousarray(array))
@@ -60,7 +55,7 @@ def resample(
             grid.shape[::-1],
             sitk.Transform(),
             interpolator,
-            start[::-1],
+            grid.start[::-1],
             grid.step[::-1],
             (),
             outside,
@@ -76,17 +71,4 @@ def resample_mask(mask: np.ndarray, grid: Grid) -> np.ndarray:
         mask: (z, y, x) bool.
         grid: In voxels of ``mask``.
     """
-    return resample_reaching(mask.astype(np.uint8) * np.uint8(200), grid, 100)
-
-
-def resample_reaching(levels: np.ndarray, grid: Grid, least: int) -> np.ndarray:
-    """Where the linear interpolation of whole numbers reaches a number; (z, y, x) bool.
-
-    Args:
-        levels: (z, y, x) uint8.
-        grid: In voxels of ``levels``.
-        least: The number. It counts as reached if only a rounding error is missing: between two
-            voxels, places exactly in the middle are common.
-    """
-    fine = resample(levels.astype(np.uint16) * np.uint16(PARTS_PER_LEVEL), grid)
-    return fine >= least * PARTS_PER_LEVEL - 1
+    return resample(mask.astype(np.uint8) * np.uint8(200), grid) >= 100
