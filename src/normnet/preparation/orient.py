@@ -9,7 +9,6 @@ import numpy as np
 from normnet.errors import GeometryError
 from normnet.scan import Geometry, Triple
 
-
 # Scanners divide a field of view by a power of two, or the spacing is a number of few decimals.
 PARTS_PER_MM = 512
 DECIMALS_PER_MM = 100_000
