@@ -39,7 +39,7 @@ STAGES = {
     "preparation": {"io"},
     "inference": {"preparation"},
     "synthesis": {"preparation"},
-    "lungs": {"io", "network", "preparation"},
+    "lungs": {"inference", "io", "network", "preparation"},
 }
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from normnet.config import Config
 from normnet.errors import GeometryError, ValueRangeError
 from normnet.findings import find_lesions
+from normnet.inference.precision import choose_precision
 from normnet.lungs.learned import Lungs, doubt_lungs, find_lungs
 from normnet.models import Model
 from normnet.postprocessing import LesionSteps
@@ -40,6 +41,7 @@ class Segmentation:
         seconds: Time of each stage.
         lungs_by: Name of the lung segmenter, ``given mask`` where the caller gave one.
         certainty: How sure the volume is, see ``describe_certainty``.
+        precision: Type that the networks computed in, see ``choose_precision``.
     """
 
     lesion_mask: np.ndarray
@@ -51,6 +53,7 @@ class Segmentation:
     seconds: dict[str, float] = field(default_factory=dict)
     lungs_by: str = ""
     certainty: dict[str, Any] = field(default_factory=dict)
+    precision: str = ""
 
 
 def segment(
@@ -95,8 +98,9 @@ def segment(
     found = restore_findings(scan, lungs, prepared, findings, config)
     lesion_ml = found.volumes["both"]["lesion_ml"]
     certainty = describe_certainty(prepared, findings.steps, lesion_ml, config)
+    precision = choose_precision(device)
     clock("restoring")
-    return Segmentation(*found, warnings, clock.rounded(), lungs_by, certainty)
+    return Segmentation(*found, warnings, clock.rounded(), lungs_by, certainty, precision)
 
 
 def _find_lungs(scan: Scan, model: Model, config: Config, device: str) -> Lungs:

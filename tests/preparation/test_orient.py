@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from normnet.errors import GeometryError
-from normnet.preparation.orient import Orientation
+from normnet.preparation.orient import Orientation, snap_spacing
 from normnet.scan import Geometry, Scan
 from tests.phantoms import ORIENTATIONS, reorient
 
@@ -55,3 +55,34 @@ def test_axes_between_two_directions_are_refused():
     corner[:, 1] = corner[:, 0] + 1e-3
     with pytest.raises(GeometryError, match="NN-GEO-020"):
         Orientation.of(Geometry(direction=tuple(map(tuple, corner.tolist()))))
+
+
+def spacings() -> list[float]:
+    """Numbers that headers hold: few decimals, and fields of view divided by the matrix."""
+    rng = np.random.default_rng(0)
+    decimals = [round(float(mm), n) for n in range(1, 7) for mm in rng.uniform(0.3, 1, 300)]
+    thick = [round(float(mm), n) for n in range(1, 4) for mm in rng.uniform(1, 8, 300)]
+    return decimals + thick + [cm / n for n in (512, 768, 1024) for cm in range(200, 501, 3)]
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        lambda mm: mm * (1 - 1e-8),
+        lambda mm: mm * (1 + 1e-8),
+        lambda mm: float(np.float32(mm)),
+        lambda mm: float(np.float32(mm * 1000)) / 1000,
+        lambda mm: float(np.float32(mm / 1000)) * 1000,
+        lambda mm: float(np.linalg.norm([mm * np.cos(0.3), mm * np.sin(0.3), 0])),
+    ],
+    ids=["smaller", "larger", "float32", "microns", "metres", "oblique"],
+)
+def test_spacings_are_snapped(stored):
+    for mm in spacings():
+        assert snap_spacing(stored(mm)) == snap_spacing(mm) == pytest.approx(mm, abs=5.5e-6)
+
+
+@pytest.mark.parametrize("mm", [0.7, 0.79987, 350 / 512, 400 / 512, 1.25, 3.0])
+def test_spacings_of_headers_are_kept(mm):
+    """As float32; six decimals stand for a part of the field of view."""
+    assert snap_spacing(mm) == snap_spacing(round(mm, 6)) == float(np.float32(mm))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from normnet.config import Config
+from normnet.inference.precision import autocast
 from normnet.preparation.prepare import Prepared
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def predict_lesions(
     )
     stride = config.network.stride
     lung_mask = torch.from_numpy(prepared.lung_mask).to(device)
-    with torch.inference_mode(), torch.autocast(torch.device(device).type, torch.bfloat16):
+    with torch.inference_mode(), autocast(device):
         hu, inside = pool_lungs(torch.from_numpy(prepared.volume_hu).to(device), lung_mask, factors)
         thorax = scale_hu(hu, config.window) * inside
         pads = [pad for n in reversed(thorax.shape) for pad in (0, -n % stride)]

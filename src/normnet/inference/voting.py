@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from normnet.config import InferenceConfig
+from normnet.inference.precision import autocast
 
 if TYPE_CHECKING:
     import torch
@@ -86,7 +87,7 @@ def predict_normal(
     prob_normal = np.zeros(thorax.shape, np.float16)
     networks = [network.to(device) for network in networks]
     windows = slab_windows(depth, config.slab_vox)
-    with torch.inference_mode(), torch.autocast(torch.device(device).type, torch.bfloat16):
+    with torch.inference_mode(), autocast(device):
         for done, (seen, used) in enumerate(windows):
             missing = max(0, seen.stop - depth)
             pads = (0, -width % stride, 0, -height % stride, 0, missing + -config.slab_vox % stride)

@@ -9,6 +9,7 @@ import numpy as np
 
 from normnet.config import LungsConfig
 from normnet.errors import ValueRangeError
+from normnet.inference.precision import autocast
 from normnet.lungs.anatomy import DENSE_HU, doubts, find_fat, keep_lungs, split_left_right
 from normnet.lungs.external import ExternalLungs
 from normnet.preparation.orient import Orientation
@@ -80,7 +81,7 @@ def predict_lungs(
     prob = np.zeros(volume_hu.shape, np.float32)
     apart = seen_slices(slice_mm, config)
     networks = [network.to(device) for network in networks]
-    with torch.inference_mode(), torch.autocast(torch.device(device).type, torch.bfloat16):
+    with torch.inference_mode(), autocast(device):
         for start in range(0, depth, SLICES_AT_ONCE):
             middle = np.arange(start, min(start + SLICES_AT_ONCE, depth))
             seen = (middle[:, None] + apart).clip(0, depth - 1)
@@ -165,7 +166,7 @@ def find_lungs(
         labels = segment_externally(scan, networks, device)
         return Lungs(labels, None)
     orientation = Orientation.of(scan.geometry)
-    turned = orientation.apply(scan.volume_hu)
+    turned = whole_hu(orientation.apply(scan.volume_hu))
     spacing = orientation.spacing_mm(scan.geometry)
     targets = [max(config.slice_mm, spacing[0]), config.pixel_mm, config.pixel_mm]
     step = tuple(target / own for target, own in zip(targets, spacing, strict=True))
@@ -195,6 +196,15 @@ def find_lungs(
 
     labels = outlined(config.threshold)
     return Lungs(labels, None if prob_possible is None else outlined(prob_possible))
+
+
+def whole_hu(volume_hu: np.ndarray) -> np.ndarray:
+    """HU as int16, so that lungs do not depend on the type in which a volume is kept."""
+    if volume_hu.dtype == np.int16:
+        return volume_hu
+    limits = np.iinfo(np.int16)
+    whole: np.ndarray = np.rint(volume_hu).clip(limits.min, limits.max).astype(np.int16)
+    return whole
 
 
 def _outline(

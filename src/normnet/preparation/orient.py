@@ -9,6 +9,33 @@ import numpy as np
 from normnet.errors import GeometryError
 from normnet.scan import Geometry, Triple
 
+# Scanners divide a field of view by a power of two, or the spacing is a number of few decimals.
+PARTS_PER_MM = 512
+DECIMALS_PER_MM = 100_000
+# Farther than float32 or six decimals are from the part of a millimetre that they stand for.
+NEAR_MM = 5.6e-7
+# A spacing exactly between two numbers would go either way, so "between" is not at the half, where
+# the numbers of six decimals lie.
+OFF_HALF = 0.015
+
+
+def snap_spacing(spacing_mm: float) -> float:
+    """The spacing that was meant, without the rounding errors of its storage.
+
+    One CT is stored with 0.7, with 0.699999988 (float32) or with 0.70000001 mm. Places of voxels
+    and thresholds at one half depend on the last digit, so masks would, too.
+
+    Args:
+        spacing_mm: As read.
+
+    Returns:
+        The next multiple of 1/512 mm if it is very near, else five decimals.
+    """
+    snapped_mm = round(spacing_mm * PARTS_PER_MM) / PARTS_PER_MM
+    if abs(snapped_mm - spacing_mm) > NEAR_MM:
+        snapped_mm = round(spacing_mm * DECIMALS_PER_MM - OFF_HALF) / DECIMALS_PER_MM
+    return float(np.float32(snapped_mm))
+
 
 @dataclass(frozen=True)
 class Orientation:
@@ -51,8 +78,8 @@ class Orientation:
         return turned.transpose(np.argsort(self.axes))
 
     def spacing_mm(self, geometry: Geometry) -> Triple:
-        """(z, y, x) spacing of the turned array; ``geometry`` is that of the file."""
-        return tuple(geometry.spacing_mm[axis] for axis in self.axes)
+        """(z, y, x) spacing of the turned array, snapped; ``geometry`` is that of the file."""
+        return tuple(snap_spacing(geometry.spacing_mm[axis]) for axis in self.axes)
 
     def geometry(self, geometry: Geometry, shape: tuple[int, ...]) -> Geometry:
         """Geometry of the turned array.

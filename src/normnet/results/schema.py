@@ -17,8 +17,9 @@ file is written last: where it is, the result is complete. Its keys:
                  of the boundary between them, in a deep inspiration; tissue_in_air: the share of
                  tissue that was taken out of the air for that
     labels       what the values of the images mean
-    model        name, version, n_members, min_votes, prob_normal, the sha256 of all manifests, and
-                 the name of the lung segmenter
+    model        name, version, n_members, min_votes, prob_normal, the sha256 of all manifests,
+                 the name of the lung segmenter, and the precision: bfloat16 or float32, the type
+                 that the networks computed in
     warnings     one line each
     files        sha256 of each file beside it
     error        only where the status is not "ok": id, message and exit_code
@@ -90,7 +91,11 @@ def describe_result(
         "volumes": segmentation.volumes,
         "certainty": segmentation.certainty,
         "labels": LABELS,
-        "model": {**_describe_model(model, config), "lungs": segmentation.lungs_by},
+        "model": {
+            **_describe_model(model, config),
+            "lungs": segmentation.lungs_by,
+            "precision": segmentation.precision,
+        },
         "warnings": list(dict.fromkeys((*scan.warnings, *segmentation.warnings))),
     }
 
