@@ -33,7 +33,7 @@ LAYERS = {
     "cli": 11,
 }
 STAGES = {
-    "datasets": {"io"},
+    "datasets": {"io", "lungs"},
     "network": {"io"},
     "preparation": {"io"},
     "inference": {"preparation"},
