@@ -26,8 +26,8 @@ from normnet.evaluation.metrics import compute_overlap
 from normnet.evaluation.scores import Comparison, score_cells
 from normnet.evaluation.tables import markdown_head, markdown_row
 from normnet.io.masks import read_mask
-from normnet.lungs.sides import find_middle, split_left_right
 from normnet.lungs.learned import segment_lungs
+from normnet.lungs.sides import find_middle, split_left_right
 from normnet.preparation.orient import Orientation
 
 COLUMNS = (

@@ -25,10 +25,11 @@ from normnet.scan import Scan
 # Share of tissue in the air from which on a warning says that the scan was taken in a breath out.
 EXPIRED_FLUID = 0.06
 EXPIRED_HU = -690.0  # mean of the aerated lung, where that share is unknown
-# Usual HU of fat and muscle; 41 CTs differ by 15 HU at most. Contrast medium may raise muscle by more.
+# Usual HU; 41 CTs differ by 15 HU at most. Muscle that differs by more holds contrast medium.
 FAT_HU, MUSCLE_HU, CONTRAST_HU = -103.0, 46.0, 35.0
 OFFSET_HU = 22.0
 LOWEST_AIR_HU = -1040.0
+NIFTI_IDENTITY = np.diag([1.0, -1.0, -1.0])  # the directions of an affine that is the identity
 
 
 @dataclass(frozen=True)
@@ -123,11 +124,11 @@ def doubt_scan(scan: Scan) -> tuple[str, ...]:
     if (
         geometry.spacing_mm == (1, 1, 1)
         and geometry.origin_mm == (0, 0, 0)
-        and np.array_equal(np.abs(geometry.direction), np.eye(3))
+        and np.array_equal(geometry.direction, NIFTI_IDENTITY)
     ):
         found.append(
-            "the header holds the identity, no orientation and no spacing: volumes may be wrong, "
-            "and right and left may be swapped"
+            "the affine is the identity, so orientation and spacing seem to be lost: volumes may "
+            "be wrong, and right and left may be swapped"
         )
     peaks = tissue_peaks(scan)
     offset_hu = _offset_hu(peaks)

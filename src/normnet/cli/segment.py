@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from normnet.config import Config
     from normnet.errors import NormNetError
     from normnet.models import Model
-    from normnet.scan import Scan
 
 MASK_NAME = re.compile(r"lesion|lung|lobe|nodule|infection|mask|label|seg", re.IGNORECASE)
 MAX_LABELS = 20

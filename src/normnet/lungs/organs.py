@@ -4,10 +4,11 @@ from __future__ import annotations
 
 LOBES = range(10, 15)  # upper and lower lobe of the left lung, then the three of the right lung
 _BEFORE_SPINE = (
-    "spleen, right kidney, left kidney, gallbladder, liver, stomach, pancreas, right adrenal gland, "
-    "left adrenal gland, left upper lobe, left lower lobe, right upper lobe, right middle lobe, "
-    "right lower lobe, oesophagus, trachea, thyroid gland, small bowel, duodenum, colon, "
-    "urinary bladder, prostate, left kidney cyst, right kidney cyst, sacrum"
+    "spleen, right kidney, left kidney, gallbladder, liver, stomach, pancreas, "
+    "right adrenal gland, left adrenal gland, left upper lobe, left lower lobe, "
+    "right upper lobe, right middle lobe, right lower lobe, oesophagus, trachea, thyroid gland, "
+    "small bowel, duodenum, colon, urinary bladder, prostate, "
+    "left kidney cyst, right kidney cyst, sacrum"
 )
 _AFTER_SPINE = (
     "heart, aorta, pulmonary vein, brachiocephalic trunk, right subclavian artery, "
@@ -15,10 +16,10 @@ _AFTER_SPINE = (
     "left brachiocephalic vein, right brachiocephalic vein, left atrial appendage, "
     "superior vena cava, inferior vena cava, portal and splenic vein, left iliac artery, "
     "right iliac artery, left iliac vein, right iliac vein, left humerus, right humerus, "
-    "left scapula, right scapula, left clavicle, right clavicle, left femur, right femur, left hip, "
-    "right hip, spinal cord, left gluteus maximus, right gluteus maximus, left gluteus medius, "
-    "right gluteus medius, left gluteus minimus, right gluteus minimus, left autochthon, "
-    "right autochthon, left iliopsoas, right iliopsoas, brain, skull"
+    "left scapula, right scapula, left clavicle, right clavicle, left femur, right femur, "
+    "left hip, right hip, spinal cord, left gluteus maximus, right gluteus maximus, "
+    "left gluteus medius, right gluteus medius, left gluteus minimus, right gluteus minimus, "
+    "left autochthon, right autochthon, left iliopsoas, right iliopsoas, brain, skull"
 )
 _SPINE = ["S1"] + [f"{part}{n}" for part, most in (("L", 5), ("T", 12), ("C", 7))
                    for n in range(most, 0, -1)]  # fmt: skip
