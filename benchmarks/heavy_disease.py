@@ -26,8 +26,8 @@ from normnet.evaluation.metrics import compute_overlap
 from normnet.evaluation.scores import Comparison, score_cells
 from normnet.evaluation.tables import markdown_head, markdown_row
 from normnet.io.masks import read_mask
-from normnet.lungs.anatomy import split_left_right
 from normnet.lungs.learned import segment_lungs
+from normnet.lungs.sides import find_middle, split_left_right
 from normnet.preparation.orient import Orientation
 
 COLUMNS = (
@@ -50,7 +50,7 @@ def place_disease(
     spacing = orientation.spacing_mm(scan.geometry)
     volume_hu = orientation.apply(scan.volume_hu).astype(np.float32)
     inside = orientation.apply(lungs)
-    side = split_left_right(inside)
+    side = split_left_right(inside, find_middle(volume_hu, inside, spacing).column)
 
     def noise(mm: float) -> np.ndarray:
         values = gaussian_filter(

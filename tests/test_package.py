@@ -34,7 +34,7 @@ LAYERS = {
     "__main__": 12,
 }
 STAGES = {
-    "datasets": {"io"},
+    "datasets": {"io", "lungs"},
     "network": {"io"},
     "preparation": {"io"},
     "inference": {"preparation"},

@@ -11,18 +11,26 @@ from typing import Any
 import numpy as np
 
 from normnet.config import Config
-from normnet.errors import GeometryError, ValueRangeError
 from normnet.findings import find_lesions
 from normnet.inference.precision import choose_precision
+from normnet.io.plausibility import TissuePeaks, tissue_peaks
+from normnet.lungs.given import sort_lungs
 from normnet.lungs.learned import Lungs, doubt_lungs, find_lungs
 from normnet.models import Model
 from normnet.postprocessing import LesionSteps
+from normnet.preparation.breath import BRIGHT_HU
 from normnet.preparation.prepare import Prepared, prepare
 from normnet.restoration import restore_findings
 from normnet.scan import Scan
 
 # Share of tissue in the air from which on a warning says that the scan was taken in a breath out.
 EXPIRED_FLUID = 0.06
+EXPIRED_HU = -690.0  # mean of the aerated lung, where that share is unknown
+# Usual HU; 41 CTs differ by 15 HU at most. Muscle that differs by more holds contrast medium.
+FAT_HU, MUSCLE_HU, CONTRAST_HU = -103.0, 46.0, 35.0
+OFFSET_HU = 22.0
+LOWEST_AIR_HU = -1040.0
+NIFTI_IDENTITY = np.diag([1.0, -1.0, -1.0])  # the directions of an affine that is the identity
 
 
 @dataclass(frozen=True)
@@ -71,12 +79,13 @@ def segment(
         scan: As read by ``read_ct``.
         model: As loaded by ``load_model``.
         config: Settings; the model's own where None.
-        lung_labels: A lung mask of the scan's shape to use instead of the learned one.
+        lung_labels: A lung mask of the scan's shape to use instead of the learned one, with labels
+            as ``sort_lungs`` understands them.
         device: Torch device.
         on_progress: Called with (stage, steps done, steps in all).
 
     Raises:
-        ValueRangeError: If no lung is found, or the given mask is empty.
+        ValueRangeError: If no lung is found, or the given mask is empty or lies on no lung.
         GeometryError: If the given mask has another shape.
     """
     config = config or model.config
@@ -84,13 +93,15 @@ def segment(
     if lung_labels is None:
         lungs = _find_lungs(scan, model, config, device)
         lungs_by = str(model.lungs.manifest.get("name", ""))
+        sorting: tuple[str, ...] = ()
     else:
-        lungs, lungs_by = _check_lungs(scan, lung_labels), "given mask"
-    warnings = scan.warnings + doubt_lungs(scan, lungs.labels)
+        labels, sorting = sort_lungs(lung_labels, scan)
+        lungs, lungs_by = Lungs(labels, None), "given mask"
+    warnings = scan.warnings + doubt_scan(scan) + sorting + doubt_lungs(scan, lungs.labels)
     clock("lungs")
 
     prepared = prepare(scan, lungs.labels, config.preparation, config.window)
-    warnings += doubt_breath(prepared)
+    warnings += doubt_breath(prepared) or doubt_density(scan, lungs.labels)
     clock("preparation")
 
     findings = find_lesions(prepared, model, config, device, clock)
@@ -110,15 +121,49 @@ def _find_lungs(scan: Scan, model: Model, config: Config, device: str) -> Lungs:
     return find_lungs(scan, model.lungs.networks, config.lungs, device, prob_possible)
 
 
-def _check_lungs(scan: Scan, lung_labels: np.ndarray) -> Lungs:
-    """The lungs that the caller gives, if they fit the scan."""
-    if lung_labels.shape != scan.shape:
-        found = f"lung mask {lung_labels.shape}, scan {scan.shape}"
-        raise GeometryError("NN-GEO-031", found, scan.case_id, "use one grid")
-    if not lung_labels.any():
-        found = "the lung mask is empty"
-        raise ValueRangeError("NN-VAL-021", found, scan.case_id, "give the mask of this scan")
-    return Lungs(lung_labels, None)
+def doubt_scan(scan: Scan) -> tuple[str, ...]:
+    """Warnings about the scale of HU and about a header that says nothing of the orientation."""
+    found = []
+    geometry = scan.geometry
+    if (
+        geometry.spacing_mm == (1, 1, 1)
+        and geometry.origin_mm == (0, 0, 0)
+        and np.array_equal(geometry.direction, NIFTI_IDENTITY)
+    ):
+        found.append(
+            "the affine is the identity, so orientation and spacing seem to be lost: volumes may "
+            "be wrong, and right and left may be swapped"
+        )
+    peaks = tissue_peaks(scan)
+    offset_hu = _offset_hu(peaks)
+    if abs(offset_hu) >= OFFSET_HU:
+        found.append(
+            f"the HU are about {abs(offset_hu):.0f} too {'high' if offset_hu > 0 else 'low'} "
+            f"({_listed(peaks)}): volumes are less certain"
+        )
+    elif peaks.air_hu is not None and peaks.air_hu < LOWEST_AIR_HU:
+        found.append(
+            f"the air around the body has {peaks.air_hu:.0f} HU: the scale of HU may be wrong, and "
+            "volumes are less certain"
+        )
+    return tuple(found)
+
+
+def _offset_hu(peaks: TissuePeaks) -> float:
+    """By how much fat and muscle are too bright, 0 where the air around the body contradicts."""
+    if peaks.fat_hu is None:
+        return 0.0
+    offset_hu = peaks.fat_hu - FAT_HU
+    if peaks.muscle_hu is not None and abs(peaks.muscle_hu - MUSCLE_HU - offset_hu) < CONTRAST_HU:
+        offset_hu = (offset_hu + peaks.muscle_hu - MUSCLE_HU) / 2
+    if peaks.air_hu is not None and offset_hu > 0 and peaks.air_hu < -1000:
+        return 0.0
+    return offset_hu
+
+
+def _listed(peaks: TissuePeaks) -> str:
+    named = {"air": peaks.air_hu, "fat": peaks.fat_hu, "muscle": peaks.muscle_hu}
+    return ", ".join(f"{name} {hu:.0f}" for name, hu in named.items() if hu is not None)
 
 
 def doubt_breath(prepared: Prepared) -> tuple[str, ...]:
@@ -128,6 +173,24 @@ def doubt_breath(prepared: Prepared) -> tuple[str, ...]:
     return (
         f"the lightest lung holds {100 * prepared.fluid:.0f} % more tissue than in a deep "
         "inspiration (breath out, or HU too bright): pale disease is less certain",
+    )
+
+
+def doubt_density(scan: Scan, lung_labels: np.ndarray) -> tuple[str, ...]:
+    """A warning where the aerated lung is so dense on average that its depth of breath is unknown.
+
+    Args:
+        scan: As read.
+        lung_labels: The scan's shape, 0 outside the lungs.
+    """
+    hu = scan.volume_hu[lung_labels > 0]
+    aerated = hu[hu < BRIGHT_HU]
+    mean_hu = float(aerated.mean()) if len(aerated) else BRIGHT_HU
+    if mean_hu <= EXPIRED_HU:
+        return ()
+    return (
+        f"the aerated lung has a mean of {mean_hu:.0f} HU (breath out, disease all over, or HU too "
+        "bright): pale disease is less certain",
     )
 
 

@@ -219,11 +219,12 @@ def test_lungs_of_the_user(segment, scans, tmp_path, labels):
     scan = read_ct(scans / "a.nii.gz")
     mask = tmp_path / "mine.nii.gz"
     expected = phantom_lungs(scan, [], None)
-    if labels == 2:  # sides swapped on purpose: what is given is used
-        expected = np.where(expected > 0, 3 - expected, 0).astype(np.uint8)
-    write_image(mask, expected if labels == 2 else expected > 0, scan.geometry)
+    swapped = np.where(expected > 0, 3 - expected, 0).astype(np.uint8)
+    write_image(mask, swapped if labels == 2 else expected > 0, scan.geometry)
     assert segment(scans / "a.nii.gz", "--lungs", mask) == 0
     np.testing.assert_array_equal(read_labels(tmp_path / "out/a/lungs.nii.gz", scan), expected)
+    told = [line for line in _result(tmp_path / "out/a")["warnings"] if "label 1" in line]
+    assert len(told) == (labels == 2)  # the sides follow from the place
 
 
 def test_lungs_need_one_scan_of_their_grid(segment, scans, tmp_path, capsys):
@@ -241,6 +242,12 @@ def test_lungs_need_one_scan_of_their_grid(segment, scans, tmp_path, capsys):
     )
     assert segment(scans / "a.nii.gz", "--lungs", tmp_path / "none.nii.gz") == 5
     assert "NN-VAL-021" in capsys.readouterr().err
+    scan = read_ct(scans / "a.nii.gz")
+    write_image(tmp_path / "spine.nii.gz", 51 * np.uint8(scan.volume_hu > 250), scan.geometry)
+    assert segment(scans / "a.nii.gz", "--lungs", tmp_path / "spine.nii.gz") == 5
+    told = capsys.readouterr().err
+    assert "NN-VAL-022" in told
+    assert "51 (heart in TotalSegmentator)" in told
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from normnet.lungs.anatomy import doubts, find_fat, jumping_share, left_out_share, split_left_right
+from normnet.lungs.anatomy import doubt_cut, doubts, find_fat, jumping_share, left_out_share
 from normnet.lungs.anatomy import keep_lungs as keep_lungs_of
+from normnet.lungs.sides import split_left_right
 
 SPACING_MM = (5.0, 5.0, 5.0)  # 0.125 ml a voxel
 
@@ -24,6 +25,7 @@ def keep_lungs(mask: np.ndarray, hu: float | np.ndarray = -850.0) -> np.ndarray:
 
 RIGHT = (slice(2, 22), slice(8, 32), slice(5, 25))
 LEFT = (slice(2, 22), slice(8, 32), slice(35, 55))
+MIDDLE = 29.5
 
 
 def test_small_components_go():
@@ -66,7 +68,7 @@ def test_nothing_stays_nothing():
 
 def test_right_is_one_left_is_two():
     """x runs to the patient's left."""
-    labels = split_left_right(boxes(RIGHT, LEFT))
+    labels = split_left_right(boxes(RIGHT, LEFT), MIDDLE)
     assert labels.dtype == np.uint8
     np.testing.assert_array_equal(labels == 1, boxes(RIGHT))
     np.testing.assert_array_equal(labels == 2, boxes(LEFT))
@@ -76,7 +78,7 @@ def test_touching_lungs_are_told_apart():
     """A thin bridge at the anterior junction, off the middle of the image."""
     bridge = (slice(10, 14), slice(8, 11), slice(25, 35))
     mask = boxes(RIGHT, LEFT, bridge)
-    labels = split_left_right(mask)
+    labels = split_left_right(mask, MIDDLE)
     np.testing.assert_array_equal(labels > 0, mask)
     assert (labels[RIGHT] == 1).all()
     assert (labels[LEFT] == 2).all()
@@ -86,13 +88,13 @@ def test_touching_lungs_are_told_apart():
 def test_unequal_lungs():
     """The left lung is small and the middle of the chest lies in the right one's half."""
     small = (slice(2, 10), slice(8, 20), slice(45, 55))
-    labels = split_left_right(boxes(RIGHT, small))
+    labels = split_left_right(boxes(RIGHT, small), MIDDLE)
     np.testing.assert_array_equal(labels == 2, boxes(small))
 
 
 def test_one_lump_is_cut_in_the_middle():
     lump = (slice(2, 22), slice(8, 32), slice(10, 50))
-    labels = split_left_right(boxes(lump))
+    labels = split_left_right(boxes(lump), MIDDLE)
     assert (labels[2:22, 8:32, 10:29] == 1).all()
     assert (labels[2:22, 8:32, 31:50] == 2).all()
 
@@ -105,7 +107,7 @@ def chest() -> tuple[np.ndarray, np.ndarray]:
         (slice(2, 22), slice(5, 35), slice(45, 65)),
         shape=(24, 40, 70),
     )
-    return np.where(lungs, -850, 40).astype(np.int16), split_left_right(lungs)
+    return np.where(lungs, -850, 40).astype(np.int16), split_left_right(lungs, 34.5)
 
 
 def test_whole_lungs_raise_no_doubt(chest):
@@ -186,3 +188,30 @@ def test_slices_that_disagree_with_both_beside_them():
     assert "slices of the lung mask disagree on 2.6 %" in warning
     labels[:10][labels[:10] == 2] = 0  # now the left lung begins above
     assert jumping_share(labels) == 0
+
+
+@pytest.mark.parametrize(
+    ("where", "named"),
+    [
+        (np.s_[:5, 8:32, 5:25], "at the bottom"),
+        (np.s_[4:, 8:32, 5:25], "at the top"),
+        (np.s_[4:20, :30, 5:25], "in front"),
+        (np.s_[4:20, 20:, 5:25], "at the back"),
+        (np.s_[4:20, 8:32, :25], "on the right"),
+        (np.s_[4:20, 8:32, 25:], "on the left"),
+        (np.s_[:, 8:32, 5:25], "at the bottom and at the top"),
+    ],
+)
+def test_lungs_that_the_scan_cuts(where, named):
+    labels = np.zeros((24, 40, 60), np.uint8)
+    labels[where] = 1
+    (warning,) = doubt_cut(labels, SPACING_MM)
+    assert f"the scan cuts the lungs {named}:" in warning
+
+
+def test_a_rim_at_the_border_is_no_cut():
+    """9 cm2 in the lowest slice."""
+    labels = boxes(RIGHT, LEFT).astype(np.uint8)
+    assert doubt_cut(labels, SPACING_MM) == ()
+    labels[0, 8:14, 5:11] = 1
+    assert doubt_cut(labels, SPACING_MM) == ()

@@ -14,13 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from normnet.cli.texts import Bar
     from normnet.config import Config
     from normnet.errors import NormNetError
     from normnet.models import Model
-    from normnet.scan import Scan
 
 Outcome = TypeVar("Outcome")
 
@@ -57,7 +54,7 @@ def segment(
     ],
     model: Annotated[Path | None, typer.Option(help="Folder made by 'normnet train'.")] = None,
     lungs: Annotated[
-        Path | None, typer.Option(help="Lung mask of one scan: 0/1, or 1 right, 2 left.")
+        Path | None, typer.Option(help="Lung mask of one scan: one value, two sides, or lobes.")
     ] = None,
     lung_model: Annotated[
         Path | None, typer.Option(help="Folder of train-lungs or nnU-Net, or lungmask file.")
@@ -228,6 +225,7 @@ def _segment_one(
         OutputError: If a failure cannot be recorded.
     """
     from normnet.errors import NormNetError
+    from normnet.io.masks import read_labels
     from normnet.io.read import case_id_of, read_ct
     from normnet.pipeline import segment as segment_scan
     from normnet.results.folder import write_results
@@ -238,7 +236,7 @@ def _segment_one(
 
     def read() -> tuple[Scan, np.ndarray | None]:
         scan = read_ct(job.path, series)
-        return scan, None if lungs is None else read_lungs(lungs, scan)
+        return scan, None if lungs is None else read_labels(lungs, scan)
 
     def find_and_write() -> dict[str, Any]:
         found = segment_scan(
@@ -299,39 +297,6 @@ def is_label_image(path: Path) -> bool:
     except NormNetError:
         return False
     return len(np.flatnonzero(np.bincount(labels.ravel()))) <= MAX_LABELS
-
-
-def read_lungs(path: Path, scan: Scan) -> np.ndarray:
-    """A lung mask as labels, 1 right and 2 left; a mask without sides is split into two lungs.
-
-    Args:
-        path: Mask of 0 and 1, or of 1 right and 2 left.
-        scan: Its scan.
-
-    Returns:
-        uint8 of the scan's shape.
-
-    Raises:
-        ValueRangeError: If it is empty.
-        GeometryError: If it lies on another grid.
-    """
-    import numpy as np
-
-    from normnet.errors import ValueRangeError
-    from normnet.io.masks import read_labels
-    from normnet.lungs.anatomy import split_left_right
-    from normnet.preparation.orient import Orientation
-
-    labels = read_labels(path, scan)
-    values = set(np.unique(labels).tolist()) - {0}
-    if not values:
-        raise ValueRangeError(
-            "NN-VAL-021", "the lung mask is empty", path.name, "give a mask with lung in it"
-        )
-    if values == {1, 2}:
-        return labels
-    orientation = Orientation.of(scan.geometry)
-    return np.ascontiguousarray(orientation.undo(split_left_right(orientation.apply(labels > 0))))
 
 
 def _print_line(

@@ -11,6 +11,7 @@ from normnet.errors import GeometryError
 from normnet.io.masks import read_labels
 from normnet.io.read import read_ct, read_stored
 from normnet.io.values import check_hu, labels_of, rescale
+from normnet.lungs.given import sort_lungs
 from normnet.scan import Scan
 
 _ROUNDING = 0.01  # of a window stored as 0..1
@@ -38,22 +39,31 @@ def read_scan(case: Case) -> Scan:
 
 
 def read_lungs(case: Case, scan: Scan) -> np.ndarray | None:
-    """Lungs, (z, y, x) bool on the grid of the scan, or None; raises as ``read_labels``."""
+    """Lungs, (z, y, x) bool on the grid of the scan, or None.
+
+    If the case names no labels, those that are not lung by their HU are left out.
+
+    Raises:
+        NormNetError: As ``read_labels`` and ``sort_lungs``.
+    """
     if case.lung_mask is None:
         return None
-    return _read(case.lung_mask, case.lung_labels, case, scan)
+    labels = _labels(case.lung_mask, case, scan)
+    if case.lung_labels:
+        return np.isin(labels, sorted(case.lung_labels))
+    return sort_lungs(labels, scan)[0] > 0 if labels.any() else labels > 0
 
 
 def read_lesions(case: Case, scan: Scan) -> np.ndarray | None:
     """Lesions, (z, y, x) bool on the grid of the scan, or None; raises as ``read_labels``."""
     if case.lesion_mask is None:
         return None
-    return _read(case.lesion_mask, case.lesion_labels, case, scan)
+    labels = _labels(case.lesion_mask, case, scan)
+    return np.isin(labels, sorted(case.lesion_labels)) if case.lesion_labels else labels > 0
 
 
-def _read(path: Path, wanted: frozenset[int], case: Case, scan: Scan) -> np.ndarray:
-    labels = _on_array(path, scan) if case.mask_follows_array else read_labels(path, scan)
-    return np.isin(labels, sorted(wanted)) if wanted else labels > 0
+def _labels(path: Path, case: Case, scan: Scan) -> np.ndarray:
+    return _on_array(path, scan) if case.mask_follows_array else read_labels(path, scan)
 
 
 def _on_array(path: Path, scan: Scan) -> np.ndarray:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from normnet.lungs.sides import doubt_sides
+
 SMALL_ML = 30.0  # smaller components are airways, bowel gas or noise
 SMALL_SHARE = 0.04  # of the largest component
 AIR_HU = -960.0  # largest mean of air beside the body, for instance between back and table
 BAY_MM, DENSE_HU, BAY_SHARE = 12.0, -500.0, 0.02
 SMALL_SIDE = 0.5  # of the other lung
+CUT_CM2 = 10.0  # of lung in the outermost plane of the scan
 JUMPS_SHARE = 0.01  # of the lungs, where one slice says otherwise than both beside it
 FAT_HU, FAT_SPREAD_HU, EVEN_MM, FAT_ML = (-140.0, -50.0), 12.0, 6.0, 1.0
 FAT_EDGE_HU = 30.0  # beyond FAT_HU, of what belongs to fat that was found
@@ -71,51 +74,6 @@ def find_fat(volume_hu: np.ndarray, lungs: np.ndarray, spacing_mm: tuple[float, 
         fat = binary_dilation(fat, iterations=max(sizes), mask=fatty)
     found: np.ndarray = fat
     return found
-
-
-def split_left_right(lungs: np.ndarray) -> np.ndarray:
-    """Separate the right lung from the left, also where they touch.
-
-    The lungs are eroded until large components remain on both sides of the middle; every voxel then
-    gets the side of the nearest component.
-
-    Args:
-        lungs: (z, y, x) bool, x to the patient's left.
-
-    Returns:
-        uint8: 1 right, 2 left, 0 elsewhere.
-    """
-    import cc3d
-    from scipy.ndimage import binary_erosion, distance_transform_edt
-
-    columns = np.flatnonzero(lungs.any(axis=(0, 1)))
-    middle = (columns[0] + columns[-1]) / 2
-    core = lungs
-    for _ in range(8):
-        labels, n = cc3d.connected_components(core, connectivity=6, return_N=True)
-        statistics = cc3d.statistics(labels)
-        sizes, centres = statistics["voxel_counts"], statistics["centroids"]
-        sides = np.zeros(n + 1, np.uint8)
-        straddles = False
-        for label in range(1, n + 1):
-            if sizes[label] < 0.02 * lungs.sum():
-                continue
-            box = statistics["bounding_boxes"][label][2]
-            reach = min(middle - box.start, box.stop - middle)
-            straddles |= reach > 0.3 * (columns[-1] - columns[0])
-            sides[label] = 1 if centres[label][2] < middle else 2
-        if not straddles and {1, 2} <= set(sides.tolist()):
-            seeds: np.ndarray = sides[labels]
-            if np.array_equal(seeds > 0, lungs):
-                return seeds
-            nearest = distance_transform_edt(
-                seeds == 0, return_distances=False, return_indices=True
-            )
-            return np.where(lungs, seeds[tuple(nearest)], 0).astype(np.uint8)
-        core = binary_erosion(core)
-        if not core.any():
-            break
-    return np.where(lungs, np.where(np.arange(lungs.shape[2]) < middle, 1, 2), 0).astype(np.uint8)
 
 
 def left_out_share(
@@ -183,9 +141,39 @@ def doubts(
             "look at lungs.nii.gz, solid bases above all"
         )
     right, left = (int((lung_labels == label).sum()) for label in (1, 2))
-    if min(right, left) < SMALL_SIDE * max(right, left):
+    apart = doubt_sides(volume_hu, lung_labels, spacing_mm)
+    if not apart and min(right, left) < SMALL_SIDE * max(right, left):
         found.append(
             f"the {'left' if left < right else 'right'} lung is less than half the other: "
             "a lung may have been left out; look at lungs.nii.gz"
         )
-    return tuple(found)
+    return (*found, *apart)
+
+
+def doubt_cut(lung_labels: np.ndarray, spacing_mm: tuple[float, ...]) -> tuple[str, ...]:
+    """A line where the borders of the scan cut the lungs.
+
+    Args:
+        lung_labels: (z, y, x) of the whole scan, turned to head, back, left.
+        spacing_mm: (z, y, x).
+    """
+    z_mm, y_mm, x_mm = spacing_mm
+    borders = {
+        "at the bottom": (lung_labels[0], y_mm * x_mm),
+        "at the top": (lung_labels[-1], y_mm * x_mm),
+        "in front": (lung_labels[:, 0], z_mm * x_mm),
+        "at the back": (lung_labels[:, -1], z_mm * x_mm),
+        "on the right": (lung_labels[:, :, 0], z_mm * y_mm),
+        "on the left": (lung_labels[:, :, -1], z_mm * y_mm),
+    }
+    cut = [
+        name
+        for name, (plane, mm2) in borders.items()
+        if np.count_nonzero(plane) * mm2 / 100 >= CUT_CM2
+    ]
+    if not cut:
+        return ()
+    return (
+        f"the scan cuts the lungs {' and '.join(cut)}: volumes and shares are those of the part "
+        "that is in view",
+    )

@@ -10,8 +10,9 @@ import numpy as np
 from normnet.config import LungsConfig
 from normnet.errors import ValueRangeError
 from normnet.inference.precision import autocast
-from normnet.lungs.anatomy import DENSE_HU, doubts, find_fat, keep_lungs, split_left_right
+from normnet.lungs.anatomy import DENSE_HU, doubt_cut, doubts, find_fat, keep_lungs
 from normnet.lungs.external import ExternalLungs
+from normnet.lungs.sides import find_middle, split_left_right
 from normnet.preparation.orient import Orientation
 from normnet.preparation.prepare import bounding_box
 from normnet.preparation.resample import Grid, resample
@@ -190,7 +191,9 @@ def find_lungs(
             todo = "is this a chest CT in HU? or give --lungs MASK"
             raise ValueRangeError("NN-VAL-020", "no lung found", scan.case_id, todo)
         labels = np.zeros(scan.shape, np.uint8)
-        box, inside = _outline(prob, threshold, coarse, grid, turned.shape)
+        middle = find_middle(coarse_hu, coarse, tuple(targets))
+        side = split_left_right(coarse, middle.column)
+        box, inside = _outline(prob, threshold, side, grid, turned.shape)
         orientation.apply(labels)[box] = inside
         return labels
 
@@ -208,14 +211,14 @@ def whole_hu(volume_hu: np.ndarray) -> np.ndarray:
 
 
 def _outline(
-    prob: np.ndarray, threshold: float, coarse: np.ndarray, grid: Grid, shape: tuple[int, ...]
+    prob: np.ndarray, threshold: float, side: np.ndarray, grid: Grid, shape: tuple[int, ...]
 ) -> tuple[tuple[slice, ...], np.ndarray]:
     """The lungs of the coarse grid on the voxels of the turned scan.
 
     Returns:
         Their box, and the labels in it.
     """
-    side = split_left_right(coarse)
+    coarse = side > 0
     # The outline follows the probability near the chosen components; filled holes stay filled.
     outline = np.where(coarse & (prob <= threshold), 1, np.where(_grow(coarse), prob, 0))
     box = tuple(
@@ -246,7 +249,7 @@ def _spread(side: np.ndarray) -> np.ndarray:
 
 
 def doubt_lungs(scan: Scan, lung_labels: np.ndarray) -> tuple[str, ...]:
-    """Reasons why a lung mask, learned or given, may be wrong; see ``anatomy.doubts``.
+    """Reasons why a lung mask, learned or given, may be wrong or cut; see ``anatomy.doubts``.
 
     The mask is checked on a grid of about 3 mm.
 
@@ -258,5 +261,6 @@ def doubt_lungs(scan: Scan, lung_labels: np.ndarray) -> tuple[str, ...]:
     spacing = orientation.spacing_mm(scan.geometry)
     every = [max(1, round(COARSE_MM / own)) for own in spacing]
     thin = tuple(slice(None, None, n) for n in every)
-    volume_hu, labels = (orientation.apply(array)[thin] for array in (scan.volume_hu, lung_labels))
-    return doubts(volume_hu, labels, tuple(n * own for n, own in zip(every, spacing, strict=True)))
+    volume_hu, labels = (orientation.apply(array) for array in (scan.volume_hu, lung_labels))
+    thin_mm = tuple(n * own for n, own in zip(every, spacing, strict=True))
+    return doubts(volume_hu[thin], labels[thin], thin_mm) + doubt_cut(labels, spacing)

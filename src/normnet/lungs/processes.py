@@ -19,8 +19,8 @@ import numpy as np
 from normnet.errors import ModelError, NormNetError, ResourceError, ValueRangeError
 from normnet.io.formats.nifti import write_image
 from normnet.io.masks import read_labels
-from normnet.lungs.anatomy import split_left_right
 from normnet.lungs.external import EITHER, LEFT, RIGHT, ExternalLungs
+from normnet.lungs.sides import find_middle, split_left_right
 from normnet.preparation.orient import Orientation
 from normnet.scan import Scan
 
@@ -88,7 +88,7 @@ def segment_externally(scan: Scan, external: ExternalLungs, device: str = "cpu")
         raise ValueRangeError(
             "NN-VAL-020", f"no lung found by {command}", scan.case_id, "or give --lungs MASK"
         )
-    return _right_and_left(labels, Orientation.of(scan.geometry))
+    return _right_and_left(labels, scan)
 
 
 def _run(call: list[str], folder: Path, command: str, device: str) -> None:
@@ -141,11 +141,14 @@ def _last_words(log: Path) -> str:
     return _FOLDERS.sub("", errors[-1])[:200].rstrip(" .:;")
 
 
-def _right_and_left(labels: np.ndarray, orientation: Orientation) -> np.ndarray:
+def _right_and_left(labels: np.ndarray, scan: Scan) -> np.ndarray:
     """Labels 1 right and 2 left: by the program's labels where they say it, else by the place."""
+    orientation = Orientation.of(scan.geometry)
     turned = orientation.apply(labels)
     if (turned == EITHER).any() or _swapped(turned):
-        turned = split_left_right(turned > 0)
+        spacing_mm = orientation.spacing_mm(scan.geometry)
+        middle = find_middle(orientation.apply(scan.volume_hu), turned > 0, spacing_mm)
+        turned = split_left_right(turned > 0, middle.column)
     return np.ascontiguousarray(orientation.undo(turned))
 
 

@@ -1,0 +1,110 @@
+"""Where the HU of air, lung, fat and muscle lie in a volume; every chest CT shares them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from normnet.scan import Scan
+
+BLOCK_MM = 2.5  # voxels are averaged over cubes of about this edge, against noise
+EVEN_HU = 30.0  # largest step between neighbouring blocks inside one tissue ...
+EVEN_PER_CENT = 25.0  # ... or the step that so many per cent of the soft tissue stay below
+BIN_HU = 5.0
+MIN_BLOCKS = 60  # fewer are no tissue
+MIN_SHARE = 0.02  # of the highest peak of the soft tissue
+# Between which HU each tissue is looked for; an offset of 60 HU does not lead out of them.
+AIR_HU, LUNG_HU = (-1200.0, -880.0), (-1000.0, -500.0)
+FAT_HU, MUSCLE_HU = (-180.0, -25.0), (-30.0, 200.0)
+FAT_TO_MUSCLE_HU = (125.0, 180.0)
+
+
+@dataclass(frozen=True)
+class TissuePeaks:
+    """The most frequent HU of each tissue; None where the tissue is not in view.
+
+    Attributes:
+        air_hu: Air around the body, without voxels of one constant value (padding).
+        lung_hu: Air inside the body.
+        fat_hu: Fat, about -105 HU.
+        muscle_hu: The soft tissue that lies above fat as muscle does, about 45 HU; where there is
+            none, the densest peak of soft tissue, which contrast medium may have raised.
+    """
+
+    air_hu: float | None = None
+    lung_hu: float | None = None
+    fat_hu: float | None = None
+    muscle_hu: float | None = None
+
+
+def tissue_peaks(scan: Scan) -> TissuePeaks:
+    """Find the peaks of air, lung, fat and muscle among the HU of a scan.
+
+    Soft tissue counts where it is even over about 8 mm, so that edges between tissues make no peak.
+
+    Args:
+        scan: As read, any orientation.
+    """
+    from scipy.ndimage import label, maximum_filter, minimum_filter
+
+    upright = int(np.abs(np.asarray(scan.geometry.direction)[0]).argmax())
+    order = [upright, *(axis for axis in range(3) if axis != upright)]
+    spacing_mm = tuple(scan.geometry.spacing_mm[axis] for axis in order)
+    blocks = _block_means(scan.volume_hu.transpose(order), spacing_mm)
+    step = maximum_filter(blocks, (1, 3, 3)) - minimum_filter(blocks, (1, 3, 3))
+
+    parts, _ = label(blocks < LUNG_HU[1])
+    border = np.concatenate([parts[:, [0, -1]].ravel(), parts[:, :, [0, -1]].ravel()])
+    outside = np.isin(parts, np.unique(border[border > 0]))
+    air = _peaks(blocks[outside & (step > 0) & (step < 2 * EVEN_HU)], AIR_HU)
+    lung = _peaks(blocks[(parts > 0) & ~outside], LUNG_HU)
+
+    soft = (blocks > FAT_HU[0] - EVEN_HU) & (blocks < MUSCLE_HU[1] + EVEN_HU)
+    even_hu = max(EVEN_HU, float(np.percentile(step[soft], EVEN_PER_CENT))) if soft.any() else 0
+    limits_hu = (FAT_HU[0] - EVEN_HU, MUSCLE_HU[1] + EVEN_HU)
+    fat_hu, muscle_hu = _fat_and_muscle(_peaks(blocks[soft & (step < even_hu)], limits_hu))
+    return TissuePeaks(_highest(air), _highest(lung), fat_hu, muscle_hu)
+
+
+def _fat_and_muscle(peaks: dict[float, float]) -> tuple[float | None, float | None]:
+    """The two peaks that lie as far apart as fat and muscle do; else the highest of each."""
+    fat, muscle = (
+        {hu: n for hu, n in peaks.items() if low <= hu <= high} for low, high in (FAT_HU, MUSCLE_HU)
+    )
+    low, high = FAT_TO_MUSCLE_HU
+    pairs = [(one, other) for one in fat for other in muscle if low <= other - one <= high]
+    if pairs:
+        return max(pairs, key=lambda pair: fat[pair[0]] * muscle[pair[1]])
+    return _highest(fat), _highest(muscle)
+
+
+def _block_means(volume_hu: np.ndarray, spacing_mm: tuple[float, ...]) -> np.ndarray:
+    """Mean HU of blocks of about ``BLOCK_MM``; what is left over at the end is cut off."""
+    sizes = [
+        min(n, max(1, round(BLOCK_MM / own)))
+        for n, own in zip(volume_hu.shape, spacing_mm, strict=True)
+    ]
+    z, y, x = (n // size for n, size in zip(volume_hu.shape, sizes, strict=True))
+    cut = volume_hu[: z * sizes[0], : y * sizes[1], : x * sizes[2]]
+    split = cut.reshape(z, sizes[0], y, sizes[1], x, sizes[2])
+    means: np.ndarray = split.mean((1, 3, 5), dtype=np.float32)
+    return means
+
+
+def _peaks(values_hu: np.ndarray, limits_hu: tuple[float, float]) -> dict[float, float]:
+    """Local maxima of the smoothed histogram: HU of the peak to its height in blocks."""
+    from scipy.ndimage import gaussian_filter1d
+
+    edges = np.arange(limits_hu[0], limits_hu[1] + BIN_HU, BIN_HU)
+    counts = np.histogram(values_hu, edges)[0].astype(float)
+    if counts.sum() < MIN_BLOCKS:
+        return {}
+    smooth = np.pad(gaussian_filter1d(counts, 2.0, mode="constant"), 1)
+    middle = smooth[1:-1]
+    tops = (middle > smooth[:-2]) & (middle >= smooth[2:]) & (middle >= MIN_SHARE * middle.max())
+    return {float(edges[n] + BIN_HU / 2): float(middle[n]) for n in np.flatnonzero(tops)}
+
+
+def _highest(peaks: dict[float, float]) -> float | None:
+    return max(peaks, key=lambda hu: peaks[hu], default=None)
