@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from normnet.config import Config
-from normnet.errors import GeometryError, ValueRangeError
+from normnet.errors import ValueRangeError
 from normnet.findings import find_lesions
+from normnet.io.acceptance import accept, accept_labels
 from normnet.lungs.learned import Lungs, doubt_lungs, find_lungs
 from normnet.models import Model
 from normnet.postprocessing import LesionSteps
@@ -73,9 +74,11 @@ def segment(
         on_progress: Called with (stage, steps done, steps in all).
 
     Raises:
-        ValueRangeError: If no lung is found, or the given mask is empty.
-        GeometryError: If the given mask has another shape.
+        NormNetError: As the readers, where the scan cannot be a chest CT in HU, see ``accept``.
+        ValueRangeError: If no lung is found, or the given labels are no labels or empty.
+        GeometryError: If the given labels have another shape.
     """
+    scan = accept(scan)
     config = config or model.config
     clock = _Clock(on_progress)
     if lung_labels is None:
@@ -108,9 +111,7 @@ def _find_lungs(scan: Scan, model: Model, config: Config, device: str) -> Lungs:
 
 def _check_lungs(scan: Scan, lung_labels: np.ndarray) -> Lungs:
     """The lungs that the caller gives, if they fit the scan."""
-    if lung_labels.shape != scan.shape:
-        found = f"lung mask {lung_labels.shape}, scan {scan.shape}"
-        raise GeometryError("NN-GEO-031", found, scan.case_id, "use one grid")
+    lung_labels = accept_labels(lung_labels, scan)
     if not lung_labels.any():
         found = "the lung mask is empty"
         raise ValueRangeError("NN-VAL-021", found, scan.case_id, "give the mask of this scan")
