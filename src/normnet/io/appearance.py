@@ -39,9 +39,9 @@ _MAX_SHARE_INVERTED = 0.2  # of the slices; real CTs: 0
 _MIN_SLICES, _MIN_COLUMNS, _TILES, _WINDOW = 5, 64, 8, 13
 _MIN_SLICES_FOR_ENDS, _N_END = 12, 8
 # HU beyond both neighbours: the share of pixels from which on a slice is doubtful (inside, at an
-# end). Real CTs: up to 0.015, 0.009 and 0.002 inside.
-_DOUBTFUL = {100: (0.020, 0.015), 200: (0.012, 0.009), 400: (0.003, 0.004)}
-_REFUSED = 2.5  # times the doubtful share
+# end). Inside of real CTs: up to 0.016, 0.015, 0.010 and 0.002.
+_DOUBTFUL = {50: (0.022, 0.02), 100: (0.020, 0.015), 200: (0.012, 0.009), 400: (0.003, 0.004)}
+_REFUSED = 2.0  # times the doubtful share
 
 
 def check_appearance(scan: Scan, where: str) -> tuple[str, ...]:
@@ -204,7 +204,7 @@ def _spread(values: np.ndarray) -> float:
 
 
 def _body_sizes(outlines: _Outlines, spacing_mm: np.ndarray) -> tuple[float, float, float] | None:
-    """Diameter of a disc as large as the largest body in the slices, and its box, longer side first.
+    """Diameter of a disc as large as the largest body, then the longer and the shorter side.
 
     None where no slice shows a whole body with air around it.
     """

@@ -78,10 +78,10 @@ def check_geometry(geometry: Geometry, where: str) -> None:
         spacing = np.array(geometry.spacing_mm, dtype=float)
         origin = np.array(geometry.origin_mm, dtype=float)
         direction = np.array(geometry.direction, dtype=float)
-        shapes = (spacing.shape, origin.shape, direction.shape)
+        complete = (spacing.shape, origin.shape, direction.shape) == ((3,), (3,), (3, 3))
     except (TypeError, ValueError):
-        shapes = ()
-    if shapes != ((3,), (3,), (3, 3)):
+        complete = False
+    if not complete:
         raise GeometryError(
             "NN-GEO-009",
             "spacing, origin and direction are not 3, 3 and 3 x 3 numbers",

@@ -22,9 +22,7 @@ from normnet.io.limits import MAX_INFLATED_DICOM_BYTES, check_size
 DEFLATED_SYNTAX = "1.2.840.10008.1.2.1.99"
 _DIRECTORY_CLASS = "1.2.840.10008.1.3.10"
 # CT image, enhanced CT image, legacy converted enhanced CT image.
-_CT_CLASSES = frozenset(
-    f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("2", "2.1", "2.2")
-)
+_CT_CLASSES = frozenset(f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("2", "2.1", "2.2"))
 # Objects that describe images of a series, and may lie in its folder.
 _NOT_IMAGES = frozenset((
     "SEG", "SR", "RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD", "PR", "KO", "REG", "DOC", "FID",

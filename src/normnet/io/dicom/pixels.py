@@ -60,9 +60,8 @@ class SliceDecoder:
         shift = pixels.dtype.itemsize * 8 - item.bits_stored
         if shift <= 0:
             return pixels
-        if item.signed:
-            return (pixels << shift) >> shift
-        return pixels & pixels.dtype.type(2**item.bits_stored - 1)
+        # Of signed values the shift to the right repeats the sign, of others it fills in zeros.
+        return (pixels << shift) >> shift
 
     def _compressed(self, item: Slice) -> np.ndarray:
         _check_available(item)
