@@ -65,10 +65,7 @@ def check_appearance(scan: Scan, where: str) -> tuple[str, ...]:
     _check_tissues(volume_hu, where)
     spacing_mm = np.asarray(scan.geometry.spacing_mm)[order]
     _check_outlines(volume_hu, spacing_mm[1:], where)
-    warnings = _check_slices(volume_hu, where)
-    if upright:  # the slices of the scanner lie along the first axis or across the body
-        warnings += _check_slices(scan.volume_hu, where)
-    return warnings
+    return _check_slices(volume_hu, where)
 
 
 def _check_tissues(volume_hu: np.ndarray, where: str) -> None:
@@ -231,7 +228,10 @@ def _body_sizes(outlines: _Outlines, spacing_mm: np.ndarray) -> tuple[float, flo
 
 
 def _check_slices(volume_hu: np.ndarray, where: str) -> tuple[str, ...]:
-    """Compare every slice with its two neighbours, and that with how the others differ."""
+    """Compare every axial slice with its two neighbours, and that with how the others differ.
+
+    Along the other axes a table or an arm may lie in one slice alone.
+    """
     if len(volume_hu) < _MIN_SLICES or min(volume_hu.shape[1:]) < _MIN_COLUMNS:
         return ()
     step = int(np.ceil(np.sqrt(volume_hu[0].size) / _GRID))

@@ -17,7 +17,7 @@ SAME_PLACE_MM = 0.005
 SILENT_JITTER = 0.0101
 REFUSED_JITTER = 0.05  # of the spacing, from one slice to the next
 # Positions rounded to 0.1 mm: so much from one slice to the next, and off an even grid.
-ROUNDED_STEP_MM, ROUNDED_POSITION_MM = 0.105, 0.07
+ROUNDED_STEP_MM, ROUNDED_POSITION_MM = 0.12, 0.08
 REFUSED_DRIFT = 0.5  # of the spacing, off an even grid
 MAX_TILT_DEGREES = 0.5
 MAX_SHIFT_MM = 1.0
