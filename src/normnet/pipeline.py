@@ -13,6 +13,7 @@ import numpy as np
 from normnet.config import Config
 from normnet.findings import find_lesions
 from normnet.inference.precision import choose_precision
+from normnet.io.acceptance import accept
 from normnet.io.plausibility import TissuePeaks, tissue_peaks
 from normnet.lungs.given import sort_lungs
 from normnet.lungs.learned import Lungs, doubt_lungs, find_lungs
@@ -85,9 +86,11 @@ def segment(
         on_progress: Called with (stage, steps done, steps in all).
 
     Raises:
+        NormNetError: As the readers, where the scan cannot be a chest CT in HU, see ``accept``.
         ValueRangeError: If no lung is found, or the given mask is empty or lies on no lung.
         GeometryError: If the given mask has another shape.
     """
+    scan = accept(scan)
     config = config or model.config
     clock = _Clock(on_progress)
     if lung_labels is None:

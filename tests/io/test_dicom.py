@@ -163,6 +163,212 @@ def test_signed_12_bits_without_sign_extension(scan, tmp_path):
     phantoms.assert_same_world(read_ct(phantoms.write_dicom(scan, tmp_path / "ct", store)), scan)
 
 
+def stored_in_12_bits(spoil):
+    """An edit: 12 of 16 bits hold the value, ``spoil`` may use the others."""
+
+    def store(datasets):
+        for data in datasets:
+            pixels = np.frombuffer(data.PixelData, "<u2").reshape(data.Rows, data.Columns)
+            data.BitsStored, data.HighBit = 12, 11
+            data.PixelData = spoil(pixels.copy()).tobytes()
+
+    return store
+
+
+def overlay(pixels):
+    pixels[5:9, 4:20] |= 0x8000
+    return pixels
+
+
+BITS_ABOVE = {
+    "overlay": overlay,
+    "two overlays": lambda pixels: overlay(pixels) | 0x1000,
+    "noise": lambda pixels: (
+        pixels | (np.random.default_rng(3).integers(0, 16, pixels.shape) << 12).astype("<u2")
+    ),
+}
+
+
+@pytest.mark.parametrize("above", BITS_ABOVE)
+@pytest.mark.parametrize("compressed", [False, True])
+def test_bits_above_the_stored_ones_are_no_value(above, compressed, scan, tmp_path):
+    def store(datasets):
+        stored_in_12_bits(BITS_ABOVE[above])(datasets)
+        for data in datasets if compressed else ():
+            data.compress(
+                "1.2.840.10008.1.2.5", encoding_plugin="pydicom", generate_instance_uid=False
+            )
+
+    read = read_ct(phantoms.write_dicom(scan, tmp_path / "ct", store))
+    phantoms.assert_same_world(read, scan)
+    assert not read.warnings
+
+
+@pytest.mark.parametrize("spacing", [0.625, 0.4, 1.25, 0.7])
+def test_positions_rounded_to_a_tenth(spacing, scan, tmp_path):
+    thin = replace(scan, geometry=replace(scan.geometry, spacing_mm=(spacing, 2.0, 1.5)))
+
+    def store(datasets):
+        for data in datasets:
+            x, y, z = (float(v) for v in data.ImagePositionPatient)
+            data.ImagePositionPatient = [x, y, f"{z:.1f}"]
+
+    read = read_ct(phantoms.write_dicom(thin, tmp_path / "ct", store))
+    assert read.geometry.spacing_mm[0] == pytest.approx(spacing, abs=0.01)
+    np.testing.assert_array_equal(read.volume_hu, scan.volume_hu)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "jitter"), [(5.0, 0.3), (2.5, 0.2), (1.0, 0.25), (0.625, 0.2), (0.625, 0.3)]
+)
+def test_jitter_beyond_rounding_is_refused(spacing, jitter, scan, tmp_path):
+    thin = replace(scan, geometry=replace(scan.geometry, spacing_mm=(spacing, 2.0, 1.5)))
+    edit = phantoms._move(lambda n: (0, 0, jitter * (n % 2)))
+    with pytest.raises(NormNetError, match="NN-GEO-004"):
+        read_ct(phantoms.write_dicom(thin, tmp_path / "ct", edit))
+
+
+ENHANCED, MR = "1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.4"
+
+
+@pytest.mark.parametrize("modality", [None, ""])
+@pytest.mark.parametrize(("uid", "taken"), [(None, True), (ENHANCED, True), (MR, False)])
+def test_without_modality_the_class_says_what_it_is(modality, uid, taken, scan, tmp_path):
+    def store(datasets):
+        phantoms._set("Modality", modality)(datasets)
+        for data in datasets if uid else ():
+            data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = uid
+
+    folder = phantoms.write_dicom(scan, tmp_path / "ct", store)
+    if not taken:
+        with pytest.raises(NormNetError, match="NN-VAL-003"):
+            read_ct(folder)
+        return
+    read = read_ct(folder)
+    phantoms.assert_same_world(read, scan)
+    assert any("20 slices have no Modality" in line for line in read.warnings)
+
+
+TOO_LONG = {
+    "twice": lambda data: setattr(data, "PixelData", data.PixelData * 2),
+    "a column less": lambda data: setattr(data, "Columns", data.Columns - 1),
+    "a row less": lambda data: setattr(data, "Rows", data.Rows - 1),
+    "two bytes": lambda data: setattr(data, "PixelData", data.PixelData + bytes(2)),
+}
+
+
+@pytest.mark.parametrize("change", TOO_LONG)
+@pytest.mark.parametrize("which", [slice(None), slice(5, 6)], ids=["all", "one"])
+def test_longer_pixels_are_refused(change, which, scan, tmp_path):
+    def store(datasets):
+        for data in datasets[which]:
+            TOO_LONG[change](data)
+
+    with pytest.raises(NormNetError, match=r"NN-(FILE-005|GEO-007)"):
+        read_ct(phantoms.write_dicom(scan, tmp_path / "ct", store))
+
+
+def test_one_byte_of_padding_is_allowed(scan, tmp_path):
+    odd = replace(scan, volume_hu=scan.volume_hu[:, :23, :27])
+
+    def store(datasets):
+        for data in datasets:
+            pixels = np.frombuffer(data.PixelData, "<u2") // 16
+            data.BitsAllocated, data.BitsStored, data.HighBit = 8, 8, 7
+            data.RescaleSlope, data.PixelData = 16, pixels.astype("u1").tobytes() + bytes(1)
+
+    read = read_ct(phantoms.write_dicom(odd, tmp_path / "ct", store))
+    np.testing.assert_array_equal(read.volume_hu, (odd.volume_hu + 1024) // 16 * 16 - 1024)
+
+
+def damaged_run(data: bytes) -> bytes:
+    """The length of the first run is changed."""
+    item = b"\xfe\xff\x00\xe0"
+    frame = data.index(item, data.index(item) + 4) + 8
+    length = data[frame + 64]
+    changed = length - 3 if length > 131 else length + 3
+    return data[: frame + 64] + bytes([changed]) + data[frame + 65 :]
+
+
+RLE_DAMAGE = {
+    "length": damaged_run,
+    "cut": lambda data: data[:-300],
+    "zeros": lambda data: data[:-500] + bytes(400) + data[-100:],
+    "repeated": lambda data: data[:-400] + data[-500:-400] + data[-400:],
+}
+
+
+@pytest.mark.parametrize("damage", RLE_DAMAGE)
+def test_damaged_run_lengths(damage, scan, tmp_path):
+    def store(datasets):
+        for data in datasets:
+            data.compress(
+                "1.2.840.10008.1.2.5", encoding_plugin="pydicom", generate_instance_uid=False
+            )
+
+    folder = phantoms.write_dicom(scan, tmp_path / "ct", store)
+    file = sorted(folder.iterdir())[3]
+    file.write_bytes(RLE_DAMAGE[damage](file.read_bytes()))
+    with pytest.raises(NormNetError, match="NN-FILE-01"):
+        read_ct(folder)
+
+
+def recoded(folder: Path, syntax: str) -> Path:
+    """The series in another transfer syntax, written by GDCM."""
+    gdcm = pytest.importorskip("gdcm")
+    for file in folder.iterdir():
+        reader, change, writer = (
+            gdcm.ImageReader(),
+            gdcm.ImageChangeTransferSyntax(),
+            gdcm.ImageWriter(),
+        )
+        reader.SetFileName(str(file))
+        assert reader.Read()
+        change.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, syntax)))
+        change.SetInput(reader.GetImage())
+        assert change.Change()
+        writer.SetFileName(str(file))
+        writer.SetFile(reader.GetFile())
+        writer.SetImage(change.GetOutput())
+        assert writer.Write()
+    return folder
+
+
+SYNTAXES = ["JPEG2000Lossless", "JPEGLSLossless", "JPEGLosslessProcess14_1", "RLELossless"]
+
+
+@pytest.mark.parametrize(
+    ("syntax", "keyword"), [*((syntax, "Columns") for syntax in SYNTAXES), (SYNTAXES[1], "Rows")]
+)
+def test_a_stream_of_another_size_than_the_header(syntax, keyword, scan, tmp_path):
+    pydicom = pytest.importorskip("pydicom")
+    folder = recoded(phantoms.write_dicom(scan, tmp_path / "ct"), syntax)
+    phantoms.assert_same_world(read_ct(folder), scan)
+    for file in folder.iterdir():
+        data = pydicom.dcmread(file)
+        setattr(data, keyword, data[keyword].value - 1)
+        data.save_as(file)
+    with pytest.raises(NormNetError, match="NN-FILE-012"):
+        read_ct(folder)
+
+
+@pytest.mark.parametrize(
+    ("syntax", "seed"),
+    [*((syntax, 0) for syntax in SYNTAXES), (SYNTAXES[0], 1), (SYNTAXES[0], 2)],
+)
+def test_a_damaged_body_that_the_decoder_conceals(syntax, seed, tmp_path):
+    large = phantoms.thorax_phantom((16, 96, 96), (10.0, 3.4, 3.4)).scan
+    folder = recoded(phantoms.write_dicom(large, tmp_path / "ct"), syntax)
+    rng = np.random.default_rng(seed)
+    file = sorted(folder.iterdir())[seed]
+    data = bytearray(file.read_bytes())
+    for at in rng.integers(data.rindex(b"\xe0\x7f\x10\x00") + 250, len(data) - 20, 700):
+        data[at] ^= int(rng.integers(1, 256))
+    file.write_bytes(data)
+    with pytest.raises(NormNetError, match=r"NN-FILE-012|NN-VAL-013"):
+        read_ct(folder)
+
+
 @pytest.mark.parametrize(
     "uid", ["1.2.840.10008.1.2", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"]
 )

@@ -313,6 +313,62 @@ def test_headers_stay_in_their_folder(target, scan, tmp_path):
         assert_refused(folder / name, "NN-FILE-007")
 
 
+@pytest.mark.parametrize("target", ["./ct.raw", "././ct.raw", ".//ct.raw"])
+@pytest.mark.parametrize(
+    ("name", "header"),
+    [("ct.mhd", MHA + "ElementDataFile = {}\n"), ("ct.nhdr", NRRD + "data file: {}\n")],
+)
+def test_a_header_may_name_its_own_folder(name, header, target, scan, tmp_path):
+    (tmp_path / "ct.raw").write_bytes(scan.volume_hu.tobytes())
+    (tmp_path / name).write_text(header.format(target))
+    if target == ".//ct.raw":  # an absolute path, once the folder is taken off
+        assert_refused(tmp_path / name, "NN-FILE-007")
+    else:
+        phantoms.assert_same_world(read_ct(tmp_path / name), scan)
+
+
+@pytest.mark.parametrize("target", ["./../ct.raw", "./sub/ct.raw", "./", "./link.raw", "./LIST"])
+def test_a_dot_opens_no_other_folder(target, scan, tmp_path):
+    folder = tmp_path / "in"
+    (folder / "sub").mkdir(parents=True)
+    for place in (tmp_path, folder / "sub"):
+        (place / "ct.raw").write_bytes(scan.volume_hu.tobytes())
+    (folder / "link.raw").symlink_to(tmp_path / "ct.raw")
+    (folder / "ct.nhdr").write_text(f"{NRRD}data file: {target}\n")
+    with pytest.raises(NormNetError, match=r"NN-FILE-00[17]"):
+        read_ct(folder / "ct.nhdr")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "word"),
+    [
+        ("Offset = -20.25 -23 -23.75", "Offsef = -20.25 -23 -23.75", "no Offset"),
+        ("TransformMatrix = 1 0", "TransformMatrjx = 1 0", "no TransformMatrix"),
+        ("space origin: (", "space oriGim: (", "no space origin"),
+    ],
+)
+def test_a_damaged_name_is_noticed(old, new, word, scan, tmp_path):
+    header, name = (MHA, "ct.mha") if old in MHA else (NRRD, "ct.nrrd")
+    assert old in header
+    read = read_ct(write_text(tmp_path / name, header.replace(old, new), scan))
+    assert any(word in line for line in read.warnings)
+
+
+@pytest.mark.parametrize(
+    ("header", "old", "new"),
+    [
+        (MHA, "ElementSpacing = 1.5", "ElementSpacing = 1_5"),
+        (NRRD, "(1.5,0,0)", "(1_5,0,0)"),
+        (MHA, "ElementSpacing = 1.5 2 2.5", "ElementSpacing = 1.5 2 2.5\nElementSpacing = 2 2 2"),
+        (NRRD, "endian: little", "endian: little\nspace origin: (0,0,0)"),
+    ],
+)
+def test_ambiguous_numbers_are_refused(header, old, new, scan, tmp_path):
+    assert old in header
+    name = "ct.mha" if header is MHA else "ct.nrrd"
+    assert_refused(write_text(tmp_path / name, header.replace(old, new), scan), "NN-FILE-004")
+
+
 def test_missing_detached_data(tmp_path):
     (tmp_path / "ct.mhd").write_text(f"{MHA}ElementDataFile = ct.raw\n")
     assert_refused(tmp_path / "ct.mhd", "NN-FILE-001")
@@ -343,7 +399,7 @@ NAN, INF = float("nan"), float("inf")
         (108, "f", (0.0,), "NN-FILE-004"),
         (108, "f", (1e9,), "NN-FILE-004"),
         (108, "f", (NAN,), "NN-FILE-004"),
-        (112, "f", (NAN,), "NN-VAL-001"),
+        (112, "f", (INF,), "NN-VAL-001"),
         (112, "f", (1e30,), "NN-VAL-007"),
         (116, "f", (INF,), "NN-VAL-001"),
         (123, "B", (3,), "NN-GEO-011"),
@@ -359,6 +415,35 @@ NAN, INF = float("nan"), float("inf")
 def test_nifti_header_faults(offset, code, values, error, stored):
     poke(stored, offset, code, *values)
     assert_refused(stored, error)
+
+
+@pytest.mark.parametrize("slope", [NAN, 0.0, 1.0])
+@pytest.mark.parametrize("intercept", [0.0, NAN])
+def test_no_slope_means_not_scaled(slope, intercept, stored, scan):
+    """As the standard says; the intercept means nothing then."""
+    poke(stored, 112, "2f", slope, intercept)
+    if slope == 1.0 and intercept != 0.0:
+        assert_refused(stored, "NN-VAL-001")
+    else:
+        phantoms.assert_same_world(read_ct(stored), scan)
+
+
+@pytest.mark.parametrize("shear", [0.005, 0.02, 0.04])
+def test_a_slightly_sheared_sform_gives_way_to_the_qform(shear, stored, scan):
+    poke(stored, 284, "f", 2.0 * shear)
+    read = read_ct(stored)
+    phantoms.assert_same_world(read, scan)
+    (warning,) = read.warnings
+    assert "qform was used" in warning
+    poke(stored, 252, "h", 0)  # no qform
+    assert_refused(stored, "NN-GEO-010")
+
+
+def test_pixdim_that_contradicts_the_only_form(stored):
+    poke(stored, 252, "h", 0)
+    assert not read_ct(stored).warnings
+    poke(stored, 80, "3f", 1.5, 2.0, 3.0)
+    assert any("pixdim" in line for line in read_ct(stored).warnings)
 
 
 def test_sform_wins_with_a_warning(stored, scan):

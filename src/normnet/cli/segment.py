@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from normnet.cli.texts import Bar
     from normnet.config import Config
     from normnet.errors import NormNetError
     from normnet.models import Model
+    from normnet.scan import Scan
 
 Outcome = TypeVar("Outcome")
 

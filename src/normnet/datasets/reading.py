@@ -8,9 +8,10 @@ import numpy as np
 
 from normnet.datasets.manifest import Case
 from normnet.errors import GeometryError
+from normnet.io.acceptance import accept
 from normnet.io.masks import read_labels
 from normnet.io.read import read_ct, read_stored
-from normnet.io.values import check_hu, labels_of, rescale
+from normnet.io.values import labels_of, rescale
 from normnet.lungs.given import sort_lungs
 from normnet.scan import Scan
 
@@ -34,8 +35,7 @@ def read_scan(case: Case) -> Scan:
     if values.min() >= -_ROUNDING and values.max() <= 1 + _ROUNDING:
         low, high = case.window_hu
         values = (low + (high - low) * values.astype(np.float32)).clip(low, high)
-    check_hu(values, where)
-    return Scan(values, stored.geometry, case.case_id, stored.warnings)
+    return accept(Scan(values, stored.geometry, case.case_id, stored.warnings), where)
 
 
 def read_lungs(case: Case, scan: Scan) -> np.ndarray | None:

@@ -21,12 +21,14 @@ Error ids (the meaning of a number never changes)::
                       011 spacing out of range         012 too few slices
                       013 not three-dimensional        014 frames of reference
                       015 orientation unknown          016 mask on another grid
-                      041 larger than any scanner
+                      017 no person's body             041 larger than any scanner
     NN-VAL, exit 5    001 rescale missing or unusable  002 not MONOCHROME2
                       003 not CT                       004 two patients
                       005 NaN or infinite              006 constant
                       007 not Hounsfield units         008 voxel type
-                      009 labels                       010 bits
+                      009 labels                       010 (no longer used)
+                      011 tissues not at their HU      012 grey scale inverted
+                      013 slice unlike its neighbours
     NN-OUT, exit 7    001 no space                     002 not allowed
                       003 write failed                 004 read back differs
     NN-RES, exit 8    001 too many voxels              002 too many files

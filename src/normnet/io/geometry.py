@@ -53,7 +53,7 @@ def geometry_from_axes(axes_xyz: np.ndarray, origin_xyz: np.ndarray, where: str)
     spacing = np.linalg.norm(axes, axis=0)
     check_spacing(spacing, where)
     direction = axes / spacing + 0.0  # no negative zeros
-    if np.abs(direction.T @ direction - np.eye(3)).max() > ORTHONORMAL_TOLERANCE:
+    if shear_of(axes) > ORTHONORMAL_TOLERANCE:
         raise GeometryError(
             "NN-GEO-010",
             "axes that are not at right angles (shear)",
@@ -66,6 +66,42 @@ def geometry_from_axes(axes_xyz: np.ndarray, origin_xyz: np.ndarray, where: str)
         origin_mm=_triple(origin[::-1]),
         direction=(_triple(rows[0]), _triple(rows[1]), _triple(rows[2])),
     )
+
+
+def check_geometry(geometry: Geometry, where: str) -> None:
+    """Refuse a geometry that no file could have given.
+
+    Raises:
+        GeometryError: NN-GEO-009 if a number is missing, else as ``geometry_from_axes``.
+    """
+    try:
+        spacing = np.array(geometry.spacing_mm, dtype=float)
+        origin = np.array(geometry.origin_mm, dtype=float)
+        direction = np.array(geometry.direction, dtype=float)
+        complete = (spacing.shape, origin.shape, direction.shape) == ((3,), (3,), (3, 3))
+    except (TypeError, ValueError):
+        complete = False
+    if not complete:
+        raise GeometryError(
+            "NN-GEO-009",
+            "spacing, origin and direction are not 3, 3 and 3 x 3 numbers",
+            where,
+            "give all of them",
+        )
+    check_spacing(spacing, where)
+    unit_length = np.abs(np.linalg.norm(direction, axis=0) - 1) <= ORTHONORMAL_TOLERANCE
+    if np.isfinite(direction).all() and not unit_length.all():
+        raise GeometryError(
+            "NN-GEO-010", "directions that are not of length 1", where, "correct the direction"
+        )
+    geometry_from_axes(*axes_of(geometry), where)
+
+
+def shear_of(axes_xyz: np.ndarray) -> float:
+    """The largest cosine between two of three axes, the columns; NaN if one has no length."""
+    with np.errstate(invalid="ignore"):
+        direction = axes_xyz / np.linalg.norm(axes_xyz, axis=0)
+    return float(np.abs(direction.T @ direction - np.eye(3)).max())
 
 
 def axes_of(geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:

@@ -122,9 +122,13 @@ def read_payload(
 def local_data_file(header: Path, name: str) -> Path:
     """The data file that a header names; it must lie in the folder of the header.
 
+    A leading ``./`` names that folder, too.
+
     Raises:
         InputError: NN-FILE-007 for any other place, NN-FILE-001 if it is missing.
     """
+    while name.startswith("./"):
+        name = name[2:]
     data = header.parent / name
     stays = (
         Path(name).name == name

@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from normnet.errors import InputError, ResourceError
+from normnet.io.acceptance import accept
 from normnet.io.formats import image_formats, image_suffixes, one_of
 from normnet.io.limits import MAX_FILES
 from normnet.io.sniff import format_of, is_dicom
-from normnet.io.values import Stored, check_hu, rescale
+from normnet.io.values import Stored, rescale
 from normnet.memory import lack_of_memory
 from normnet.scan import Scan
 
@@ -41,8 +42,7 @@ def read_ct(path: Path | str, series_uid: str | None = None) -> Scan:
             return read_dicom(path, case_id, series_uid)
         stored = known.read(path)
         volume_hu = rescale(stored, path.name)
-        check_hu(volume_hu, path.name)
-        return Scan(volume_hu, stored.geometry, case_id, stored.warnings)
+        return accept(Scan(volume_hu, stored.geometry, case_id, stored.warnings), path.name)
     except MemoryError as error:
         raise lack_of_memory(path.name) from error
     except OSError as error:

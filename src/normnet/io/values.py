@@ -69,6 +69,17 @@ def rescale(stored: Stored, where: str) -> np.ndarray:
     return volume
 
 
+def number(text: str) -> float:
+    """The number in a text header; Python's ``float`` would take ``1_000``, too.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    if "_" in text:
+        raise ValueError(text)
+    return float(text)
+
+
 def labels_of(stored: Stored, where: str) -> np.ndarray:
     """The values as (z, y, x) uint8 labels.
 

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from normnet.errors import GeometryError, ValueRangeError
+from normnet.errors import ValueRangeError
+from normnet.io.acceptance import accept_labels
 from normnet.lungs.external import LEFT, RIGHT
 from normnet.lungs.organs import LOBES, ORGANS
 from normnet.lungs.sides import find_middle, split_left_right
@@ -99,15 +100,7 @@ def sort_lungs(given: np.ndarray, scan: Scan) -> tuple[np.ndarray, tuple[str, ..
 
 
 def _checked(given: np.ndarray, scan: Scan) -> np.ndarray:
-    if given.shape != scan.shape:
-        found = f"lung mask {given.shape}, scan {scan.shape}"
-        raise GeometryError("NN-GEO-031", found, scan.case_id, "use one grid")
-    with np.errstate(invalid="ignore"):
-        labels = given.astype(np.uint8)
-    if not np.array_equal(labels, given):
-        found = f"a lung mask with values {given.min():g} to {given.max():g}"
-        todo = "store whole-number labels from 0 (background) to 255"
-        raise ValueRangeError("NN-VAL-009", found, scan.case_id, todo)
+    labels = accept_labels(given, scan)
     if not labels.any():
         todo = "give the mask of this scan"
         raise ValueRangeError("NN-VAL-021", "the lung mask is empty", scan.case_id, todo)

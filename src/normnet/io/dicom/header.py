@@ -22,6 +22,8 @@ from normnet.io.limits import MAX_DICOM_HEADER_BYTES, MAX_INFLATED_DICOM_BYTES, 
 
 DEFLATED_SYNTAX = "1.2.840.10008.1.2.1.99"
 _DIRECTORY_CLASS = "1.2.840.10008.1.3.10"
+# CT image, enhanced CT image, legacy converted enhanced CT image.
+_CT_CLASSES = frozenset(f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("2", "2.1", "2.2"))
 # Objects that describe images of a series, and may lie in its folder.
 _NOT_IMAGES = frozenset((
     "SEG", "SR", "RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD", "PR", "KO", "REG", "DOC", "FID",
@@ -29,7 +31,7 @@ _NOT_IMAGES = frozenset((
 ))  # fmt: skip
 _EXPORT_AGAIN = "export the series again"
 _KEYWORDS = (
-    "Modality", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID",
+    "Modality", "SOPClassUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID",
     "PatientID", "PatientName", "ImageType", "InstanceNumber",
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness",
     "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames",
@@ -58,6 +60,7 @@ class Slice:
     orientation: np.ndarray  # (2, 3): along a row, along a column
     pixel_spacing_mm: tuple[float, float]  # between rows, between columns
     thickness_mm: float
+    has_modality: bool = True  # False: the class of the object says that it is a CT
 
     @property
     def normal(self) -> np.ndarray:
@@ -140,7 +143,7 @@ def slice_of(header: Any, path: Path) -> Slice:
     with quiet_pydicom(path):
         if header.get("Rows") is None or header.get("Columns") is None:
             raise InputError("NN-FILE-013", "no image in the file", name, _EXPORT_AGAIN)
-        if header.get("Modality") != "CT":
+        if not _is_ct(header):
             raise ValueRangeError("NN-VAL-003", "Modality is not CT", name, "give a CT series")
         n_frames = int(header.get("NumberOfFrames") or 1)
         rows, columns = int(header.Rows), int(header.Columns)
@@ -194,7 +197,14 @@ def slice_of(header: Any, path: Path) -> Slice:
             orientation=orientation,
             pixel_spacing_mm=pixel_spacing,
             thickness_mm=float(thickness[0]) if thickness is not None else math.nan,
+            has_modality=bool(header.get("Modality")),
         )
+
+
+def _is_ct(header: Any) -> bool:
+    """By the Modality; where it is missing, by the class of the object."""
+    modality = header.get("Modality")
+    return bool(modality == "CT" or (not modality and header.get("SOPClassUID") in _CT_CLASSES))
 
 
 def _numbers(header: Any, keyword: str, n_wanted: int) -> np.ndarray | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from normnet.errors import InputError, ValueRangeError
+from normnet.errors import InputError
 from normnet.io.dicom.header import DEFLATED_SYNTAX, Slice, quiet_pydicom, shown_uid
 from normnet.io.dicom.worker import READY
 
@@ -50,18 +50,18 @@ class SliceDecoder:
     def decode(self, item: Slice) -> np.ndarray:
         """(rows, columns) stored values, before rescaling.
 
+        Bits above BitsStored are no part of a value: they may hold an overlay, or anything.
+
         Raises:
-            InputError: NN-FILE-005 too few bytes, 011 no decoder, 012 not decodable, 013 no pixels.
-            ValueRangeError: NN-VAL-010 values beyond BitsStored.
+            InputError: NN-FILE-005 too few or too many bytes, 011 no decoder, 012 not decodable,
+                013 no pixels.
         """
         pixels = _native(item) if item.syntax in _NATIVE else self._compressed(item)
-        if item.signed and item.bits_stored < item.bits_allocated:  # bits above may not be set
-            shift = pixels.dtype.itemsize * 8 - item.bits_stored
-            return (pixels << shift) >> shift
-        if not item.signed and int(pixels.max()) >> item.bits_stored:
-            found = f"values of more than {item.bits_stored} bits (BitsStored)"
-            raise ValueRangeError("NN-VAL-010", found, item.path.name, _AGAIN)
-        return pixels
+        shift = pixels.dtype.itemsize * 8 - item.bits_stored
+        if shift <= 0:
+            return pixels
+        # Of signed values the shift to the right repeats the sign, of others it fills in zeros.
+        return (pixels << shift) >> shift
 
     def _compressed(self, item: Slice) -> np.ndarray:
         _check_available(item)
@@ -170,7 +170,7 @@ def _native(item: Slice) -> np.ndarray:
         f"{_NATIVE[item.syntax]}{'i' if item.signed else 'u'}{item.bits_allocated // 8}"
     )
     n_bytes = item.rows * item.columns * dtype.itemsize
-    if len(data) < n_bytes:
+    if not n_bytes <= len(data) <= n_bytes + n_bytes % 2:  # DICOM pads to an even length
         found = f"pixels need {n_bytes} bytes, the file has {len(data)}"
         raise InputError("NN-FILE-005", found, item.path.name, _AGAIN)
     pixels = np.frombuffer(data, dtype, item.rows * item.columns).reshape(item.rows, item.columns)

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from normnet.errors import GeometryError, InputError, ResourceError, ValueRangeError
+from normnet.io.acceptance import accept
 from normnet.io.dicom.header import Slice, read_header, shown_uid, slice_of
 from normnet.io.dicom.pixels import SliceDecoder
 from normnet.io.dicom.stack import order_slices, stack_geometry
 from normnet.io.limits import MAX_FILES, MAX_SLICES, check_size
 from normnet.io.sniff import is_dicom
-from normnet.io.values import check_hu
 from normnet.scan import Scan
 
 _INT16 = np.iinfo(np.int16)
@@ -44,8 +44,7 @@ def read_dicom(path: Path, case_id: str, series_uid: str | None = None) -> Scan:
         geometry = stack_geometry(slices, path.name, warnings)
         _note_missing_end(slices, path.name, warnings)
         volume_hu = _read_volume(slices, decoder, path.name, warnings)
-    check_hu(volume_hu, path.name)
-    return Scan(volume_hu, geometry, case_id, tuple(warnings))
+    return accept(Scan(volume_hu, geometry, case_id, tuple(warnings)), path.name)
 
 
 def _dicom_files(folder: Path, warnings: list[str]) -> list[Path]:
@@ -155,6 +154,6 @@ def _read_volume(
     )
     for target, item in zip(volume_hu, slices, strict=True):
         values = decoder.decode(item) * np.float64(item.slope) + item.intercept
-        # The limits are far beyond any HU; check_hu checks the values.
+        # The limits are far beyond any HU; ``accept`` checks the values.
         target[...] = np.clip(values, _INT16.min, _INT16.max)
     return volume_hu

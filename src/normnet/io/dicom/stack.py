@@ -17,6 +17,8 @@ SAME_PLACE_MM = 0.005
 # Of the spacing, off an even grid; above 1 % because decimal strings are rounded.
 SILENT_JITTER = 0.0101
 REFUSED_JITTER = 0.05  # of the spacing, from one slice to the next
+# Positions rounded to 0.1 mm: so much from one slice to the next, and off an even grid.
+ROUNDED_STEP_MM, ROUNDED_POSITION_MM = 0.12, 0.08
 REFUSED_DRIFT = 0.5  # of the spacing, off an even grid
 MAX_TILT_DEGREES = 0.5
 MAX_SHIFT_MM = 1.0
@@ -60,6 +62,10 @@ def order_slices(
             )
     if len(kept) < 2:
         raise GeometryError("NN-GEO-012", "a single slice", where, "give the whole series")
+    n_silent = sum(not item.has_modality for item in kept)
+    if n_silent:
+        found = f"{n_silent} slices have no Modality; their class is that of a CT"
+        warnings.append(f"{where}: {found}")
     if len(kept) < len(slices):
         warnings.append(f"{where}: {len(slices) - len(kept)} duplicate slices were dropped")
     return kept
@@ -143,14 +149,23 @@ def _check_even(offsets: np.ndarray, where: str, warnings: list[str]) -> float:
             "NN-GEO-002", f"missing slices ({n_missing:.0f}) at z = {shown} mm", where, _EXPORT
         )
     spacing = float(offsets[-1] - offsets[0]) / len(steps)
-    drift = np.abs(offsets - offsets[0] - spacing * np.arange(len(offsets))).max() / spacing
-    if np.abs(steps / spacing - 1).max() > REFUSED_JITTER or drift > REFUSED_DRIFT:
+    off_mm = np.abs(offsets - offsets[0] - spacing * np.arange(len(offsets))).max()
+    jitter_mm = np.abs(steps - spacing).max()
+    rounded = jitter_mm <= ROUNDED_STEP_MM and _residual(offsets) <= ROUNDED_POSITION_MM
+    uneven = jitter_mm > REFUSED_JITTER * spacing and not rounded
+    if uneven or off_mm > REFUSED_DRIFT * spacing:
         worst_z = offsets[int(np.argmax(np.abs(steps - usual)))]
         found = f"spacing varies from {steps.min():.3g} to {steps.max():.3g} mm"
         raise GeometryError(
             "NN-GEO-004", f"{found}, first at z = {worst_z:.2f} mm", where, _RESAMPLE
         )
-    if drift > SILENT_JITTER:
-        found = f"slices lie up to {100 * drift:.0f} % of their spacing off an even grid"
+    if off_mm > SILENT_JITTER * spacing:
+        found = f"slices lie up to {off_mm:.2f} mm off an even grid"
         warnings.append(f"{where}: {found}; taken as even")
     return spacing
+
+
+def _residual(offsets: np.ndarray) -> float:
+    """Largest distance in mm of a position from the straight line that fits them best."""
+    index = np.arange(len(offsets))
+    return float(np.abs(offsets - np.polyval(np.polyfit(index, offsets, 1), index)).max())

@@ -14,7 +14,7 @@ from normnet.io.formats import ImageFormat
 from normnet.io.geometry import check_spacing, geometry_from_axes
 from normnet.io.limits import MAX_HEADER_BYTES, check_extent, check_size, check_thickness
 from normnet.io.payload import Inflated, local_data_file, read_payload
-from normnet.io.values import Stored
+from normnet.io.values import Stored, number
 from normnet.scan import Geometry
 
 _DTYPES = {
@@ -71,6 +71,8 @@ def _read_header(handle: Any, where: str) -> dict[str, str]:
         if not line or (line.strip() and not separator):
             break
         if line.strip():
+            if fields.get(name.strip(), value.strip()) != value.strip():
+                break  # two different values of one field
             fields[name.strip()] = value.strip()
         if name.strip() == "ElementDataFile":
             return fields
@@ -87,7 +89,7 @@ def _numbers(
     if name is None:
         return None
     try:
-        values = np.array([float(part) for part in fields[name].split()])
+        values = np.array([number(part) for part in fields[name].split()])
     except ValueError:
         values = np.empty(0)
     if len(values) != n_wanted:
@@ -154,6 +156,8 @@ def _geometry(fields: dict[str, str], where: str, warnings: list[str]) -> Geomet
     if matrix is None:
         warnings.append(f"{where}: no TransformMatrix; the format's default (LPS axes) was used")
         matrix = np.eye(3).ravel()
+    if origin is None:
+        warnings.append(f"{where}: no Offset; the format's default (0 0 0) was used")
     if not np.isfinite(matrix).all():
         raise GeometryError(
             "NN-GEO-010", "NaN or infinity in the orientation", where, "correct the header"

@@ -15,7 +15,14 @@ import numpy as np
 from normnet.errors import GeometryError, InputError, OutputError, ValueRangeError
 from normnet.io.atomic import replacing
 from normnet.io.formats import ImageFormat
-from normnet.io.geometry import RAS_TO_LPS, axes_of, check_spacing, geometry_from_axes
+from normnet.io.geometry import (
+    ORTHONORMAL_TOLERANCE,
+    RAS_TO_LPS,
+    axes_of,
+    check_spacing,
+    geometry_from_axes,
+    shear_of,
+)
 from normnet.io.limits import check_extent, check_size, check_thickness
 from normnet.io.payload import Inflated, read_payload, read_up_to
 from normnet.io.values import Stored
@@ -41,6 +48,8 @@ _DTYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 
 _CODES = {dtype: code for code, dtype in _DTYPES.items()}
 _MM_PER_UNIT = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 _FORM_TOLERANCE_MM = 0.1
+_SLIGHT_SHEAR = 0.05  # cosine between axes, about 3 degrees
+_PIXDIM_TOLERANCE = 0.01
 _GZIP_LEVEL = 4  # a quarter of the time of 6 for 4 % more bytes, on CT and probabilities
 _CHUNK_BYTES = 2**22
 
@@ -180,7 +189,7 @@ def _check_dtype(header: dict[str, Any], where: str) -> np.dtype:
 
 def _check_scale(header: dict[str, Any], where: str) -> tuple[float, float]:
     slope, intercept = header["slope"], header["intercept"]
-    if slope == 0:  # by the standard: not scaled
+    if slope == 0 or math.isnan(slope):  # by the standard: not scaled
         return 1.0, 0.0
     if not (math.isfinite(slope) and math.isfinite(intercept)):
         raise ValueRangeError(
@@ -225,14 +234,22 @@ def _geometry(
         raise GeometryError(
             "NN-GEO-015", "neither qform nor sform is set", where, "store the scan with orientation"
         )
-    affine = next(iter(forms.values()))
-    lps = RAS_TO_LPS.diagonal()[:, None] * affine
+    used = next(iter(forms))
+    if len(forms) == 2 and (
+        ORTHONORMAL_TOLERANCE < shear_of(forms["sform"][:, :3]) <= _SLIGHT_SHEAR
+    ):
+        used = "qform"
+    lps = RAS_TO_LPS.diagonal()[:, None] * forms[used]
     geometry = geometry_from_axes(lps[:, :3], lps[:, 3], where)
     corners = np.array([[0, 0, 0, 1], [*(n - 1 for n in shape), 1]]).T
     if len(forms) == 2 and not np.allclose(
         forms["sform"] @ corners, forms["qform"] @ corners, rtol=0, atol=_FORM_TOLERANCE_MM
     ):
-        warnings.append(f"{where}: sform and qform disagree; the sform was used")
+        warnings.append(f"{where}: sform and qform disagree; the {used} was used")
+    elif used == "qform" and len(forms) == 2:
+        warnings.append(f"{where}: the sform is sheared; the qform was used")
+    elif not np.allclose(geometry.spacing_mm[::-1], pixdim, rtol=_PIXDIM_TOLERANCE, atol=0):
+        warnings.append(f"{where}: pixdim and {used} disagree; the {used} was used")
     return geometry
 
 

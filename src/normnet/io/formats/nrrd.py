@@ -14,7 +14,7 @@ from normnet.io.formats import ImageFormat
 from normnet.io.geometry import geometry_from_axes
 from normnet.io.limits import MAX_HEADER_BYTES, check_extent, check_size, check_thickness
 from normnet.io.payload import Inflated, local_data_file, read_payload, read_up_to
-from normnet.io.values import Stored
+from normnet.io.values import Stored, number
 from normnet.scan import Geometry
 
 _TYPES = {
@@ -52,7 +52,7 @@ def read_nrrd(path: Path) -> Stored:
         fields = _read_header(handle, path.name)
         shape = _shape(fields, path.name)
         dtype = _dtype(fields, path.name)
-        geometry = _geometry(fields, path.name)
+        geometry = _geometry(fields, path.name, warnings)
         check_extent(shape[::-1], geometry, path.name)
         n_bytes = math.prod(shape) * dtype.itemsize
         name = fields.get("data file", fields.get("datafile"))
@@ -85,13 +85,15 @@ def _read_header(handle: Any, where: str) -> dict[str, str]:
         name, separator, value = text.partition(": ")
         if not separator:
             break
+        if fields.get(name.strip().lower(), value.strip()) != value.strip():
+            break  # two different values of one field
         fields[name.strip().lower()] = value.strip()
     raise InputError("NN-FILE-004", "not an NRRD header", where, "copy or download the file again")
 
 
 def _numbers(text: str, where: str) -> list[float]:
     try:
-        return [float(part) for part in re.split(r"[,\s]+", text.strip())]
+        return [number(part) for part in re.split(r"[,\s]+", text.strip())]
     except ValueError as error:
         raise InputError(
             "NN-FILE-004", "a number in the header is not one", where, "correct the header"
@@ -129,7 +131,7 @@ def _dtype(fields: dict[str, str], where: str) -> np.dtype:
     return dtype.newbyteorder("<" if endian == "little" else ">")
 
 
-def _geometry(fields: dict[str, str], where: str) -> Geometry:
+def _geometry(fields: dict[str, str], where: str, warnings: list[str]) -> Geometry:
     signs = _TO_LPS.get(fields.get("space", "").lower())
     vectors = [match[0] for match in _VECTOR.findall(fields.get("space directions", ""))]
     if signs is None or len(vectors) != 3 or not all(vectors):
@@ -140,6 +142,8 @@ def _geometry(fields: dict[str, str], where: str) -> Geometry:
     if units - _MM:
         raise GeometryError("NN-GEO-011", "lengths that are not in mm", where, "store them in mm")
     axes = [_numbers(vector, where) for vector in vectors]
+    if "space origin" not in fields:
+        warnings.append(f"{where}: no space origin; (0,0,0) was used")
     origin = _numbers(fields.get("space origin", "(0,0,0)").strip("()"), where)
     if any(len(vector) != 3 for vector in (*axes, origin)):
         raise InputError(
