@@ -9,6 +9,7 @@ from normnet.errors import GeometryError, ResourceError
 MAX_SLICES = 5_000  # also the longest axis of any volume
 MAX_VOXELS = 2**29  # 1 GiB as int16; 2048 slices of 512 x 512
 MAX_FILES = 20_000  # in one folder
+MAX_TREE_FILES = 1_000_000  # in a folder with all its sub-folders
 MAX_HEADER_BYTES = 2**20  # of a text header
 MAX_INFLATED_DICOM_BYTES = 2**28  # of one deflated DICOM file
 

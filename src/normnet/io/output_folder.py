@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from normnet.errors import NormNetError, OutputError
 from normnet.io.atomic import replacing
-from normnet.io.read import find_scans
+from normnet.io.census import take_census
 
 _ANOTHER = "choose another --out"
 
@@ -102,6 +102,6 @@ def _not_writable(out: Path, error: OSError) -> OutputError:
 
 def _is_one_scan(folder: Path) -> bool:
     try:
-        return find_scans([folder]) == [folder]
+        return {item.path for item in take_census([folder]).items} == {folder}
     except NormNetError:  # nothing in it is a scan
         return False
