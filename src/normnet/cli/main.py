@@ -88,6 +88,9 @@ def main(argv: list[str] | None = None) -> int:
     options_end = arguments.index("--") if "--" in arguments else len(arguments)
     debug = "--debug" in arguments[:options_end]
     arguments = [a for i, a in enumerate(arguments) if a != "--debug" or i > options_end]
+    if "" in arguments:
+        warn("NN-CLI-003: an empty argument; write '.' for the current folder")
+        return 2
     try:
         with raising_on_signals(), warnings.catch_warnings():
             warnings.showwarning = _show_warning

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 import traceback
 from dataclasses import dataclass, replace
@@ -17,11 +16,9 @@ if TYPE_CHECKING:
     from normnet.cli.texts import Bar
     from normnet.config import Config
     from normnet.errors import NormNetError
+    from normnet.io.census import Item
     from normnet.models import Model
     from normnet.scan import Scan
-
-MASK_NAME = re.compile(r"lesion|lung|lobe|nodule|infection|mask|label|seg", re.IGNORECASE)
-MAX_LABELS = 20
 
 
 @dataclass(frozen=True)
@@ -29,12 +26,14 @@ class Job:
     """One scan of a run.
 
     Attributes:
-        path: The scan.
+        item: The scan.
+        name: Its ``case_id``.
         folder: Where its result goes.
         key: What the result follows from, see ``result_key``.
     """
 
-    path: Path
+    item: Item
+    name: str
     folder: Path
     key: dict[str, str]
 
@@ -44,7 +43,7 @@ def segment(
     scans: Annotated[
         list[Path],
         typer.Argument(
-            help="CTs: DICOM folders, image files such as .nii.gz, or folders of these.",
+            help="CTs: DICOM folders, image files such as .nii.gz, zips, or folders of these.",
             show_default=False,
         ),
     ],
@@ -66,7 +65,8 @@ def segment(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     series: Annotated[
-        str | None, typer.Option(help="SeriesInstanceUID, where a DICOM folder holds several.")
+        str | None,
+        typer.Option(help="SeriesInstanceUID, where a folder holds several, or auto: the best."),
     ] = None,
     fast: Annotated[
         bool, typer.Option("--fast", help="One member votes instead of the ensemble.")
@@ -77,8 +77,9 @@ def segment(
 ) -> int:
     """Segment lesions: masks, maps, volumes and a picture per scan, and results.csv of all scans.
 
-    Masks that lie among the CTs of a folder are passed over. A second run with the same --out goes
-    on where the first stopped. Research use only, not a medical device.
+    Masks and other modalities among the CTs of a folder are left out, with a line that says so. A
+    second run with the same --out goes on where the first stopped. Research use only, not a medical
+    device.
     """
     from normnet.cli.devices import choose_device
     from normnet.cli.settings import override_config
@@ -87,13 +88,14 @@ def segment(
     from normnet.io.output_folder import check_output, locked
     from normnet.models import load_model, read_lung_manifest, settings_of, shipped, with_lungs
     from normnet.network.weights import read_manifest
-    from normnet.results.folder import is_done, output_folder, result_key
+    from normnet.results.folder import is_done, output_folder, read_owners, result_key
+    from normnet.results.names import result_names
     from normnet.results.table import write_table
 
-    paths = find_cts(scans)
-    if lungs is not None and len(paths) != 1:
+    items = find_cts(scans, series)
+    if lungs is not None and len(items) != 1:
         raise ConfigError(
-            "NN-CLI-002", f"--lungs with {len(paths)} scans", "--lungs", "give one scan"
+            "NN-CLI-002", f"--lungs with {len(items)} scans", "--lungs", "give one scan"
         )
     given = {"normnet": model, "lungs": lung_model, "lesions": lesion_model}
     folders = {kind: folder or shipped(kind) for kind, folder in given.items()}
@@ -110,58 +112,54 @@ def segment(
     check_output(out, scans)
     with locked(out):
         taken: set[Path] = set()
+        owners = read_owners(out)
         jobs = []
-        for path in paths:
-            key = result_key(path, manifests, settings, lungs, series)
-            jobs.append(Job(path, output_folder(out, path, taken, key), key))
+        names = result_names([item.path for item in items], [item.root for item in items])
+        for item, name in zip(items, names, strict=True):
+            key = result_key(item.path, manifests, settings, lungs, item)
+            folder = output_folder(out, item.path, taken, key, name, owners)
+            jobs.append(Job(item, name, folder, key))
         waiting = [job for job in jobs if overwrite or not is_done(job.folder, job.key)]
         if not waiting:
             write_table(out)
             return _sum_up(jobs, {}, len(jobs))
         loaded = load_model(model, lung_model, lesion_model)
         torch_device = choose_device(device)
-        failed: dict[Path, NormNetError] = {}
+        failed: dict[Path, NormNetError] = {}  # by folder of the result
         try:
             with progress_bar() as bar:
                 for job in jobs:
                     if job not in waiting:
                         _print_line(job, "done already")
                     elif error := _segment_one(
-                        job, loaded, settings, torch_device, lungs, series, bar, context.obj
+                        job, loaded, settings, torch_device, lungs, bar, context.obj
                     ):
-                        failed[job.path] = error
+                        failed[job.folder] = error
         finally:  # also when a signal stops the run
             write_table(out)
         return _sum_up(jobs, failed, len(jobs) - len(waiting))
 
 
-def find_cts(scans: list[Path]) -> list[Path]:
-    """The CTs among what the user gave; masks and results in a folder are passed over.
+def find_cts(scans: list[Path], series: str | None = None) -> list[Item]:
+    """The CTs among what the user gave; one line is printed per kind of thing that is left out.
+
+    Args:
+        scans: Files, folders, archives.
+        series: SeriesInstanceUID, or ``auto``.
 
     Raises:
         InputError: If there is nothing to read, or masks only.
     """
     from normnet.cli.texts import say
-    from normnet.errors import InputError
-    from normnet.io.read import find_scans
+    from normnet.io.census import take_census
+    from normnet.io.choice import choose_scans, left_out_notes
     from normnet.results.folder import is_result_file
 
-    found = find_scans(scans)
-    paths = [
-        path
-        for path in found
-        if path in scans or not (is_result_file(path) or is_label_image(path))
-    ]
-    if not paths:
-        raise InputError(
-            "NN-FILE-008",
-            f"no CT among {len(found)} images, masks only",
-            scans[0].name,
-            "give a CT",
-        )
-    if len(paths) < len(found):
-        say(f"{len(found) - len(paths)} masks passed over")
-    return paths
+    census = take_census(scans, is_result_file)
+    items = choose_scans(census, series)
+    for note in left_out_notes(census, items):
+        say(note)
+    return items
 
 
 def _segment_one(
@@ -170,22 +168,21 @@ def _segment_one(
     config: Config,
     device: str,
     lungs: Path | None,
-    series: str | None,
     bar: Bar,
     debug: bool,
 ) -> NormNetError | None:
     """Read, segment and write one scan; a failure is recorded in its folder and returned."""
     from normnet.cli.failures import as_named_error
     from normnet.cli.texts import warn
-    from normnet.io.read import case_id_of, read_ct
+    from normnet.io.read import read_item
     from normnet.pipeline import segment as segment_scan
     from normnet.results.folder import write_failure, write_results
 
     start = time.perf_counter()
-    name = case_id_of(job.path)
+    name, source = job.name, str(job.item.source)
     try:
         bar(f"{name}: reading", 0, 1)
-        scan = read_ct(job.path, series)
+        scan = read_item(job.item, name)
         reading = round(time.perf_counter() - start, 3)
         labels = None if lungs is None else read_lungs(lungs, scan)
         found = segment_scan(
@@ -198,33 +195,18 @@ def _segment_one(
         )
         found = replace(found, seconds={"reading": reading, **found.seconds})
         bar(f"{name}: writing", 0, 1)
-        result = write_results(found, scan, job.folder, model, config=config, key=job.key)
+        result = write_results(
+            found, scan, job.folder, model, config=config, key=job.key, source=source
+        )
     except Exception as caught:
         if debug:
             traceback.print_exception(caught)
-        error = as_named_error(caught, job.path.name)
-        write_failure(job.folder, name, error, key=job.key)
+        error = as_named_error(caught, job.item.path.name)
+        write_failure(job.folder, name, error, key=job.key, source=source)
         warn(f"{job.folder.name}: {error}")
         return error
     _print_line(job, "ok", result, time.perf_counter() - start)
     return None
-
-
-def is_label_image(path: Path) -> bool:
-    """Whether an image has the name of a mask and holds only a few labels."""
-    import numpy as np
-
-    from normnet.errors import NormNetError
-    from normnet.io.read import read_stored
-    from normnet.io.values import labels_of
-
-    if path.is_dir() or not MASK_NAME.search(path.name):
-        return False
-    try:
-        labels = labels_of(read_stored(path), path.name)
-    except NormNetError:
-        return False
-    return len(np.flatnonzero(np.bincount(labels.ravel()))) <= MAX_LABELS
 
 
 def read_lungs(path: Path, scan: Scan) -> np.ndarray:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -22,6 +21,7 @@ from normnet.io.dicom.groups import Series, series_of
 from normnet.io.dicom.summary import Summary, summarise
 from normnet.io.formats import has_image_suffix
 from normnet.io.labels import holds_labels
+from normnet.io.limits import MAX_INFLATED_DICOM_BYTES
 from normnet.io.sniff import format_of, starts_as_dicom
 from normnet.io.tree import Fault, names_of, walk
 
@@ -80,8 +80,8 @@ class Item:
     @property
     def source(self) -> Path:
         """Its path, from the name of the given argument on."""
-        root = Path(os.path.abspath(self.root))
-        return Path(root.name, os.path.relpath(os.path.abspath(self.path), root))
+        name = self.root.name if self.root.name not in ("", "..") else self.root.resolve().name
+        return Path(name, self.path.relative_to(self.root))
 
 
 @dataclass
@@ -109,19 +109,17 @@ def take_census(
         is_result: Whether an image in a folder is a result of an earlier run, and no input.
 
     Raises:
-        InputError: NN-FILE-001 if a path is missing or no regular file; as ``Archive`` for a given
-            archive.
-        ResourceError: NN-RES-002 if there are too many files; as ``Archive`` for a given archive.
+        InputError: NN-FILE-001 if a path is missing or no regular file.
+        ResourceError: NN-RES-002 if there are too many files.
     """
     census = Census(list(dict.fromkeys(map(Path, paths))))
     for path in census.roots:
         place = None if path.exists() else split_member(path)
-        if place is not None:
-            _search_archive(place[0], path, census, below=place[1])
+        if place is not None or is_archive(path):
+            archive, below = place or (path, "")
+            _search_archive(archive, path, census, below)
         elif path.is_dir():
             _search_folder(path, census, is_result)
-        elif is_archive(path):
-            _search_archive(path, path, census)
         elif path.is_file():
             census.items.append(_given_file(path))
         else:
@@ -159,10 +157,7 @@ def _search_folder(folder: Path, census: Census, is_result: Callable[[Path], boo
             if not is_result(path):
                 files.items.append(_image(path, folder))
         elif path.suffix.lower() == ".zip":
-            try:
-                _search_archive(path, folder, census)
-            except NormNetError as error:
-                files.items.append(Item(path, folder, (), "zip", error=error))
+            _search_archive(path, folder, census)
         else:
             files.add(path)
     census.items += files.to_items()
@@ -171,23 +166,37 @@ def _search_folder(folder: Path, census: Census, is_result: Callable[[Path], boo
 
 def _search_archive(path: Path, root: Path, census: Census, below: str = "") -> None:
     """The items of a zip archive, of a folder in it, or of one member."""
-    with Archive(path) as archive:
-        names = sorted(
-            name
-            for name in archive.sizes
-            if (not below or name == below or name.startswith(f"{below}/"))
-            and not any(part.startswith((".", "__MACOSX")) for part in Path(name).parts)
-        )
-        if below and not names:
-            raise InputError("NN-FILE-001", "no such file in the zip archive", below)
-        files = _Files(path, root, [])
-        for name in names:
-            if has_image_suffix(path / name):
-                files.items.append(_image_in_archive(path / name, root))
-            else:
-                files.add_member(archive, name)
+    files = _Files(path, root, [])
+    try:
+        with Archive(path) as archive:
+            names = _visible_members(archive, below)
+            for name in names:
+                if has_image_suffix(path / name):
+                    files.items.append(_image_in_archive(path / name, root))
+                else:
+                    files.add_member(archive, name)
+    except (NormNetError, OSError) as error:
+        named = InputError("NN-FILE-001", "the file cannot be read", path.name)
+        named_error = error if isinstance(error, NormNetError) else named
+        census.items.append(Item(path, root, (), "zip", error=named_error))
+        return
     census.items += files.to_items()
     census.notes += [f"{path.name}: {note}" for note in files.notes]
+
+
+def _visible_members(archive: Archive, below: str) -> list[str]:
+    names = [
+        name
+        for name in sorted(archive.sizes)
+        if not below or name == below or name.startswith(f"{below}/")
+    ]
+    if below and not names:
+        raise InputError("NN-FILE-001", "no such file in the zip archive", below)
+    return [
+        name
+        for name in names
+        if not any(part.startswith((".", "__MACOSX")) for part in Path(name).parts)
+    ]
 
 
 # --- images
@@ -287,19 +296,23 @@ class _Files:
         except NormNetError as error:
             self._errors[path.parent].append(error)
             return
-        if starts_as_dicom(head):
-            self._add_dicom(io.BytesIO(head), path)
-        else:
+        if not starts_as_dicom(head):
             self._others.append(path)
+        elif not self._add_dicom(io.BytesIO(head), path) and archive.sizes[name] > _HEAD_BYTES:
+            self._summaries.pop()  # the header may be longer
+            self._add_dicom(io.BytesIO(archive.head(name, MAX_INFLATED_DICOM_BYTES)), path)
 
-    def _add_dicom(self, handle: io.BufferedReader | io.BytesIO, path: Path) -> None:
+    def _add_dicom(self, handle: io.BufferedReader | io.BytesIO, path: Path) -> bool:
+        """Take a DICOM file; False if its header holds no image."""
         try:
             summary = summarise(handle, path)
         except NormNetError as error:
             self._errors[path.parent].append(_precise(error, path))
-            return
-        if summary is not None:
-            self._summaries.append(summary)
+            return True
+        if summary is None:
+            return True
+        self._summaries.append(summary)
+        return summary.n_frames > 0
 
     def to_items(self) -> list[Item]:
         """Images and series; what cannot be read is an error of the series that it belongs to."""

@@ -49,15 +49,10 @@ def fingerprint(path: Path, files: Sequence[Path] = ()) -> str:
         path: The scan: a file, a folder, or a member of a zip archive.
         files: The files of the scan, where they are known; else all files of a folder.
     """
-    digest = hashlib.sha256()
     place = (path, "") if files and is_archive(path) else split_member(path)
     if place is not None:
-        with suppress(NormNetError), Archive(place[0]) as archive:
-            wanted = {file.relative_to(place[0]).as_posix() for file in files}
-            for name, (crc, n_bytes) in sorted(archive.sums().items()):
-                if name in wanted if wanted else _is_below(name, place[1]):
-                    digest.update(f"{name} {crc} {n_bytes}\n".encode())
-        return digest.hexdigest()
+        return _fingerprint_of_members(*place, files)
+    digest = hashlib.sha256()
     in_folder = path.is_dir()
     files = list(files)
     if not files and in_folder:
@@ -76,6 +71,17 @@ def fingerprint(path: Path, files: Sequence[Path] = ()) -> str:
             if in_folder:
                 digest.update(os.fsencode(os.path.relpath(file, path)))
             digest.update(bytes.fromhex(sha256_of(file)))
+    return digest.hexdigest()
+
+
+def _fingerprint_of_members(archive: Path, folder: str, files: Sequence[Path]) -> str:
+    """From the names, sizes and check sums that a zip archive states; it may hold many scans."""
+    digest = hashlib.sha256()
+    wanted = {file.relative_to(archive).as_posix() for file in files}
+    with suppress(NormNetError), Archive(archive) as members:
+        for name, (crc, n_bytes) in sorted(members.sums().items()):
+            if name in wanted if wanted else _is_below(name, folder):
+                digest.update(f"{name} {crc} {n_bytes}\n".encode())
     return digest.hexdigest()
 
 

@@ -99,7 +99,7 @@ def walk(folder: Path) -> Tree:
             tree.faults.append(Fault(current, found))
             continue
         below = list(_sort_entries(entries, tree, links))
-        seen.update(_identity(os.stat(path)) for path in below)
+        seen.update(_identity(path.stat()) for path in below)
         waiting += reversed(below)
         if len(entries) > MAX_FILES or len(tree.files) > MAX_TREE_FILES:
             limit = MAX_FILES if len(entries) > MAX_FILES else MAX_TREE_FILES

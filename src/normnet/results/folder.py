@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import itertools
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -22,7 +23,7 @@ from normnet.io.fingerprint import digest_of, fingerprint, sha256_of
 from normnet.io.formats.nifti import write_image
 from normnet.io.json_files import write_json
 from normnet.io.output_folder import make_folder
-from normnet.io.read import case_id_of
+from normnet.results.names import own_name
 from normnet.results.schema import (
     FILES,
     RESULT,
@@ -36,6 +37,7 @@ from normnet.results.schema import (
 
 if TYPE_CHECKING:
     from normnet.config import Config
+    from normnet.io.census import Item
     from normnet.models import Model
     from normnet.pipeline import Segmentation
     from normnet.scan import Scan
@@ -46,7 +48,7 @@ def result_key(
     manifests: list[dict[str, Any]],
     config: Config,
     lungs: Path | None = None,
-    series_uid: str | None = None,
+    item: Item | None = None,
 ) -> dict[str, str]:
     """What a result follows from, as sha256 sums.
 
@@ -57,19 +59,39 @@ def result_key(
         manifests: Of all models.
         config: Settings used.
         lungs: A lung mask given by the user.
-        series_uid: A DICOM series chosen by the user.
+        item: The scan in the census; one that cannot be read is not hashed.
     """
-    content = fingerprint(path)
+    place = digest_of(str(path.resolve()))[:16]
+    readable = item is None or item.error is None
+    content = fingerprint(path, item.files if item else ()) if readable else digest_of([place])
     key = {
-        "input": content if series_uid is None else digest_of([content, series_uid]),
+        "input": content,
         "model": digest_of(manifests),
         "config": digest_of(config.model_dump(mode="json")),
-        "place": digest_of(str(path.resolve()))[:16],
+        "place": place,
     }
     return key if lungs is None else {**key, "lungs": fingerprint(lungs)}
 
 
-def output_folder(out: Path, path: Path, taken: set[Path], key: dict[str, str]) -> Path:
+def read_owners(out: Path) -> dict[str, Path]:
+    """The result folders in ``out`` by the place of their input, see ``result_key``."""
+    owners = {}
+    for file in sorted(out.glob(f"*/{RESULT}")):
+        result = read_result(file.parent) or {}
+        key = result.get("key")
+        if isinstance(key, dict) and isinstance(key.get("place"), str):
+            owners[key["place"]] = file.parent
+    return owners
+
+
+def output_folder(
+    out: Path,
+    path: Path,
+    taken: set[Path],
+    key: dict[str, str],
+    name: str = "",
+    owners: Mapping[str, Path] | None = None,
+) -> Path:
     """The folder for a scan's result: its name, or ``name_2``, ``name_3`` … if that is taken.
 
     A folder that belongs to the same input (same place or same content) is used again; one that
@@ -80,13 +102,30 @@ def output_folder(out: Path, path: Path, taken: set[Path], key: dict[str, str]) 
         path: The scan.
         taken: Folders of earlier scans of this run; the new one is added.
         key: As made by ``result_key``.
+        name: As made by ``result_names``; the name of the file or folder where it is empty.
+        owners: As made by ``read_owners``: names stay as they are when scans are added later.
 
     Raises:
         OutputError: NN-OUT-011 if that folder is the scan itself.
     """
-    name = case_id_of(path)
-    if name in {"", ".", ".."}:
-        name = path.resolve().name or "scan"
+    name = name or own_name(path)
+    owned = (owners or {}).get(key["place"])
+    free = owned if owned not in taken else None
+    if free is None:
+        free = _free_folder(out, name, taken, key)
+    if free.resolve() == path.resolve():
+        raise OutputError(
+            "NN-OUT-011",
+            "the result would be written into the input",
+            free.name,
+            "choose another --out",
+        )
+    taken.add(free)
+    return free
+
+
+def _free_folder(out: Path, name: str, taken: set[Path], key: dict[str, str]) -> Path:
+    """The first folder of a name that belongs to the input of the key, or to none."""
     free: Path | None = None
     for n in itertools.count(1):
         folder = out / (name if n == 1 else f"{name}_{n}")
@@ -102,14 +141,6 @@ def output_folder(out: Path, path: Path, taken: set[Path], key: dict[str, str]) 
         if not folder.exists():
             break
     assert free is not None  # the last folder neither exists nor is taken
-    if free.resolve() == path.resolve():
-        raise OutputError(
-            "NN-OUT-011",
-            "the result would be written into the input",
-            free.name,
-            "choose another --out",
-        )
-    taken.add(free)
     return free
 
 
@@ -145,6 +176,7 @@ def write_results(
     *,
     config: Config | None = None,
     key: dict[str, str] | None = None,
+    source: str = "",
 ) -> Result:
     """Write masks, maps, picture and ``result.json`` of one scan.
 
@@ -155,6 +187,7 @@ def write_results(
         model: What segmented it.
         config: Settings used; the model's own where None.
         key: As made by ``result_key``; a later run sees by it that the result is complete.
+        source: Path of the input, for people; empty if it is unknown.
 
     Returns:
         The content of ``result.json``.
@@ -168,7 +201,7 @@ def write_results(
     folder, config = Path(folder), config or model.config
     make_folder(folder)
     clear_results(folder)
-    result = describe_result(segmentation, scan, model, config, key)
+    result = describe_result(segmentation, scan, model, config, key, source)
     images: dict[str, tuple[np.ndarray, float]] = {
         "lesions.nii.gz": (segmentation.lesion_mask, 1.0),
         "lungs.nii.gz": (segmentation.lung_labels, 1.0),
@@ -206,7 +239,12 @@ def write_results(
 
 
 def write_failure(
-    folder: Path, case_id: str, error: NormNetError, *, key: dict[str, str] | None = None
+    folder: Path,
+    case_id: str,
+    error: NormNetError,
+    *,
+    key: dict[str, str] | None = None,
+    source: str = "",
 ) -> Result:
     """Record why a scan has no result; the result of an earlier run is removed.
 
@@ -215,7 +253,7 @@ def write_failure(
     """
     make_folder(folder)
     clear_results(folder)
-    result = describe_failure(case_id, error, key)
+    result = describe_failure(case_id, error, key, source)
     write_json(folder / RESULT, result)
     return result
 

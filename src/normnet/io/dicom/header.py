@@ -241,7 +241,7 @@ def _geometry(header: Any, name: str) -> tuple[np.ndarray, np.ndarray, tuple[flo
 def _check_deflated(path: Path) -> None:
     """Inflate in small steps and refuse what would fill the memory when pydicom reads it."""
     with path.open("rb") as handle:
-        _skip_meta(handle)
+        skip_meta(handle)
         decoder = zlib.decompressobj(-15)
         n_bytes = 0
         while not decoder.eof:
@@ -256,7 +256,7 @@ def _check_deflated(path: Path) -> None:
                 return  # truncated; the parser will say so
 
 
-def _skip_meta(handle: BinaryIO) -> None:
+def skip_meta(handle: BinaryIO) -> None:
     """Go to the first byte after group 0002, which is always explicit VR, little endian."""
     handle.seek(132)
     while (head := handle.read(8))[:2] == b"\x02\x00":

@@ -87,7 +87,7 @@ def split_frames(path: Path, folder: Path) -> list[Path]:
         files = []
         for n, (group, pixels) in enumerate(zip(groups, _pixels(whole, path), strict=True), 1):
             slice_ = deepcopy(base)
-            slice_.file_meta = deepcopy(whole.file_meta)
+            slice_.preamble, slice_.file_meta = bytes(128), deepcopy(whole.file_meta)
             for sequence, keywords in _TAGS.items():
                 _take(slice_, shared, sequence, keywords)
                 _take(slice_, group, sequence, keywords)

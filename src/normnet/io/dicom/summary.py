@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from normnet.errors import InputError
-from normnet.io.dicom.header import DEFLATED_SYNTAX, quiet_pydicom
+from normnet.io.dicom.header import DEFLATED_SYNTAX, quiet_pydicom, skip_meta
 from normnet.io.fingerprint import digest_of
 
 CT_CLASSES = frozenset((
@@ -34,7 +34,6 @@ _KEYWORDS = [
     "SeriesDescription", "ConvolutionKernel", "BodyPartExamined", "SharedFunctionalGroupsSequence",
 ]  # fmt: skip
 _MAX_TEXT = 40
-_GROUP_LENGTH = b"\x02\x00\x00\x00UL\x04\x00"
 _SYNTAX = re.compile(rb"\x02\x00\x10\x00UI..([0-9.]+\0*)", re.DOTALL)
 
 
@@ -92,11 +91,14 @@ def summarise(handle: BinaryIO, path: Path) -> Summary | None:
     from pydicom import dcmread
 
     with quiet_pydicom(path):
-        header = dcmread(_inflated(handle, path), stop_before_pixels=True, specific_tags=_KEYWORDS)
+        inflated = _inflated(handle)
+        header = dcmread(inflated or handle, stop_before_pixels=True, specific_tags=_KEYWORDS)
         class_uid = str(header.file_meta.get("MediaStorageSOPClassUID") or "")
         class_uid = str(header.get("SOPClassUID") or class_uid)
         if class_uid == _DIRECTORY_CLASS:
             return None
+        if "Rows" not in header and inflated and inflated.tell() >= _MAX_INFLATED_BYTES:
+            raise InputError("NN-FILE-014", "a header of more than 1 MB", path.name)
         modality = _text(header, "Modality") or ("CT" if class_uid in CT_CLASSES else "")
         patient = [str(header.get(name) or "") for name in ("PatientID", "PatientName")]
         shared = _shared_measures(header)
@@ -129,17 +131,15 @@ def summarise(handle: BinaryIO, path: Path) -> Summary | None:
         )
 
 
-def _inflated(handle: BinaryIO, path: Path) -> BinaryIO:
-    """The file itself, or the first part of a deflated one, inflated."""
+def _inflated(handle: BinaryIO) -> io.BytesIO | None:
+    """The first part of a deflated file, inflated; None for any other file."""
     start = handle.read(2**14)
     handle.seek(0)
     syntax = _SYNTAX.search(start, 132)
     if syntax is None or syntax[1].rstrip(b"\0") != DEFLATED_SYNTAX.encode():
-        return handle
-    if start[132:140] != _GROUP_LENGTH:
-        raise InputError("NN-FILE-014", "the DICOM header is corrupt", path.name)
-    end = 144 + int.from_bytes(start[140:144], "little")
-    handle.seek(end)
+        return None
+    skip_meta(handle)
+    end = handle.tell()
     inflated = zlib.decompressobj(-15).decompress(handle.read(), _MAX_INFLATED_BYTES)
     head = start[:end].replace(DEFLATED_SYNTAX.encode(), b"1.2.840.10008.1.2.1\0\0\0")
     return io.BytesIO(head + inflated)
