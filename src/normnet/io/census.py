@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -109,9 +109,12 @@ def take_census(
         is_result: Whether an image in a folder is a result of an earlier run, and no input.
 
     Raises:
-        InputError: NN-FILE-001 if a path is missing or no regular file.
+        InputError: NN-FILE-001 if a path is empty, missing or no regular file.
         ResourceError: NN-RES-002 if there are too many files.
     """
+    paths = list(paths)
+    if "" in paths:  # as a Path it would be the current folder
+        raise InputError("NN-FILE-001", "an empty path", "", "give a file or folder")
     census = Census(list(dict.fromkeys(map(Path, paths))))
     for path in census.roots:
         place = None if path.exists() else split_member(path)
@@ -321,14 +324,16 @@ class _Files:
             patterns[summary.path.parent].add(_pattern(summary.path))
         self._judge_others(patterns)
         self._judge_faults(patterns)
-        items = [self._with_faults(found) for found in series_of(self._summaries)]
+        series = series_of(self._summaries)
+        n_others = self._count_others({found.folder for found in series})
+        items = [self._with_faults(found, n_others[found.folder]) for found in series]
         folders = {file.parent for item in items for file in item.files}
         for place, errors in self._errors.items():
             if place not in folders and place.parent not in folders:
                 items.append(Item(place, self.root, error=errors[0]))
         return sorted(self.items + items, key=_order)
 
-    def _with_faults(self, series: Series) -> Item:
+    def _with_faults(self, series: Series, n_others: int) -> Item:
         item = _series_item(series, self.root)
         folders = {file.parent for file in item.files}
         errors = [
@@ -337,12 +342,19 @@ class _Files:
             if place in folders or place.parent in folders
             for error in found
         ]
-        n_others = sum(path.is_relative_to(item.path) for path in self._others)
         warnings = item.warnings
         if n_others:
             note = f"{item.path.name}: {n_others} files that are not DICOM were ignored"
             warnings = (*warnings, note)
         return replace(item, warnings=warnings, error=errors[0] if errors else item.error)
+
+    def _count_others(self, folders: set[Path]) -> Counter[Path]:
+        """Files that are not DICOM in and below each of some folders."""
+        counts: Counter[Path] = Counter()
+        for place, n in Counter(path.parent for path in self._others).items():
+            for folder in {place, *place.parents} & folders:
+                counts[folder] += n
+        return counts
 
     def _judge_others(self, patterns: dict[Path, set[str]]) -> None:
         """A file with the name of a slice and other content is an error."""

@@ -35,19 +35,18 @@ def read_ct(path: Path | str, series_uid: str | None = None) -> Scan:
         ValueRangeError: Not a CT in HU.
         ResourceError: Larger than the limits, or than the memory.
     """
-    if path == "":
-        raise InputError("NN-FILE-001", "an empty path", "", "give a file or folder")
     with _named_errors(Path(path)):
-        return read_item(find_item(Path(path), series_uid))
+        return read_item(find_item(path, series_uid))
 
 
-def find_item(path: Path, series_uid: str | None = None) -> Item:
+def find_item(path: Path | str, series_uid: str | None = None) -> Item:
     """The one scan at a path; arguments and errors as ``read_ct``.
 
     Scans that lie in the folder itself come before those of its sub-folders, and DICOM series
     before image files.
     """
     census = take_census([path])
+    path = Path(path)
     found = candidates(census, series_uid)
     for part in (
         [item for item in found if item.path == path],

@@ -50,7 +50,8 @@ def safe_name(name: str) -> str:
 
 
 def _longer_names(paths: list[Path], roots: list[Path]) -> list[str]:
-    parts = [(*path.absolute().parts[:-1], case_id_of(path)) for path in paths]
+    folders = [[part.removesuffix(".zip") for part in path.absolute().parts] for path in paths]
+    parts = [(*row[:-1], case_id_of(path)) for row, path in zip(folders, paths, strict=True)]
     columns = list(zip_longest(*parts, fillvalue=""))
     differing = [column for column in columns if len(set(column)) > 1]
     names = [part[-1] for part in parts]

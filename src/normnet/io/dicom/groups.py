@@ -40,7 +40,7 @@ def _join_folders(series: list[Series]) -> list[Series]:
     joined: dict[tuple[str, ...], list[Series]] = defaultdict(list)
     for part in series:
         first = part.files[0]
-        others = joined[first.series_uid, first.study, first.grid]
+        others = joined[first.series_uid, first.patient, first.grid]
         for n, other in enumerate(others):
             if first.series_uid and _are_parts(other.files, part.files):
                 above = Path(os.path.commonpath([other.folder, part.folder]))

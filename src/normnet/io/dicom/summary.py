@@ -46,7 +46,8 @@ class Summary:
         uid: Its SOPInstanceUID.
         series_uid: Its SeriesInstanceUID.
         modality: As ``CT``; empty if it is missing.
-        patient, study: Hashes that tell patients and studies apart.
+        patient, study: Hashes that tell patients and studies apart; without a StudyInstanceUID a
+            folder counts as a study.
         flaw: Why no CT of the chest is made of such files: ``"localizer"``; empty if there is no
             reason.
         weak_flaw: Why a better series of the same study is taken; empty if there is no reason.
@@ -116,7 +117,7 @@ def summarise(handle: BinaryIO, path: Path) -> Summary | None:
             series_uid=str(header.get("SeriesInstanceUID") or ""),
             modality=modality.upper(),
             patient=digest_of(patient[0] or patient[1])[:16],
-            study=digest_of([*patient, str(header.get("StudyInstanceUID") or "")])[:16],
+            study=digest_of([*patient, str(header.get("StudyInstanceUID") or path.parent)])[:16],
             flaw=_flaw(header, modality.upper(), n_frames),
             weak_flaw=_weak_flaw(class_uid, enhanced or position is not None),
             n_frames=n_frames,
