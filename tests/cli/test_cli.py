@@ -128,7 +128,7 @@ def test_segment_a_batch(segment, scans, tmp_path, capsys):
         assert re.search(
             rf"^{name}: ok; lesions [\d.]+ ml, [\d.]+ % of the lung; [\d.]+ s$", told, re.MULTILINE
         )
-    assert "1 masks passed over" in told
+    assert "1 files hold labels, not HU" in told
     assert "3 scans: 3 segmented, 0 done already, 0 failed" in told
     assert next(iter(_result(tmp_path / "out/a")["seconds"])) == "reading"
     rows = _table(tmp_path / "out")
@@ -177,8 +177,8 @@ def test_two_scans_of_one_name(segment, scans, tmp_path):
     assert segment(scans / "a.nii.gz", other / "a.nii.gz") == 0
     assert segment(other / "a.nii.gz") == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir()) == [
-        "a",
-        "a_2",
+        "other",
+        "scans",
     ]
 
 
@@ -397,8 +397,7 @@ def test_prepare_tells_what_is_wrong(run, scans, tmp_path, capsys):
     assert "broken: NN-FILE-002" in caught.err
     assert "2 of 3 normal CTs ready" in caught.out
     assert run("prepare", scans, "--out", tmp_path / "cache", "--leave-out", "nobody") == 3
-    (scans / "sub").mkdir()
-    (scans / "a.nii.gz").rename(scans / "sub/b.nii.gz")
+    (scans / "a.nii.gz").rename(scans / "b.nii")
     assert run("prepare", scans, "--out", tmp_path / "cache") == 3
     assert "two CTs are called 'b'" in capsys.readouterr().err
 

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from normnet.errors import NormNetError
-from normnet.io import case_id_of, find_scans, formats, read_ct, read_mask
+from normnet.io import case_id_of, formats, read_ct, read_mask
+from normnet.io.census import take_census
+from normnet.io.choice import choose_scans
 from normnet.io.fingerprint import fingerprint
 from normnet.scan import Geometry
 from tests import phantoms
@@ -39,6 +41,10 @@ FORMAT = ImageFormat(
     header_suffixes=(".toyh",),
 )
 '''
+
+
+def find_scans(paths):
+    return [item.path for item in choose_scans(take_census(paths))]
 
 
 @pytest.fixture

@@ -19,7 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from normnet.errors import NormNetError, OutputError
-from normnet.io import case_id_of, find_scans, read_ct, write_image
+from normnet.io import case_id_of, read_ct, write_image
+from normnet.io.census import take_census
+from normnet.io.choice import choose_scans
 from normnet.io.read import read_stored
 from normnet.scan import Geometry
 from tests import phantoms
@@ -542,6 +544,10 @@ def test_values_that_are_no_hu(change, error, scan, tmp_path):
 # --- which files are scans
 
 
+def find_scans(paths):
+    return [item.path for item in choose_scans(take_census(paths))]
+
+
 def test_content_decides_not_the_suffix(scan, tmp_path):
     path = phantoms.write_nifti(scan, tmp_path / "ct.nii.gz")
     phantoms.assert_same_world(read_ct(path.rename(tmp_path / "ct.dat")), scan)
@@ -558,6 +564,7 @@ def test_zip_and_pipe(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     assert_refused(tmp_path / "pipe", "NN-FILE-001")
     assert find_scans([tmp_path / "ct.zip"])
+    (tmp_path / "ct.zip").unlink()
     with pytest.raises(NormNetError, match="NN-FILE-008"):
         find_scans([tmp_path])
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from normnet.io.census import Item
 
 Settings = dict[str, dict[str, tuple[Any, str]]]  # section, key: value and where it is set
 
@@ -15,26 +19,86 @@ def info(
     name: Annotated[
         Path | None,
         typer.Argument(
-            help="A CT to describe; with --config: default, paper, lesions, a TOML file, a model's "
-            "folder, or model (the shipped one).",
+            help="A CT to describe, or a folder or zip to list; with --config: default, paper, "
+            "lesions, a TOML file, a model's folder, or model (the shipped one).",
             show_default=False,
         ),
     ] = None,
     series: Annotated[
-        str | None, typer.Option(help="SeriesInstanceUID, where a DICOM folder holds several.")
+        str | None,
+        typer.Option(help="SeriesInstanceUID, where a folder holds several, or auto: the best."),
     ] = None,
     config: Annotated[
         bool, typer.Option("--config", help="Print every setting with its source, as TOML.")
     ] = False,
 ) -> int:
-    """Version, shipped models and devices; or the grid and the HU of a scan; or all settings."""
+    """Version, models and devices; or what a folder holds, or what a scan is; or all settings."""
     if config:
         _print_settings("default" if name is None else str(name))
     elif name is None:
         _describe_installation()
-    else:
+    elif series is not None or not _holds_many(name):
         _describe_scan(name, series)
+    else:
+        _list_census(name)
     return 0
+
+
+def _holds_many(path: Path) -> bool:
+    """Whether a path is a folder or an archive."""
+    from normnet.io.archive import is_archive, split_member
+
+    return path.is_dir() or is_archive(path) or split_member(path) is not None
+
+
+def _list_census(path: Path) -> None:
+    """Print a table of all series and images; a single CT is described, too."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from normnet.cli.texts import one_line, print_table, say
+    from normnet.io.census import take_census
+    from normnet.io.choice import candidates, proposed, reason_for
+    from normnet.results.folder import is_result_file
+
+    census = take_census([path], is_result_file)
+    found = candidates(census)
+    studies: dict[object, list[Item]] = defaultdict(list)
+    for item in found:
+        studies[item.study or item].append(item)
+    best = [proposed(items) for items in studies.values() if len(items) > 1]
+    table = Table("source", "kind", "series", "slices", "mm", "kernel", "description", "chest CT")
+    for item in census.items:
+        cells = (
+            str(item.source),
+            " ".join(filter(None, (item.modality, item.kind))),
+            item.series_uid,
+            str(item.n_slices or ""),
+            f"{item.thickness_mm:g}" if item.thickness_mm > 0 else "",
+            item.kernel,
+            item.description,
+            _verdict(item, found, best),
+        )
+        table.add_row(*(escape(one_line(cell)) for cell in cells))
+    print_table(table)
+    for note in census.notes:
+        say(note)
+    for item in best:
+        say(f"proposed of its study: {item.source}, {item.series_uid} ({reason_for(item)})")
+    if len(found) == 1:
+        _describe_scan(path, None)
+
+
+def _verdict(item: Item, found: list[Item], best: list[Item]) -> str:
+    """Whether an item can be a CT of the chest, and why not."""
+    if item.error is not None:
+        return str(item.error)
+    parts = [item.why_not or ("proposed" if item in best else "possible")]
+    if item not in found:
+        parts = [item.why_not or item.weak_why_not]
+    if not item.has_position and "no position" not in parts:
+        parts.append("no position")
+    return ", ".join(parts)
 
 
 def _print_settings(name: str) -> None:

@@ -121,6 +121,9 @@ def _run(arguments: list[str]) -> int:
     options_end = arguments.index("--") if "--" in arguments else len(arguments)
     debug = "--debug" in arguments[:options_end]
     arguments = [a for i, a in enumerate(arguments) if a != "--debug" or i > options_end]
+    if "" in arguments:
+        warn("NN-CLI-003: an empty argument; write '.' for the current folder")
+        return 2
     try:
         with raising_on_signals(), _own_warnings_only():
             return app(arguments, standalone_mode=False, prog_name="normnet", obj=debug) or 0

@@ -29,9 +29,10 @@ def find_normals(inputs: list[Path], split: str | None, leave_out: Iterable[str]
         InputError: If an input is missing, if no case has a name to leave out (NN-TRN-010), if no
             case is left (NN-TRN-011), or if two cases have one name (NN-TRN-012).
     """
+    from normnet.cli.segment import find_cts
     from normnet.datasets.manifest import Case, read_cases
     from normnet.datasets.registry import find_roots, find_used, with_role
-    from normnet.io.read import case_id_of, find_scans
+    from normnet.results.names import result_names
 
     cases: list[Case] = []
     for path in inputs:
@@ -44,7 +45,9 @@ def find_normals(inputs: list[Path], split: str | None, leave_out: Iterable[str]
             for dataset, root in found:
                 cases += find_used(dataset, root)
         else:
-            cases += [Case(case_id_of(scan), scan) for scan in find_scans([path])]
+            items = find_cts([path])
+            names = result_names([item.path for item in items], [item.root for item in items])
+            cases += [Case(name, item.path) for name, item in zip(names, items, strict=True)]
     names = [case.case_id for case in cases]
     for name in leave_out:
         if name not in names:

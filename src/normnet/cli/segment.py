@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import time
 import traceback
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -19,13 +18,11 @@ if TYPE_CHECKING:
     from normnet.cli.texts import Bar
     from normnet.config import Config
     from normnet.errors import NormNetError
+    from normnet.io.census import Item
     from normnet.models import Model
     from normnet.scan import Scan
 
 Outcome = TypeVar("Outcome")
-
-MASK_NAME = re.compile(r"lesion|lung|lobe|nodule|infection|mask|label|seg", re.IGNORECASE)
-MAX_LABELS = 20
 
 
 @dataclass(frozen=True)
@@ -33,14 +30,41 @@ class Job:
     """One scan of a run.
 
     Attributes:
-        path: The scan.
+        item: The scan.
+        name: Its ``case_id``.
         folder: Where its result goes.
         key: What the result follows from, see ``result_key``.
     """
 
-    path: Path
+    item: Item
+    name: str
     folder: Path
     key: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the scans of a run share.
+
+    Attributes:
+        out: Folder of all results.
+        config: Settings.
+        load: Loads the model and chooses the device; its errors are not those of a scan.
+        lungs: A lung mask, if there is one.
+        inputs: Resolved paths of all that the run reads.
+        owners: As ``read_owners`` makes it.
+        taken: Result folders of the scans of this run.
+        debug: Whether to print the traceback of a failure.
+    """
+
+    out: Path
+    config: Config
+    load: Callable[[], tuple[Model, str]]
+    lungs: Path | None
+    inputs: Set[Path]
+    owners: Mapping[str, Path]
+    taken: set[Path]
+    debug: bool
 
 
 def segment(
@@ -48,7 +72,7 @@ def segment(
     scans: Annotated[
         list[Path],
         typer.Argument(
-            help="CTs: DICOM folders, image files such as .nii.gz, or folders of these.",
+            help="CTs: DICOM folders, image files such as .nii.gz, zips, or folders of these.",
             show_default=False,
         ),
     ],
@@ -70,7 +94,8 @@ def segment(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     series: Annotated[
-        str | None, typer.Option(help="SeriesInstanceUID, where a DICOM folder holds several.")
+        str | None,
+        typer.Option(help="SeriesInstanceUID, where a folder holds several, or auto: the best."),
     ] = None,
     fast: Annotated[
         bool, typer.Option("--fast", help="One member votes instead of the ensemble.")
@@ -81,30 +106,29 @@ def segment(
 ) -> int:
     """Segment lesions: masks, maps, volumes and a picture per scan, and results.csv of all scans.
 
-    Masks that lie among the CTs of a folder are passed over. A second run with the same --out goes
-    on where the first stopped. Research use only, not a medical device.
+    Masks and other modalities among the CTs of a folder are left out, with a line that says so. A
+    second run with the same --out goes on where the first stopped. Research use only, not a medical
+    device.
     """
     from normnet.memory import check_memory
 
     check_memory()
     from normnet.cli.devices import choose_device
     from normnet.cli.settings import override_config
-    from normnet.cli.texts import progress_bar
     from normnet.errors import ConfigError
     from normnet.io.output_folder import check_output
     from normnet.models import load_model, read_manifests, settings_of, shipped, with_lungs
-    from normnet.results.folder import is_done, output_folder, result_key
-    from normnet.results.table import check_table, write_table
+    from normnet.results.folder import is_done, read_owners
+    from normnet.results.table import check_table
 
-    paths = find_cts(scans)
-    if lungs is not None and len(paths) != 1:
+    items = find_cts(scans, series)
+    if lungs is not None and len(items) != 1:
         raise ConfigError(
-            "NN-CLI-002", f"--lungs with {len(paths)} scans", "--lungs", "give one scan"
+            "NN-CLI-002", f"--lungs with {len(items)} scans", "--lungs", "give one scan"
         )
     manifests = read_manifests(model, lung_model, lesion_model)
     own, _ = settings_of(manifests[0], model or shipped("normnet"))  # load_model warns of others
-    own = with_lungs(own, manifests[1])
-    settings = override_config(own, config)
+    settings = override_config(with_lungs(own, manifests[1]), config)
     if fast:
         alone = settings.inference.model_copy(update={"max_members": 1, "min_votes": "majority"})
         settings = settings.model_copy(update={"inference": alone})
@@ -114,153 +138,139 @@ def segment(
         choose_device(device)
     check_output(out, scans)
     check_table(out)
-    taken: set[Path] = set()
-    jobs = []
-    for path in paths:
-        key = result_key(path, manifests, settings, lungs, series)
-        jobs.append(Job(path, output_folder(out, path, taken, key), key))
-    waiting = [job for job in jobs if overwrite or not is_done(job.folder, job.key)]
-    if not waiting:
-        write_table(out)
-        return _sum_up(jobs, {}, len(jobs))
 
     @cache  # called when the first CT has been read, so that a bad file is refused soon
     def load() -> tuple[Model, str]:
         return load_model(model, lung_model, lesion_model), choose_device(device)
 
-    read = [*paths, *([lungs] if lungs else []), *([Path(config)] if config else [])]
-    inputs = {path.resolve() for path in read}
-    failed: dict[Path, NormNetError] = {}
+    read = [*(item.path for item in items), *([lungs] if lungs else [])]
+    inputs = {path.resolve() for path in (*read, *([Path(config)] if config else []))}
+    run = Run(out, settings, load, lungs, inputs, read_owners(out), set(), context.obj)
+    jobs = _plan(items, run, manifests)
+    return _work(
+        jobs, {job.folder for job in jobs if not overwrite and is_done(job.folder, job.key)}, run
+    )
+
+
+def _plan(items: list[Item], run: Run, manifests: list[dict[str, Any]]) -> list[Job]:
+    """A name and a result folder for each scan."""
+    from normnet.results.folder import output_folder, result_key
+    from normnet.results.names import result_names
+
+    names = result_names([item.path for item in items], [item.root for item in items])
+    jobs = []
+    for item, name in zip(items, names, strict=True):
+        key = result_key(item.path, manifests, run.config, run.lungs, item)
+        folder = output_folder(run.out, item.path, run.taken, key, name, run.owners)
+        jobs.append(Job(item, name, folder, key))
+    return jobs
+
+
+def _work(jobs: list[Job], done: Set[Path], run: Run) -> int:
+    """Segment all scans whose results are not done; the exit code of the command."""
+    from normnet.cli.texts import progress_bar
+    from normnet.results.table import write_table
+
+    failed: dict[Path, NormNetError] = {}  # by the folder that was planned
     try:
         with progress_bar() as bar:
-
-            def work(job: Job) -> NormNetError | None:
-                return _segment_one(job, load, settings, lungs, series, bar, context.obj)
-
             for job in jobs:
-                if job not in waiting:
-                    _print_line(job, "done already")
-                elif error := _claim_and(work, job, out, taken, inputs):
-                    failed[job.path] = error
+                if job.folder in done:
+                    if len(done) < len(jobs):
+                        _print_line(job, "done already")
+                elif error := _claim_and_segment(job, run, bar):
+                    failed[job.folder] = error
     finally:  # also when a signal stops the run
-        write_table(out)
-    return _sum_up(jobs, failed, len(jobs) - len(waiting))
+        write_table(run.out)
+    return _sum_up(jobs, failed, len(done))
 
 
-def find_cts(scans: list[Path]) -> list[Path]:
-    """The CTs among what the user gave; masks and results in a folder are passed over.
+def find_cts(scans: list[Path], series: str | None = None) -> list[Item]:
+    """The CTs among what the user gave; one line is printed per kind of thing that is left out.
+
+    Args:
+        scans: Files, folders, archives.
+        series: SeriesInstanceUID, or ``auto``.
 
     Raises:
         InputError: If there is nothing to read, or masks only.
     """
     from normnet.cli.texts import say
-    from normnet.errors import InputError
-    from normnet.io.read import find_scans
+    from normnet.io.census import take_census
+    from normnet.io.choice import choose_scans, left_out_notes
     from normnet.results.folder import is_result_file
 
-    found = find_scans(scans)
-    paths = [
-        path
-        for path in found
-        if path in scans or not (is_result_file(path) or is_label_image(path))
-    ]
-    if not paths:
-        raise InputError(
-            "NN-FILE-008",
-            f"no CT among {len(found)} images, masks only",
-            scans[0].name,
-            "give a CT",
-        )
-    if len(paths) < len(found):
-        say(f"{len(found) - len(paths)} masks passed over")
-    return paths
+    census = take_census(scans, is_result_file)
+    items = choose_scans(census, series)
+    for note in left_out_notes(census, items):
+        say(note)
+    return items
 
 
-def _claim_and(
-    work: Callable[[Job], NormNetError | None],
-    job: Job,
-    out: Path,
-    taken: set[Path],
-    inputs: Set[Path],
-) -> NormNetError | None:
-    """Do the work on one scan, in a folder that no other process uses.
+def _claim_and_segment(job: Job, run: Run, bar: Bar) -> NormNetError | None:
+    """Segment one scan in a folder that no other process uses.
 
     Returns:
-        The error of the work. If the folder cannot be used, that error; it is recorded nowhere but
+        The error of the scan. If the folder cannot be used, that error; it is recorded nowhere but
         on the screen.
     """
     from normnet.cli.texts import warn
     from normnet.errors import OutputError
     from normnet.results.folder import claimed_folder
 
-    taken.discard(job.folder)
+    run.taken.discard(job.folder)
+    path, names = job.item.path, (job.name, run.owners)
     try:
-        with claimed_folder(out, job.path, taken, job.key, inputs) as folder:
-            taken.add(folder)
-            return work(replace(job, folder=folder))
+        with claimed_folder(run.out, path, run.taken, job.key, run.inputs, *names) as folder:
+            run.taken.add(folder)
+            return _segment_one(replace(job, folder=folder), run, bar)
     except OutputError as error:
-        taken.add(job.folder)
+        run.taken.add(job.folder)
         warn(f"{job.folder.name}: {error}")
         return error
 
 
-def _segment_one(
-    job: Job,
-    load: Callable[[], tuple[Model, str]],
-    config: Config,
-    lungs: Path | None,
-    series: str | None,
-    bar: Bar,
-    debug: bool,
-) -> NormNetError | None:
+def _segment_one(job: Job, run: Run, bar: Bar) -> NormNetError | None:
     """Read, segment and write one scan; a failure is recorded in its folder and returned.
-
-    Args:
-        job: The scan.
-        load: Loads the model and chooses the device; its errors are not those of the scan.
-        config: Settings.
-        lungs: A lung mask, if there is one.
-        series: As ``read_ct`` takes it.
-        bar: Shows the progress.
-        debug: Whether to print the traceback of a failure.
 
     Raises:
         OutputError: If a failure cannot be recorded.
     """
     from normnet.errors import NormNetError
     from normnet.io.masks import read_labels
-    from normnet.io.read import case_id_of, read_ct
+    from normnet.io.read import read_item
     from normnet.pipeline import segment as segment_scan
     from normnet.results.folder import write_results
 
     start = time.perf_counter()
-    name = case_id_of(job.path)
-    bar(f"{name}: reading", 0, 1)
+    bar(f"{job.name}: reading", 0, 1)
 
     def read() -> tuple[Scan, np.ndarray | None]:
-        scan = read_ct(job.path, series)
-        return scan, None if lungs is None else read_labels(lungs, scan)
+        scan = read_item(job.item, job.name)
+        return scan, None if run.lungs is None else read_labels(run.lungs, scan)
 
     def find_and_write() -> dict[str, Any]:
         found = segment_scan(
             scan,
             model,
-            config,
+            run.config,
             lung_labels=labels,
             device=device,
-            on_progress=lambda stage, done, total: bar(f"{name}: {stage}", done, total),
+            on_progress=lambda stage, done, total: bar(f"{job.name}: {stage}", done, total),
         )
         found = replace(found, seconds={"reading": reading, **found.seconds})
-        bar(f"{name}: writing", 0, 1)
-        return write_results(found, scan, job.folder, model, config=config, key=job.key)
+        bar(f"{job.name}: writing", 0, 1)
+        return write_results(
+            found, scan, job.folder, model, config=run.config, key=job.key, source=_source(job)
+        )
 
-    inputs = _try(job, read, debug)
+    inputs = _try(job, read, run.debug)
     if isinstance(inputs, NormNetError):
         return inputs
     scan, labels = inputs
     reading = round(time.perf_counter() - start, 3)
-    model, device = load()
-    result = _try(job, find_and_write, debug)
+    model, device = run.load()
+    result = _try(job, find_and_write, run.debug)
     if isinstance(result, NormNetError):
         return result
     _print_line(job, "ok", result, time.perf_counter() - start)
@@ -271,7 +281,6 @@ def _try(job: Job, work: Callable[[], Outcome], debug: bool) -> Outcome | NormNe
     """What the work returns, or its failure, which is then recorded in the folder of the scan."""
     from normnet.cli.failures import as_named_error
     from normnet.cli.texts import warn
-    from normnet.io.read import case_id_of
     from normnet.results.folder import write_failure
 
     try:
@@ -279,27 +288,14 @@ def _try(job: Job, work: Callable[[], Outcome], debug: bool) -> Outcome | NormNe
     except Exception as caught:
         if debug:
             traceback.print_exception(caught)
-        error = as_named_error(caught, job.path.name)
+        error = as_named_error(caught, job.item.path.name)
         warn(f"{job.folder.name}: {error}")
-        write_failure(job.folder, case_id_of(job.path), error, key=job.key)
+        write_failure(job.folder, job.name, error, key=job.key, source=_source(job))
         return error
 
 
-def is_label_image(path: Path) -> bool:
-    """Whether an image has the name of a mask and holds only a few labels."""
-    import numpy as np
-
-    from normnet.errors import NormNetError
-    from normnet.io.read import read_stored
-    from normnet.io.values import labels_of
-
-    if path.is_dir() or not MASK_NAME.search(path.name):
-        return False
-    try:
-        labels = labels_of(read_stored(path), path.name)
-    except NormNetError:
-        return False
-    return len(np.flatnonzero(np.bincount(labels.ravel()))) <= MAX_LABELS
+def _source(job: Job) -> str:
+    return str(job.item.source)
 
 
 def _print_line(

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from normnet.datasets.manifest import Case
-from normnet.io.read import case_id_of, has_image_suffix
+from normnet.io.formats import has_image_suffix
+from normnet.io.read import case_id_of
 
 Role = Literal["normal", "lesions", "lungs"]
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from normnet.datasets.manifest import Case, read_cases
 from normnet.datasets.registry import load
 from normnet.errors import InputError
-from normnet.io.read import case_id_of, has_image_suffix
+from normnet.io.formats import has_image_suffix
+from normnet.io.read import case_id_of
 
 
 @dataclass(frozen=True)

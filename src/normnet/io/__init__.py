@@ -13,6 +13,8 @@ Error ids (the meaning of a number never changes)::
                       011 no decoder                   012 pixels not decodable
                       013 no pixels                    014 DICOM header corrupt
                       015 multi-frame DICOM
+                      031 zip: unsafe member         032 zip: encrypted
+                      033 zip: a name twice
     NN-GEO, exit 4    001 several series               002 missing slice
                       003 two slices at one place      004 spacing varies
                       005 tilted or shifted            006 orientations differ
@@ -33,16 +35,15 @@ Error ids (the meaning of a number never changes)::
                       003 write failed                 004 read back differs
     NN-RES, exit 8    001 too many voxels              002 too many files
                       003 inflates without end         004 out of memory
-                      041 too many bytes
+                      031 zip archive that is a trap   041 too many bytes
 """
 
 from normnet.io.formats.nifti import write_image
 from normnet.io.masks import read_labels, read_mask, write_mask
-from normnet.io.read import case_id_of, find_scans, read_ct
+from normnet.io.read import case_id_of, read_ct
 
 __all__ = [
     "case_id_of",
-    "find_scans",
     "read_ct",
     "read_labels",
     "read_mask",

@@ -5,11 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from normnet.errors import NormNetError
+from normnet.io.archive import Archive, is_archive, split_member
 from normnet.io.formats import is_detached_header
+from normnet.io.sniff import format_of
+from normnet.io.tree import walk
 
 
 def sha256_of(content: Path | bytes) -> str:
@@ -34,24 +39,63 @@ def digest_of(value: Any, *, sort_keys: bool = True) -> str:
     return sha256_of(json.dumps(value, sort_keys=sort_keys).encode())
 
 
-def fingerprint(path: Path) -> str:
-    """sha256 of a scan: of a file, of a header and the data beside it, or of all files of a folder.
+def fingerprint(path: Path, files: Sequence[Path] = ()) -> str:
+    """sha256 of a scan: of a file, of a header and the data beside it, or of files of a folder.
 
-    Files that cannot be read are left out: reading the scan will fail with their error.
+    Files that cannot be read are left out: reading the scan will fail with their error. A file that
+    is larger than its header allows is refused by every reader; its size counts, not its bytes.
+
+    Args:
+        path: The scan: a file, a folder, or a member of a zip archive.
+        files: The files of the scan, where they are known; else all files of a folder.
     """
+    place = (path, "") if files and is_archive(path) else split_member(path)
+    if place is not None:
+        return _fingerprint_of_members(*place, files)
     digest = hashlib.sha256()
-    files = [path]
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file())
-    elif is_detached_header(path):
-        files = sorted(
-            file
-            for file in path.parent.glob("*")
-            if file.is_file() and file.stem.split(".")[0] == path.stem
-        )
-    with suppress(OSError):
-        for file in files:
-            if path.is_dir():
-                digest.update(os.fsencode(file.relative_to(path)))
+    in_folder = path.is_dir()
+    files = list(files)
+    if not files and in_folder:
+        with suppress(NormNetError, OSError):
+            files = walk(path).files
+    elif not in_folder and is_detached_header(path):
+        files = [file for file in path.parent.glob("*") if file.stem.split(".")[0] == path.stem]
+    elif not in_folder:
+        files = files or [path]
+    if not in_folder and _is_too_large(path):
+        return digest_of([[file.stat().st_size, file.stat().st_mtime_ns] for file in files])
+    for file in sorted(files):
+        with suppress(OSError):
+            if not file.is_file():
+                continue
+            if in_folder:
+                digest.update(os.fsencode(os.path.relpath(file, path)))
             digest.update(bytes.fromhex(sha256_of(file)))
     return digest.hexdigest()
+
+
+def _fingerprint_of_members(archive: Path, folder: str, files: Sequence[Path]) -> str:
+    """From the names, sizes and check sums that a zip archive states; it may hold many scans."""
+    digest = hashlib.sha256()
+    wanted = {file.relative_to(archive).as_posix() for file in files}
+    with suppress(NormNetError), Archive(archive) as members:
+        for name, (crc, n_bytes) in sorted(members.sums().items()):
+            if name in wanted if wanted else _is_below(name, folder):
+                digest.update(f"{name} {crc} {n_bytes}\n".encode())
+    return digest.hexdigest()
+
+
+def _is_below(name: str, folder: str) -> bool:
+    return name == folder or name.startswith(f"{folder}/")
+
+
+def _is_too_large(path: Path) -> bool:
+    """Whether an image file has more bytes than its header allows."""
+    try:
+        known = format_of(path)
+        if known is None or known.peek is None:
+            return False
+        header = known.peek(path)
+        return header.data.stat().st_size > header.max_bytes
+    except (NormNetError, OSError):
+        return False

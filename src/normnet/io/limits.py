@@ -20,6 +20,7 @@ MAX_RATIO = 100  # by which a large file may swell
 MAX_SWOLLEN_BYTES = 3 * 2**28  # up to here it may swell by more: 384 slices of a float64 mask
 # Files and folders.
 MAX_FILES = 20_000  # in one folder
+MAX_TREE_FILES = 1_000_000  # in a folder with all its sub-folders
 MAX_HEADER_BYTES = 2**20  # of a text header
 MAX_DICOM_HEADER_BYTES = 2**21  # of all elements before the pixels of a deflated DICOM file
 MAX_INFLATED_DICOM_BYTES = 2**28  # of one deflated DICOM file

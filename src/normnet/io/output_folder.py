@@ -13,8 +13,8 @@ from pathlib import Path
 
 from normnet.errors import NormNetError, OutputError
 from normnet.io.atomic import not_writable, remove_temporaries
+from normnet.io.census import take_census
 from normnet.io.lock import locked_folder
-from normnet.io.read import find_scans
 
 _ANOTHER = "choose another --out"
 
@@ -91,6 +91,6 @@ def locked(out: Path) -> Iterator[None]:
 
 def _is_one_scan(folder: Path) -> bool:
     try:
-        return find_scans([folder]) == [folder]
+        return {item.path for item in take_census([folder]).items} == {folder}
     except NormNetError:  # nothing in it is a scan
         return False

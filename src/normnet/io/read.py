@@ -1,16 +1,19 @@
-"""From a path to a ``Scan``, and from a folder to the scans in it."""
+"""From a path to a ``Scan``."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
-from normnet.errors import InputError, ResourceError
+from normnet.errors import InputError
 from normnet.io.acceptance import accept
-from normnet.io.formats import image_formats, image_suffixes, one_of
-from normnet.io.limits import MAX_FILES
-from normnet.io.sniff import format_of, is_dicom
+from normnet.io.archive import Archive, split_member, unpacked
+from normnet.io.census import Item, take_census
+from normnet.io.choice import candidates, choose_one
+from normnet.io.formats import image_suffixes, is_detached_header
+from normnet.io.sniff import format_of
 from normnet.io.values import Stored, rescale
 from normnet.memory import lack_of_memory
 from normnet.scan import Scan
@@ -20,8 +23,10 @@ def read_ct(path: Path | str, series_uid: str | None = None) -> Scan:
     """Read one chest CT.
 
     Args:
-        path: A DICOM folder (sub-folders too), or an image file of a format in ``io.formats``.
-        series_uid: Which series to read, if a DICOM folder holds several.
+        path: A DICOM folder (sub-folders too), an image file of a format in ``io.formats``, or a
+            zip archive of one of these.
+        series_uid: Which series to read, if a DICOM folder holds several; ``"auto"`` for the one
+            that ``io.choice`` proposes.
 
     Returns:
         The scan in HU, in stored order; DICOM slices ascend along their patient axis.
@@ -32,17 +37,80 @@ def read_ct(path: Path | str, series_uid: str | None = None) -> Scan:
         ValueRangeError: Not a CT in HU.
         ResourceError: Larger than the limits, or than the memory.
     """
-    path = Path(path)
-    case_id = case_id_of(path)
-    try:
-        known = None if path.is_dir() else format_of(path)
-        if known is None:
-            from normnet.io.dicom.series import read_dicom
+    with _named_errors(Path(path)):
+        return read_item(find_item(path, series_uid))
 
-            return read_dicom(path, case_id, series_uid)
-        stored = known.read(path)
-        volume_hu = rescale(stored, path.name)
-        return accept(Scan(volume_hu, stored.geometry, case_id, stored.warnings), path.name)
+
+def find_item(path: Path | str, series_uid: str | None = None) -> Item:
+    """The one scan at a path; arguments and errors as ``read_ct``.
+
+    Scans that lie in the folder itself come before those of its sub-folders, and DICOM series
+    before image files.
+    """
+    census = take_census([path])
+    path = Path(path)
+    found = candidates(census, series_uid)
+    for part in (
+        [item for item in found if item.path == path],
+        [item for item in found if item.kind == "DICOM"],
+        found,
+    ):
+        if part:
+            item = choose_one(part, series_uid, path)
+            break
+    left_out = [other for other in census.items if other.why_not and other.kind == "DICOM"]
+    n_other = sum(len(other.files) for other in left_out if other is not item)
+    if not n_other:
+        return item
+    note = f"{path.name}: {n_other} localizers and objects without images were ignored"
+    return replace(item, warnings=(*item.warnings, note))
+
+
+def read_item(item: Item, case_id: str = "") -> Scan:
+    """Read one item of a census.
+
+    Args:
+        item: What to read.
+        case_id: Name of the scan; the name of the item where it is empty.
+
+    Raises:
+        NormNetError: As ``read_ct``.
+    """
+    if item.error is not None:
+        raise item.error
+    case_id = case_id or case_id_of(item.path)
+    with _named_errors(item.path), unpacked(_with_data(item)) as files:
+        if item.kind != "DICOM" and (known := format_of(files[0])) is not None:
+            stored = known.read(files[0])
+            volume_hu = rescale(stored, item.path.name)
+            warnings = (*item.warnings, *stored.warnings)
+            return accept(Scan(volume_hu, stored.geometry, case_id, warnings), item.path.name)
+        from normnet.io.dicom.series import read_dicom
+
+        return read_dicom(files, item.path.name, case_id, item.warnings)
+
+
+def _with_data(item: Item) -> list[Path]:
+    """The files of an item, with the data file of a detached header in an archive."""
+    place = split_member(item.path) if is_detached_header(item.path) else None
+    if place is None:
+        return list(item.files)
+    with Archive(place[0]) as archive:
+        beside = [place[0] / name for name in archive.sizes]
+    stem = item.path.stem
+    others = [
+        path
+        for path in beside
+        if path.parent == item.path.parent and path.stem.split(".")[0] == stem
+    ]
+    return [item.path, *(path for path in others if path != item.path)]
+
+
+@contextmanager
+def _named_errors(path: Path) -> Iterator[None]:
+    """Turn a lack of memory and errors of the system into named ones."""
+    try:
+        yield
     except MemoryError as error:
         raise lack_of_memory(path.name) from error
     except OSError as error:
@@ -70,58 +138,11 @@ def read_stored(path: Path) -> Stored:
     return known.read(path)
 
 
-def has_image_suffix(path: Path) -> bool:
-    """Whether a file's name ends as those of image files do."""
-    return path.name.lower().endswith(image_suffixes())
-
-
 def case_id_of(path: Path | str) -> str:
-    """Name of a file without its image suffix, or of a folder, as the user named it."""
+    """Name of a file without its suffix, or of a folder, as the user named it."""
     path = Path(path)
     name = path.resolve().name if path.name in ("", "..") else path.name
-    suffixes = [end for end in (*image_suffixes(), ".dcm") if name.lower().endswith(end)]
+    suffixes = [end for end in (*image_suffixes(), ".dcm", ".zip") if name.lower().endswith(end)]
     if not suffixes or path.is_dir():
         return name
     return name[: -max(map(len, suffixes))] or name
-
-
-def find_scans(paths: Iterable[Path | str]) -> list[Path]:
-    """The scans below some paths, each readable with ``read_ct``, in the order of their names.
-
-    A file is a scan. A folder that holds DICOM files is one scan. Any other folder is a batch: its
-    image files are scans, and so are the scans of its sub-folders.
-
-    Raises:
-        InputError: NN-FILE-001 for a path that is missing, NN-FILE-008 for a folder without scans.
-        ResourceError: NN-RES-002 if a folder holds too many files.
-    """
-    scans: list[Path] = []
-    for path in map(Path, paths):
-        if not path.exists():
-            raise InputError("NN-FILE-001", "no such file or folder", path.name, "check the path")
-        found = [path] if path.is_file() else _scans_in(path)
-        if not found:
-            formats = one_of(["DICOM", *(known.name for known in image_formats())])
-            raise InputError("NN-FILE-008", "no CT in the folder", path.name, f"give {formats}")
-        scans += found
-    return list(dict.fromkeys(scans))
-
-
-def _scans_in(folder: Path) -> list[Path]:
-    found: list[Path] = []
-    n_files = 0
-    for root, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
-        files = [Path(root, name) for name in sorted(names) if not name.startswith(".")]
-        n_files += len(files)
-        if n_files > MAX_FILES:
-            raise ResourceError(
-                "NN-RES-002", f"more than {MAX_FILES} files", folder.name, "give smaller folders"
-            )
-        images = [file for file in files if has_image_suffix(file)]
-        if any(is_dicom(file) for file in files if file not in images):
-            folders.clear()  # what lies below belongs to the same scan
-            found.append(Path(root))
-        else:
-            found += images
-    return found

@@ -23,7 +23,7 @@ def format_of(path: Path) -> ImageFormat | None:
             "NN-FILE-002", "the file is empty (0 bytes)", path.name, "copy or download it again"
         )
     zipped = head.startswith(_ZIP)
-    if _starts_as_dicom(head) and not (gzipped or zipped):
+    if starts_as_dicom(head) and not (gzipped or zipped):
         return None
     for known in image_formats():
         if (known.gzipped or not gzipped) and known.recognises(head):
@@ -38,17 +38,6 @@ def format_of(path: Path) -> ImageFormat | None:
     raise InputError(
         "NN-FILE-003", found, path.name, f"give {one_of(['a DICOM folder', *image_suffixes()])}"
     )
-
-
-def is_dicom(path: Path) -> bool:
-    """Whether a file starts as DICOM files do; False for a file that cannot be read."""
-    try:
-        if not path.is_file():  # a pipe would block
-            return False
-        with path.open("rb") as handle:
-            return _starts_as_dicom(handle.read(132))
-    except OSError:
-        return False
 
 
 def _first_bytes(path: Path) -> tuple[bytes, bool]:
@@ -74,5 +63,6 @@ def _first_bytes(path: Path) -> tuple[bytes, bool]:
         ) from error
 
 
-def _starts_as_dicom(head: bytes) -> bool:
+def starts_as_dicom(head: bytes) -> bool:
+    """Whether the first bytes of a file are those of a DICOM file."""
     return head[128:132] == b"DICM"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import itertools
 import time
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -23,7 +23,7 @@ from normnet.io.formats.nifti import write_image
 from normnet.io.json_files import write_json
 from normnet.io.lock import holder_of, locked_folder
 from normnet.io.output_folder import check_no_input, make_folder
-from normnet.io.read import case_id_of
+from normnet.results.names import own_name
 from normnet.results.schema import (
     FILES,
     RESULT,
@@ -39,6 +39,7 @@ from normnet.version import __version__
 
 if TYPE_CHECKING:
     from normnet.config import Config
+    from normnet.io.census import Item
     from normnet.models import Model
     from normnet.pipeline import Segmentation
     from normnet.scan import Scan
@@ -49,7 +50,7 @@ def result_key(
     manifests: list[dict[str, Any]],
     config: Config,
     lungs: Path | None = None,
-    series_uid: str | None = None,
+    item: Item | None = None,
 ) -> dict[str, str]:
     """What a result follows from, as sha256 sums.
 
@@ -60,19 +61,39 @@ def result_key(
         manifests: Of all models.
         config: Settings used.
         lungs: A lung mask given by the user.
-        series_uid: A DICOM series chosen by the user.
+        item: The scan in the census; one that cannot be read is not hashed.
     """
-    content = fingerprint(path)
+    place = digest_of(str(path.resolve()))[:16]
+    readable = item is None or item.error is None
+    content = fingerprint(path, item.files if item else ()) if readable else digest_of([place])
     key = {
-        "input": content if series_uid is None else digest_of([content, series_uid]),
+        "input": content,
         "model": digest_of(manifests),
         "config": digest_of(config.model_dump(mode="json")),
-        "place": digest_of(str(path.resolve()))[:16],
+        "place": place,
     }
     return key if lungs is None else {**key, "lungs": fingerprint(lungs)}
 
 
-def output_folder(out: Path, path: Path, taken: set[Path], key: dict[str, str]) -> Path:
+def read_owners(out: Path) -> dict[str, Path]:
+    """The result folders in ``out`` by the place of their input, see ``result_key``."""
+    owners = {}
+    for file in sorted(out.glob(f"*/{RESULT}")):
+        result = read_result(file.parent) or {}
+        key = result.get("key")
+        if isinstance(key, dict) and isinstance(key.get("place"), str):
+            owners[key["place"]] = file.parent
+    return owners
+
+
+def output_folder(
+    out: Path,
+    path: Path,
+    taken: set[Path],
+    key: dict[str, str],
+    name: str = "",
+    owners: Mapping[str, Path] | None = None,
+) -> Path:
     """The folder for a scan's result: its name, or ``name_2``, ``name_3`` … if that is taken.
 
     A folder that belongs to the same input (same place or same content) is used again; one that
@@ -83,11 +104,30 @@ def output_folder(out: Path, path: Path, taken: set[Path], key: dict[str, str]) 
         path: The scan.
         taken: Folders of earlier scans of this run; the new one is added.
         key: As made by ``result_key``.
+        name: As made by ``result_names``; the name of the file or folder where it is empty.
+        owners: As made by ``read_owners``: names stay as they are when scans are added later.
 
     Raises:
         OutputError: NN-OUT-011 if that folder is the scan itself.
     """
-    name = case_id_of(path) or "scan"
+    name = name or own_name(path)
+    owned = (owners or {}).get(key["place"])
+    free = owned if owned not in taken else None
+    if free is None:
+        free = _free_folder(out, name, taken, key)
+    if free.resolve() == path.resolve():
+        raise OutputError(
+            "NN-OUT-011",
+            "the result would be written into the input",
+            free.name,
+            "choose another --out",
+        )
+    taken.add(free)
+    return free
+
+
+def _free_folder(out: Path, name: str, taken: set[Path], key: dict[str, str]) -> Path:
+    """The first folder of a name that belongs to the input of the key, or to none."""
     free: Path | None = None
     for n in itertools.count(1):
         folder = out / (name if n == 1 else f"{name}_{n}")
@@ -103,20 +143,18 @@ def output_folder(out: Path, path: Path, taken: set[Path], key: dict[str, str]) 
         if not folder.exists():
             break
     assert free is not None  # the last folder neither exists nor is taken
-    if free.resolve() == path.resolve():
-        raise OutputError(
-            "NN-OUT-011",
-            "the result would be written into the input",
-            free.name,
-            "choose another --out",
-        )
-    taken.add(free)
     return free
 
 
 @contextmanager
 def claimed_folder(
-    out: Path, path: Path, taken: set[Path], key: dict[str, str], inputs: Set[Path] = frozenset()
+    out: Path,
+    path: Path,
+    taken: set[Path],
+    key: dict[str, str],
+    inputs: Set[Path] = frozenset(),
+    name: str = "",
+    owners: Mapping[str, Path] | None = None,
 ) -> Iterator[Path]:
     """The folder for a scan's result, locked for this process while the block runs.
 
@@ -129,6 +167,8 @@ def claimed_folder(
         taken: Folders of the other scans of this run.
         key: As made by ``result_key``.
         inputs: Resolved paths of all that the run reads.
+        name: As ``output_folder`` takes it.
+        owners: As ``output_folder`` takes it.
 
     Yields:
         The folder, which exists. All that a result would replace in it is ours.
@@ -140,7 +180,7 @@ def claimed_folder(
     taken = set(taken)
     with ExitStack() as lock:
         while True:
-            folder = output_folder(out, path, set(taken), key)
+            folder = output_folder(out, path, set(taken), key, name, owners)
             if folder.is_symlink():
                 found = "a link has the name of the result folder"
                 raise OutputError("NN-OUT-016", found, folder.name, "choose another --out")
@@ -152,11 +192,11 @@ def claimed_folder(
                     raise
                 taken.add(folder)
                 continue
-            if output_folder(out, path, set(taken), key) == folder:
+            if output_folder(out, path, set(taken), key, name, owners) == folder:
                 break
             lock.close()  # meanwhile another process has written a result there
-        for name in (RESULT, *FILES):
-            check_no_input(folder / name, inputs)
+        for file in (RESULT, *FILES):
+            check_no_input(folder / file, inputs)
         remove_leftovers(folder)
         check_own(folder)
         yield folder
@@ -194,6 +234,7 @@ def write_results(
     *,
     config: Config | None = None,
     key: dict[str, str] | None = None,
+    source: str = "",
 ) -> Result:
     """Write masks, maps, picture and ``result.json`` of one scan.
 
@@ -205,6 +246,7 @@ def write_results(
         model: What segmented it.
         config: Settings used; the model's own where None.
         key: As made by ``result_key``; a later run sees by it that the result is complete.
+        source: Path of the input, for people; empty if it is unknown.
 
     Returns:
         The content of ``result.json``.
@@ -217,7 +259,7 @@ def write_results(
 
     start = time.perf_counter()
     config = config or model.config
-    result = describe_result(segmentation, scan, model, config, key)
+    result = describe_result(segmentation, scan, model, config, key, source)
     images: dict[str, tuple[np.ndarray, float]] = {
         "lesions.nii.gz": (segmentation.lesion_mask, 1.0),
         "lungs.nii.gz": (segmentation.lung_labels, 1.0),
@@ -251,14 +293,19 @@ def write_results(
 
 
 def write_failure(
-    folder: Path, case_id: str, error: NormNetError, *, key: dict[str, str] | None = None
+    folder: Path,
+    case_id: str,
+    error: NormNetError,
+    *,
+    key: dict[str, str] | None = None,
+    source: str = "",
 ) -> Result:
     """Record why a scan has no result; the result of an earlier run is removed.
 
     Raises:
         OutputError: As ``write_results``.
     """
-    result = describe_failure(case_id, error, key)
+    result = describe_failure(case_id, error, key, source)
     with staged(folder) as new:
         write_json(new / RESULT, result)
     return result

@@ -6,7 +6,8 @@ file is written last: where it is, the result is complete. Its keys:
     normnet      version of the package
     notice       research use only
     status       "ok", "no_lung" or "error"
-    case_id      name of the input as the user gave it
+    case_id      name of the result, made of the names that the user gave to files and folders
+    source       path of the input, from the given argument on; empty if it is unknown
     key          sha256 of all that the result follows from: the input, the model, the settings and
                  a given lung mask
     scan         shape_zyx and spacing_mm_zyx of the input's own grid
@@ -71,7 +72,12 @@ Result = dict[str, Any]
 
 
 def describe_result(
-    segmentation: Segmentation, scan: Scan, model: Model, config: Config, key: dict[str, str] | None
+    segmentation: Segmentation,
+    scan: Scan,
+    model: Model,
+    config: Config,
+    key: dict[str, str] | None,
+    source: str = "",
 ) -> Result:
     """The content of ``result.json`` for a segmented scan, without ``files`` and ``seconds``.
 
@@ -81,9 +87,10 @@ def describe_result(
         model: What segmented it.
         config: Settings used.
         key: As made by ``results.folder.result_key``.
+        source: Path of the input, for people; empty if it is unknown.
     """
     return {
-        **_head("ok", scan.case_id, key),
+        **_head("ok", scan.case_id, key, source),
         "scan": {
             "shape_zyx": list(scan.shape),
             "spacing_mm_zyx": [round(v, 6) for v in scan.geometry.spacing_mm],
@@ -100,19 +107,22 @@ def describe_result(
     }
 
 
-def describe_failure(case_id: str, error: NormNetError, key: dict[str, str] | None) -> Result:
+def describe_failure(
+    case_id: str, error: NormNetError, key: dict[str, str] | None, source: str = ""
+) -> Result:
     """The content of ``result.json`` for a scan that has no result."""
     status = "no_lung" if error.code == NO_LUNG else "error"
     found = {"id": error.code, "message": str(error), "exit_code": error.exit_code}
-    return {**_head(status, case_id, key), "error": found}
+    return {**_head(status, case_id, key, source), "error": found}
 
 
-def _head(status: str, case_id: str, key: dict[str, str] | None) -> Result:
+def _head(status: str, case_id: str, key: dict[str, str] | None, source: str) -> Result:
     return {
         "normnet": __version__,
         "notice": NOTICE,
         "status": status,
         "case_id": case_id,
+        "source": source,
         "key": key or {},
     }
 
@@ -202,8 +212,9 @@ class Column(NamedTuple):
 
 
 COLUMNS = (
-    Column("case_id", "name of the input", _at("case_id")),
+    Column("case_id", "name of the result", _at("case_id")),
     Column("folder", "folder of the result", _at("folder")),
+    Column("source", "path of the input, from the given argument on", _at("source")),
     Column("status", "ok, no_lung or error", _at("status")),
     Column("error", "id of the error, where there is one", _at("error", "id")),
     Column("lung_ml", "volume of both lungs", _at("volumes", "both", "lung_ml")),

@@ -264,7 +264,7 @@ def _read_deflated(path: Path, meta: Any) -> Any:
 
     tags: list[BaseTag | int] = [Tag(keyword) for keyword in ("SpecificCharacterSet", *_KEYWORDS)]
     with path.open("rb") as handle:
-        _skip_meta(handle)
+        skip_meta(handle)
         parts = _inflated_parts(handle)
         start = b""
         while len(start) < MAX_DICOM_HEADER_BYTES and (part := next(parts, b"")):
@@ -307,7 +307,7 @@ def _inflated_parts(handle: BinaryIO) -> Iterator[bytes]:
             return  # truncated; the parser will say so
 
 
-def _skip_meta(handle: BinaryIO) -> None:
+def skip_meta(handle: BinaryIO) -> None:
     """Go to the first byte after group 0002, which is always explicit VR, little endian."""
     handle.seek(132)
     while (head := handle.read(8))[:2] == b"\x02\x00":

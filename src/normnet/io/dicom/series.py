@@ -1,127 +1,87 @@
-"""One CT series from a folder of DICOM files, whatever their order and names."""
+"""One CT series from its DICOM files, whatever their order and names."""
 
 from __future__ import annotations
 
-import os
+import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from normnet.errors import GeometryError, InputError, ResourceError, ValueRangeError
+from normnet.errors import InputError, ResourceError, ValueRangeError
 from normnet.io.acceptance import accept
-from normnet.io.dicom.header import Slice, read_header, shown_uid, slice_of
+from normnet.io.dicom.header import Slice, read_header, slice_of
+from normnet.io.dicom.multiframe import is_multiframe, split_frames
 from normnet.io.dicom.pixels import SliceDecoder
 from normnet.io.dicom.stack import order_slices, stack_geometry
-from normnet.io.limits import MAX_FILES, MAX_SLICES, check_size
-from normnet.io.sniff import is_dicom
+from normnet.io.limits import MAX_SLICES, check_size
 from normnet.scan import Scan
 
 _INT16 = np.iinfo(np.int16)
-_DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 
 
-def read_dicom(path: Path, case_id: str, series_uid: str | None = None) -> Scan:
-    """Read the one CT series of a folder and its sub-folders.
+def read_dicom(
+    files: Sequence[Path], where: str, case_id: str, warnings: Sequence[str] = ()
+) -> Scan:
+    """Read one CT series.
 
     Args:
-        path: Folder; a single file is refused as a single slice.
+        files: Of the series. A single slice is refused; an enhanced CT is one file.
+        where: Name of the scan, for messages.
         case_id: For the scan.
-        series_uid: Which SeriesInstanceUID, where there are several.
+        warnings: What was accepted before, one line each.
 
     Raises:
         NormNetError: With the id of what is wrong; see ``normnet.io``.
     """
-    warnings: list[str] = []
-    files = [path] if path.is_file() else _dicom_files(path, warnings)
-    slices: Sequence[Slice] = _choose_series(files, path.name, series_uid, warnings)
-    with SliceDecoder() as decoder:
+    told = list(warnings)
+    # Frames of an enhanced CT become files of this folder.
+    with tempfile.TemporaryDirectory(prefix="normnet-") as folder, SliceDecoder() as decoder:
+        slices: Sequence[Slice] = _read_slices(files, where, Path(folder), told)
         if len(slices) == 1:
             decoder.decode(slices[0])  # a broken file is the better reason than a single slice
-        slices = order_slices(slices, partial(_same_pixels, decoder), path.name, warnings)
-        check_size((len(slices), slices[0].rows, slices[0].columns), path.name)
-        geometry = stack_geometry(slices, path.name, warnings)
-        _note_missing_end(slices, path.name, warnings)
-        volume_hu = _read_volume(slices, decoder, path.name, warnings)
-    return accept(Scan(volume_hu, geometry, case_id, tuple(warnings)), path.name)
+        slices = order_slices(slices, partial(_same_pixels, decoder), where, told)
+        check_size((len(slices), slices[0].rows, slices[0].columns), where)
+        geometry = stack_geometry(slices, where, told)
+        _note_missing_end(slices, where, told)
+        volume_hu = _read_volume(slices, decoder, where, told)
+    return accept(Scan(volume_hu, geometry, case_id, tuple(told)), where)
 
 
-def _dicom_files(folder: Path, warnings: list[str]) -> list[Path]:
-    """Files with DICOM magic bytes; others are counted, or refused if their name says DICOM."""
-    files: list[Path] = []
-    n_other = 0
-    for root, folders, names in os.walk(folder):
-        folders.sort()
-        for name in sorted(names):
-            file = Path(root, name)
-            if is_dicom(file):
-                files.append(file)
-            elif name.startswith(".") or not name.lower().endswith(_DICOM_SUFFIXES):
-                n_other += 1
-            elif file.stat().st_size == 0:
-                raise InputError(
-                    "NN-FILE-002", "the file is empty (0 bytes)", name, "copy or download it again"
-                )
-            else:
-                raise InputError(
-                    "NN-FILE-003",
-                    "not a DICOM file, despite its name",
-                    name,
-                    "remove or replace it",
-                )
-        if len(files) + n_other > MAX_FILES:
-            raise ResourceError(
-                "NN-RES-002", f"more than {MAX_FILES} files", folder.name, "give a smaller folder"
-            )
-    if not files:
-        raise InputError(
-            "NN-FILE-008",
-            "no DICOM file in the folder",
-            folder.name,
-            "give the folder of a CT series",
-        )
-    if n_other:
-        warnings.append(f"{folder.name}: {n_other} files that are not DICOM were ignored")
-    return files
-
-
-def _choose_series(
-    files: list[Path], where: str, series_uid: str | None, warnings: list[str]
+def _read_slices(
+    files: Sequence[Path], where: str, folder: Path, warnings: list[str]
 ) -> list[Slice]:
-    """The slices of the one series of one patient."""
+    """The slices of one patient, before their pixels are decoded."""
     headers = [(file, read_header(file)) for file in files]
     images = [(file, header) for file, header in headers if header is not None]
     if len(images) < len(files):
         n_ignored = len(files) - len(images)
         warnings.append(f"{where}: {n_ignored} localizers and objects without images were ignored")
-    if series_uid is not None:
-        images = [
-            (file, header)
-            for file, header in images
-            if str(header.get("SeriesInstanceUID")) == series_uid
-        ]
     if not images:
-        found = "no CT image" if series_uid is None else "no image of the chosen series"
-        raise InputError("NN-FILE-008", found, where, "give the folder of a CT series")
+        raise InputError("NN-FILE-008", "no CT image", where, "give the folder of a CT series")
     if len(images) > MAX_SLICES:
         raise ResourceError(
             "NN-RES-002", f"{len(images)} slices; at most {MAX_SLICES}", where, "give one series"
         )
-    series = sorted({str(header.get("SeriesInstanceUID")) for _, header in images})
-    patients = {
-        str(header.get("PatientID") or header.get("PatientName") or "") for _, header in images
-    }
+    patients = {_patient(header) for _, header in images}
     if len(patients) > 1:
         raise ValueRangeError(
             "NN-VAL-004", "slices of several patients", where, "give one patient at a time"
         )
-    if len(series) > 1:
-        uids = ", ".join(shown_uid(uid) for uid in series[:8]) + (" ..." if len(series) > 8 else "")
-        raise GeometryError(
-            "NN-GEO-001", f"{len(series)} series: {uids}", where, "choose one with --series UID"
-        )
-    return [slice_of(header, file) for file, header in images]
+    slices = []
+    for file, header in images:
+        if is_multiframe(header, file):
+            frames = split_frames(file, folder)
+            slices += [slice_of(read_header(frame), frame) for frame in frames]
+        else:
+            slices.append(slice_of(header, file))
+    return slices
+
+
+def _patient(header: Any) -> str:
+    return str(header.get("PatientID") or header.get("PatientName") or "")
 
 
 def _same_pixels(decoder: SliceDecoder, one: Slice, other: Slice) -> bool:

@@ -6,13 +6,44 @@ Every module of this folder defines its ``FORMAT``; no other file lists the form
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from io import BufferedReader
 from pathlib import Path
 
+import numpy as np
+
+from normnet.io.payload import Inflated, read_up_to
 from normnet.io.values import Stored
+from normnet.scan import Geometry
+
+_PEEK_BYTES = 2**18
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the header of an image file says; no voxel is read yet.
+
+    Attributes:
+        shape: (z, y, x).
+        dtype: Of the stored voxels.
+        geometry: Where the array lies in the patient.
+        slope, intercept: The values are ``voxels * slope + intercept``.
+        data: The file that holds the voxels.
+        max_bytes: A file of more bytes cannot belong to this header.
+        voxels: Yields the stored voxels in the order of the file, in small parts.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    geometry: Geometry
+    slope: float
+    intercept: float
+    data: Path
+    max_bytes: int
+    voxels: Callable[[], Iterator[np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -24,6 +55,7 @@ class ImageFormat:
         suffixes: Endings of its file names, lower case, with the dot.
         recognises: Whether the first bytes of a file (512 at most) are of this format.
         read: Reads such a file; raises ``NormNetError``.
+        peek: Reads only the header of such a file; raises as ``read``. None: not possible.
         header_suffixes: Those of ``suffixes`` whose voxels lie in a second file of the same name.
         gzipped: Whether the whole file may be compressed with gzip; then ``recognises`` gets its
             first 132 bytes.
@@ -34,6 +66,7 @@ class ImageFormat:
     suffixes: tuple[str, ...]
     recognises: Callable[[bytes], bool]
     read: Callable[[Path], Stored]
+    peek: Callable[[Path], Header] | None = None
     header_suffixes: tuple[str, ...] = ()
     gzipped: bool = False
     rank: int = 100
@@ -53,6 +86,11 @@ def image_suffixes() -> tuple[str, ...]:
     return tuple(suffix for known in image_formats() for suffix in known.suffixes)
 
 
+def has_image_suffix(path: Path) -> bool:
+    """Whether a file's name ends as those of image files do."""
+    return path.name.lower().endswith(image_suffixes())
+
+
 def is_detached_header(path: Path) -> bool:
     """Whether the voxels of an image file lie in a second file beside it, by its suffix."""
     return any(path.name.lower().endswith(known.header_suffixes) for known in image_formats())
@@ -61,3 +99,15 @@ def is_detached_header(path: Path) -> bool:
 def one_of(names: Sequence[str]) -> str:
     """Names as a sentence lists them: ``"a, b or c"``."""
     return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def largest_file(n_bytes: int, offset: int, compressed: bool) -> int:
+    """The most bytes of a file that holds a header and so many bytes of voxels."""
+    slack = 2**20 + offset
+    return n_bytes + slack + (n_bytes // 100 if compressed else 0)
+
+
+def parts_of(stream: BufferedReader | Inflated, dtype: np.dtype) -> Iterator[np.ndarray]:
+    """The voxels from a stream's position on, in parts of a few hundred kilobytes."""
+    while len(data := read_up_to(stream, _PEEK_BYTES)) >= dtype.itemsize:
+        yield data[: len(data) // dtype.itemsize * dtype.itemsize].view(dtype)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from normnet.errors import GeometryError, InputError, ValueRangeError
-from normnet.io.formats import ImageFormat
+from normnet.io.formats import Header, ImageFormat, largest_file, parts_of
 from normnet.io.geometry import check_spacing, geometry_from_axes
 from normnet.io.limits import MAX_HEADER_BYTES, check_extent, check_size, check_thickness
 from normnet.io.payload import Inflated, local_data_file, read_payload
@@ -58,6 +59,31 @@ def read_metaimage(path: Path) -> Stored:
             with detached.open("rb") as data_handle:
                 data = _read_data(data_handle, fields, n_bytes, detached, warnings)
     return Stored(data.view(dtype).reshape(shape[::-1]), geometry, warnings=tuple(warnings))
+
+
+def peek_metaimage(path: Path) -> Header:
+    """Read only the header of a MetaImage; raises as ``read_metaimage``."""
+    where = path.name
+    with path.open("rb") as handle:
+        fields = _read_header(handle, where)
+        start = handle.tell()
+    shape, dtype, geometry = (
+        _shape(fields, where),
+        _dtype(fields, where),
+        _geometry(fields, where, []),
+    )
+    name = fields["ElementDataFile"]
+    data, offset = (path, start) if name.upper() == "LOCAL" else (local_data_file(path, name), 0)
+    compressed = _flag(fields, "CompressedData")
+
+    def voxels() -> Iterator[np.ndarray]:
+        with data.open("rb") as handle:
+            handle.seek(offset)
+            yield from parts_of(Inflated(handle, where) if compressed else handle, dtype)
+
+    n_bytes = math.prod(shape) * dtype.itemsize
+    most = largest_file(n_bytes, MAX_HEADER_BYTES, compressed)
+    return Header(shape[::-1], dtype, geometry, 1.0, 0.0, data, most, voxels)
 
 
 def _read_header(handle: Any, where: str) -> dict[str, str]:
@@ -196,6 +222,7 @@ FORMAT = ImageFormat(
     suffixes=(".mha", *_HEADER_SUFFIXES),
     recognises=lambda head: _FIRST_FIELD.match(head) is not None,
     read=read_metaimage,
+    peek=peek_metaimage,
     header_suffixes=_HEADER_SUFFIXES,
     rank=3,
 )

@@ -6,6 +6,7 @@ import gzip
 import math
 import struct
 import zlib
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 
 from normnet.errors import GeometryError, InputError, OutputError, ValueRangeError
 from normnet.io.atomic import replacing
-from normnet.io.formats import ImageFormat
+from normnet.io.formats import Header, ImageFormat, largest_file, parts_of
 from normnet.io.geometry import (
     ORTHONORMAL_TOLERANCE,
     RAS_TO_LPS,
@@ -83,6 +84,29 @@ def read_nifti(path: Path) -> Stored:
         data = read_payload(stream, math.prod(shape) * dtype.itemsize, path, warnings)
     voxels = data.view(dtype).reshape(shape[::-1])  # the file's first axis is the fastest
     return Stored(voxels, geometry, slope, intercept, tuple(warnings))
+
+
+def peek_nifti(path: Path) -> Header:
+    """Read only the header of a NIfTI file; raises as ``read_nifti``."""
+    where = path.name
+    with path.open("rb") as handle:
+        compressed = handle.read(2) == b"\x1f\x8b"
+        handle.seek(0)
+        header, _ = _read_header(Inflated(handle, where) if compressed else handle, where)
+    shape, dtype = _check_shape(header["dim"], where), _check_dtype(header, where)
+    slope, intercept = _check_scale(header, where)
+    geometry = _geometry(header, shape, where, [])
+    offset = _data_offset(header, path, compressed)
+
+    def voxels() -> Iterator[np.ndarray]:
+        with path.open("rb") as handle:
+            stream = Inflated(handle, where) if compressed else handle
+            read_up_to(stream, offset)
+            yield from parts_of(stream, dtype)
+
+    n_bytes = math.prod(shape) * dtype.itemsize
+    most = largest_file(n_bytes, offset, compressed)
+    return Header(shape[::-1], dtype, geometry, slope, intercept, path, most, voxels)
 
 
 def write_image(
@@ -336,6 +360,7 @@ FORMAT = ImageFormat(
     suffixes=(".nii", ".nii.gz"),
     recognises=lambda head: head.startswith(_SIZES),
     read=read_nifti,
+    peek=peek_nifti,
     gzipped=True,
     rank=1,
 )

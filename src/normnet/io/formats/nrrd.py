@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from normnet.errors import GeometryError, InputError, ValueRangeError
-from normnet.io.formats import ImageFormat
+from normnet.io.formats import Header, ImageFormat, largest_file, parts_of
 from normnet.io.geometry import geometry_from_axes
 from normnet.io.limits import MAX_HEADER_BYTES, check_extent, check_size, check_thickness
 from normnet.io.payload import Inflated, local_data_file, read_payload, read_up_to
@@ -67,6 +68,27 @@ def read_nrrd(path: Path) -> Stored:
             with detached.open("rb") as data_handle:
                 data = _read_data(data_handle, fields, n_bytes, detached, warnings)
     return Stored(data.view(dtype).reshape(shape[::-1]), geometry, warnings=tuple(warnings))
+
+
+def peek_nrrd(path: Path) -> Header:
+    """Read only the header of an NRRD file; raises as ``read_nrrd``."""
+    where = path.name
+    with path.open("rb") as handle:
+        fields = _read_header(handle, where)
+        start = handle.tell()
+    shape, dtype, geometry = _shape(fields, where), _dtype(fields, where), _geometry(fields, where)
+    name = fields.get("data file", fields.get("datafile"))
+    data, offset = (path, start) if name is None else (local_data_file(path, name), 0)
+    compressed = fields.get("encoding", "").lower() != "raw"
+
+    def voxels() -> Iterator[np.ndarray]:
+        with data.open("rb") as handle:
+            handle.seek(offset)
+            yield from parts_of(Inflated(handle, where) if compressed else handle, dtype)
+
+    n_bytes = math.prod(shape) * dtype.itemsize
+    most = largest_file(n_bytes, MAX_HEADER_BYTES, compressed)
+    return Header(shape[::-1], dtype, geometry, 1.0, 0.0, data, most, voxels)
 
 
 def _read_header(handle: Any, where: str) -> dict[str, str]:
@@ -187,6 +209,7 @@ FORMAT = ImageFormat(
     suffixes=(".nrrd", *_HEADER_SUFFIXES),
     recognises=lambda head: head.startswith(b"NRRD000"),
     read=read_nrrd,
+    peek=peek_nrrd,
     header_suffixes=_HEADER_SUFFIXES,
     rank=2,
 )
