@@ -76,7 +76,8 @@ def peek_nrrd(path: Path) -> Header:
     with path.open("rb") as handle:
         fields = _read_header(handle, where)
         start = handle.tell()
-    shape, dtype, geometry = _shape(fields, where), _dtype(fields, where), _geometry(fields, where)
+    shape, dtype = _shape(fields, where), _dtype(fields, where)
+    geometry = _geometry(fields, where, [])
     name = fields.get("data file", fields.get("datafile"))
     data, offset = (path, start) if name is None else (local_data_file(path, name), 0)
     compressed = fields.get("encoding", "").lower() != "raw"
