@@ -12,9 +12,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
-from normnet.config import Config, Section, load_config, override
+from normnet.config import Config, Members, Section, load_config, override
 from normnet.datasets.registry import with_role
 from normnet.errors import ConfigError
 from normnet.evaluation.scores import SCORES
@@ -37,6 +37,8 @@ class Row(Section):
         shipped: Score the package as it ships (its weights, its settings); nothing is trained.
         paper: The paper's values for each data set.
     """
+
+    model_config = ConfigDict(strict=False)  # lists become tuples
 
     id: str
     label: str
@@ -63,6 +65,8 @@ class Experiment(Section):
         rows: Rows of a table of scores.
         needs_lesions: Whether it needs CTs with lesion masks.
     """
+
+    model_config = ConfigDict(strict=False)  # lists become tuples
 
     name: str
     kind: Kind
@@ -99,8 +103,8 @@ class Scale(Section):
     name: str
     note: str = ""
     cost: str = ""
-    members: int = Field(default=5, ge=1)
-    seeds: int = Field(default=1, ge=1)
+    members: Members = 5
+    seeds: Members = 1
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
     def config(self) -> Config:
@@ -152,6 +156,8 @@ def load_scale(source: str) -> Scale:
         )
     else:
         try:
+            if not Path(source).is_file():  # a folder, or a pipe that would block
+                raise FileNotFoundError(source)
             text = Path(source).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(
@@ -160,7 +166,7 @@ def load_scale(source: str) -> Scale:
     try:
         scale = Scale(**{"name": Path(source).stem, **tomllib.loads(text)})
         scale.config()
-    except (tomllib.TOMLDecodeError, ValidationError) as error:
+    except (ValueError, RecursionError) as error:  # those of TOML and pydantic are ValueErrors
         what = str(error).splitlines()[0]
         raise ConfigError(
             "NN-EXP-003", f"not a scale ({what})", source, "see configs/scales/small.toml"
