@@ -157,14 +157,15 @@ def _geometry(fields: dict[str, str], where: str, warnings: list[str]) -> Geomet
         raise GeometryError(
             "NN-GEO-010", "NaN or infinity in the orientation", where, "correct the header"
         )
+    if origin is None:
+        warnings.append(f"{where}: no Offset; 0, 0, 0 was used")
+        origin = np.zeros(3)
     directions = matrix.reshape(3, 3).T  # the header lists one axis after the other
     if np.abs(np.linalg.norm(directions, axis=0) - 1).max() > 1e-3:
         raise GeometryError(
             "NN-GEO-010", "TransformMatrix is not a rotation", where, "correct the header"
         )
-    return geometry_from_axes(
-        directions * spacing, np.zeros(3) if origin is None else origin, where
-    )
+    return geometry_from_axes(directions * spacing, origin, where)
 
 
 def _read_data(

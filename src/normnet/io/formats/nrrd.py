@@ -52,7 +52,7 @@ def read_nrrd(path: Path) -> Stored:
         fields = _read_header(handle, path.name)
         shape = _shape(fields, path.name)
         dtype = _dtype(fields, path.name)
-        geometry = _geometry(fields, path.name)
+        geometry = _geometry(fields, path.name, warnings)
         n_bytes = math.prod(shape) * dtype.itemsize
         name = fields.get("data file", fields.get("datafile"))
         if name is None:
@@ -128,7 +128,7 @@ def _dtype(fields: dict[str, str], where: str) -> np.dtype:
     return dtype.newbyteorder("<" if endian == "little" else ">")
 
 
-def _geometry(fields: dict[str, str], where: str) -> Geometry:
+def _geometry(fields: dict[str, str], where: str, warnings: list[str]) -> Geometry:
     signs = _TO_LPS.get(fields.get("space", "").lower())
     vectors = [match[0] for match in _VECTOR.findall(fields.get("space directions", ""))]
     if signs is None or len(vectors) != 3 or not all(vectors):
@@ -139,6 +139,8 @@ def _geometry(fields: dict[str, str], where: str) -> Geometry:
     if units - _MM:
         raise GeometryError("NN-GEO-011", "lengths that are not in mm", where, "store them in mm")
     axes = [_numbers(vector, where) for vector in vectors]
+    if "space origin" not in fields:
+        warnings.append(f"{where}: no space origin; 0, 0, 0 was used")
     origin = _numbers(fields.get("space origin", "(0,0,0)").strip("()"), where)
     if any(len(vector) != 3 for vector in (*axes, origin)):
         raise InputError(
