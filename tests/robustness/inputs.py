@@ -88,7 +88,7 @@ def gzipped(edit: Bytes) -> Maker:
 
 def gzip_bomb(folder: Path) -> Path:
     """A small ``.nii.gz`` file that inflates to far more than its header says."""
-    (folder / "ct.nii.gz").write_bytes(_gzipped_nifti() + gzip.compress(bytes(200_000_000), 6))
+    (folder / "ct.nii.gz").write_bytes(_gzipped_nifti() + gzip.compress(bytes(60_000_000), 6))
     return folder / "ct.nii.gz"
 
 
