@@ -20,7 +20,7 @@ def lungs_by_density(scan, *_):
     return Lungs(np.where(inside, np.where(x_mm > 0, 2, 1), 0).astype(np.uint8), None)
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="session")
 def libraries():
     """Import what is slow to import, before the time limit of the first row begins."""
     import normnet.pipeline  # noqa: F401

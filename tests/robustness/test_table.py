@@ -5,10 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import re
-import signal
 import time
 from collections import Counter
-from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -20,31 +18,13 @@ from normnet.io.read import read_ct, read_stored
 from normnet.results.schema import FILES, RESULT
 from tests import phantoms
 from tests.robustness import inputs
+from tests.robustness.fuzz import time_limit
 from tests.robustness.table import GROUPS, ROWS, Row, exit_code_of
 
+pytestmark = pytest.mark.usefixtures("libraries")
 MAX_SECONDS = 10
 MAPS = ("lungs.nii.gz", "lesions.nii.gz", "anomaly.nii.gz")
 ERROR_LINE = re.compile(r"^(?:.*: )?(NN-[A-Z]+-\d{3}): (.+)$", re.MULTILINE)
-
-
-class TooSlow(BaseException):
-    """No answer within the time limit; no handler of errors may catch it."""
-
-
-@contextmanager
-def time_limit():
-    """Stop what takes too long, also where it waits for a pipe."""
-
-    def stop(*_):
-        raise TooSlow
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, MAX_SECONDS)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def _parameters(rows, python):
@@ -70,7 +50,7 @@ def test_in_python(row: Row, tmp_path, recwarn):
     path = row.make(tmp_path)
     before = _contents(tmp_path)
     recwarn.clear()
-    with time_limit():
+    with time_limit(MAX_SECONDS):
         if row.error:
             with pytest.raises(NormNetError) as caught:
                 row.run(path)
@@ -102,7 +82,7 @@ def test_on_the_command_line(row: Row, plain, segment, tmp_path, capfd):
     before = _contents(tmp_path)
     capfd.readouterr()
     start = time.perf_counter()
-    with time_limit():
+    with time_limit(MAX_SECONDS):
         exit_code = segment(row.arguments(path, plain), out, row.shipped_lungs)
     assert time.perf_counter() - start < MAX_SECONDS
     err = capfd.readouterr().err

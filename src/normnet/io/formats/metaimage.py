@@ -22,6 +22,7 @@ _DTYPES = {
     "MET_INT": "i4", "MET_UINT": "u4", "MET_FLOAT": "f4", "MET_DOUBLE": "f8",
 }  # fmt: skip
 _HEADER_SUFFIXES = (".mhd",)
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # in a field: a damaged byte
 _FIRST_FIELD = re.compile(rb"^\s*(ObjectType|ObjectSubType|NDims|Comment|Name|ID)\s*=")
 
 
@@ -67,7 +68,7 @@ def _read_header(handle: Any, where: str) -> dict[str, str]:
         line = handle.readline(n_left)
         n_left -= len(line)
         name, separator, value = line.decode("latin-1").partition("=")
-        if not line or (line.strip() and not separator):
+        if not line or (line.strip() and not separator) or _CONTROL.search(value.strip()):
             break
         if line.strip():
             fields[name.strip()] = value.strip()
@@ -180,7 +181,10 @@ def _read_data(
     if header_size == "-1" and not compressed:
         if path.stat().st_size < n_bytes:
             raise InputError(
-                "NN-FILE-005", f"voxels need {n_bytes} bytes, the file has fewer", path.name
+                "NN-FILE-005",
+                f"voxels need {n_bytes} bytes, the file has fewer",
+                path.name,
+                "copy or download it again",
             )
         handle.seek(-n_bytes, 2)
     stream = Inflated(handle, path.name) if compressed else handle

@@ -35,6 +35,7 @@ _TO_LPS = {
 }  # fmt: skip
 _MM = {"mm", "millimeter", "millimeters", ""}
 _HEADER_SUFFIXES = (".nhdr",)
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # in a field: a damaged byte
 _VECTOR = re.compile(r"\(([^()]*)\)|(none)")
 
 
@@ -82,7 +83,7 @@ def _read_header(handle: Any, where: str) -> dict[str, str]:
         if text.startswith("#") or ":=" in text:
             continue
         name, separator, value = text.partition(": ")
-        if not separator:
+        if not separator or _CONTROL.search(text):
             break
         fields[name.strip().lower()] = value.strip()
     raise InputError("NN-FILE-004", "not an NRRD header", where, "copy or download the file again")
@@ -169,7 +170,10 @@ def _read_data(
     if byte_skip == "-1":
         if encoding != "raw" or path.stat().st_size - handle.tell() < n_bytes:
             raise InputError(
-                "NN-FILE-005", f"voxels need {n_bytes} bytes, the file has fewer", path.name
+                "NN-FILE-005",
+                f"voxels need {n_bytes} bytes, the file has fewer",
+                path.name,
+                "copy or download it again",
             )
         handle.seek(-n_bytes, 2)
     elif len(read_up_to(stream, min(int(byte_skip), MAX_HEADER_BYTES))) < int(byte_skip):
