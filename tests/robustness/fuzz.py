@@ -163,8 +163,8 @@ def originals() -> tuple[Original, ...]:
     n_dicom = slices[dicom].index(b"\xe0\x7f\x10\x00OW") + 12
     return (
         Original("NIfTI", "ct.nii", nifti, 352, _nifti_fields(), "ct.nii"),
-        Original("NRRD", "ct.nrrd", texts[0], *_text_fields(texts[0], b": "), "ct.nrrd"),
-        Original("MetaImage", "ct.mha", texts[1], *_text_fields(texts[1], b" = "), "ct.mha"),
+        Original("NRRD", "ct.nrrd", texts[0], *_text_fields(texts[0], b":"), "ct.nrrd"),
+        Original("MetaImage", "ct.mha", texts[1], *_text_fields(texts[1], b"="), "ct.mha"),
         Original("gzip", "ct.nii.gz", zipped, len(zipped), (), "ct.nii.gz"),
         Original("DICOM", dicom, slices.pop(dicom), n_dicom, values, "ct", slices),
     )
@@ -195,7 +195,7 @@ def _text_fields(data: bytes, separator: bytes) -> tuple[int, tuple[Field, ...]]
         name, sign, _ = line.partition(separator)
         if sign:
             start = at + len(name) + len(separator)
-            found.append(Field(name.decode(), start, at + len(line) - 1))
+            found.append(Field(name.decode().strip(), start, at + len(line) - 1))
         at += len(line)
     return n_header, tuple(found)
 
