@@ -1,4 +1,5 @@
 # make check: everything that must hold before a commit.  make demo: segment the demo CT.
+# make fuzz: damaged headers with a new seed, for some minutes.
 # Every target sets up what it needs in .venv, once.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
@@ -6,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .NOTPARALLEL:
-.PHONY: check demo test lint types docs clean
+.PHONY: check demo test fuzz lint types docs clean
 
 check: lint types docs test
 
@@ -25,6 +26,9 @@ demo: $(VENV)/.installed
 test: $(VENV)/.developer
 	$(BIN)/pytest --numprocesses logical --dist loadfile --no-loadscope-reorder \
 		--cov --cov-report=term:skip-covered
+
+fuzz: $(VENV)/.developer
+	$(BIN)/python -m tests.robustness.fuzz --seed $$(date +%s) --save fuzz-failures
 
 lint: $(VENV)/.developer
 	$(BIN)/ruff check .

@@ -10,8 +10,10 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import sys
 import types
 import typing
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,6 +21,7 @@ from enum import Enum
 from functools import cache
 from html import escape
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import normnet
@@ -483,6 +486,44 @@ def result_keys() -> str:
     raise LookupError("no module of normnet.results lists the keys of result.json")
 
 
+# --- inputs ---
+
+
+@cache
+def accepted_inputs() -> str:
+    """Every kind of input of the tests' table with what happens to it, found by trying it."""
+    sys.path.insert(0, str(DOCS.parent))  # the tests lie beside the documentation
+    try:
+        from tests.robustness.table import GROUPS, ROWS
+    finally:
+        sys.path.pop(0)
+    texts = []
+    for group, title in GROUPS.items():
+        lines = ["| input | what happens | id, exit code | what to do |", "|---|---|---|---|"]
+        lines += [_input_row(row) for row in ROWS if row.group == group and not row.pending]
+        texts += [f"## {title} {{ #{group} }}", "\n".join(lines)]
+    missing = [f"- {_line(row.kind)}" for row in ROWS if row.pending]
+    if missing:
+        texts += ["## Not as it should be yet { #not-yet }", "\n".join(missing)]
+    return "\n\n".join(texts)
+
+
+def _input_row(row: Any) -> str:
+    found, name, todo = "Accepted.", "0", ""
+    with TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the libraries that write bad files
+        try:
+            result = row.run(row.make(Path(folder)))
+            said = [text.partition(": ")[2] for text in getattr(result, "warnings", ())]
+            found = f"Accepted, with a warning: {'; '.join(said)}." if said else found
+        except errors.NormNetError as error:
+            found = _sentence(error.found).replace(folder, "")
+            name = f"[`{error.code}`](errors.md#{error.code}), {error.exit_code}"
+            todo = _sentence(error.todo)
+    found = re.sub(r"\b\d+(?:\.\d+){5,}", UNKNOWN, found)  # UIDs are made anew each time
+    return f"| {_line(row.kind)} | {_line(found)} | {name} | {_line(todo)} |"
+
+
 # --- the hook ---
 
 PARTS = {
@@ -492,6 +533,7 @@ PARTS = {
     "exit_codes": exit_codes,
     "public_names": public_names,
     "result_keys": result_keys,
+    "accepted_inputs": accepted_inputs,
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import permutations, product
@@ -173,6 +174,36 @@ def write_nifti(scan: Scan, path: Path) -> Path:
     """Store a scan with our own writer, in its order."""
     write_image(path, scan.volume_hu, scan.geometry)
     return path
+
+
+# Headers of the phantom of 20 x 24 x 28 voxels of 2.5 x 2.0 x 1.5 mm, with the voxels behind them.
+NRRD = (
+    "NRRD0004\ntype: int16\ndimension: 3\nspace: left-posterior-superior\nsizes: 28 24 20\n"
+    "encoding: raw\nendian: little\nspace directions: (1.5,0,0) (0,2,0) (0,0,2.5)\n"
+    "space origin: (-20.25,-23,-23.75)\n"
+)
+MHA = (
+    "ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = False\n"
+    "CompressedData = False\nTransformMatrix = 1 0 0 0 1 0 0 0 1\nOffset = -20.25 -23 -23.75\n"
+    "ElementSpacing = 1.5 2 2.5\nDimSize = 28 24 20\nElementType = MET_SHORT\n"
+)
+
+
+def write_text(path: Path, header: str, scan, local: str = "ElementDataFile = LOCAL\n") -> Path:
+    """Store a scan behind a header of NRRD or MetaImage."""
+    path.write_bytes(
+        header.encode()
+        + (b"\n" if header.startswith("NRRD") else local.encode())
+        + scan.volume_hu.tobytes()
+    )
+    return path
+
+
+def poke(path: Path, offset: int, code: str, *values: object) -> None:
+    """Change a number in a file, little-endian, by its place and its code of ``struct``."""
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<" + code, data, offset, *values)
+    path.write_bytes(data)
 
 
 def dicom_datasets(scan: Scan) -> list:

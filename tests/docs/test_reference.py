@@ -97,6 +97,28 @@ def test_keys_of_a_result_are_on_the_page():
     assert {"status", "volumes", "certainty", "model", "warnings", "seconds", "error"} <= shown
 
 
+def test_every_kind_of_input_is_on_the_page():
+    from tests.robustness.table import ROWS
+
+    text = page("inputs")
+    lines = text.splitlines()
+    for row in ROWS:
+        start = (
+            f"- {generated._line(row.kind)}" if row.pending else f"| {generated._line(row.kind)} |"
+        )
+        (line,) = [line for line in lines if line.startswith(start)]
+        if row.pending:
+            continue
+        code = re.search(r"\(errors\.md#(NN-[A-Z]+-\d{3})\)", line)
+        assert bool(code) == bool(row.error), line
+        if code:
+            assert row.fits(code[1])
+            assert line.rstrip("| ").endswith("."), line  # what to do
+        else:
+            assert ("warning" in line) == row.warns
+    assert "/tmp" not in text
+
+
 def test_no_part_is_left_unfilled():
     for path in DOCS.rglob("*.md"):
         assert "{{ " not in generated.fill(path.read_text(encoding="utf-8")), path

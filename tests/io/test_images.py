@@ -25,6 +25,7 @@ from normnet.io.choice import choose_scans
 from normnet.io.read import read_stored
 from normnet.scan import Geometry
 from tests import phantoms
+from tests.phantoms import MHA, NRRD, poke, write_text
 
 SHAPE, SPACING_MM = (20, 24, 28), (2.5, 2.0, 1.5)
 
@@ -41,12 +42,6 @@ def stored(scan, tmp_path):
     path = tmp_path / "ct.nii"
     path.write_bytes(gzip.decompress((tmp_path / "ct.nii.gz").read_bytes()))
     return path
-
-
-def poke(path: Path, offset: int, code: str, *values: object) -> None:
-    data = bytearray(path.read_bytes())
-    struct.pack_into("<" + code, data, offset, *values)
-    path.write_bytes(data)
 
 
 def assert_refused(path: Path, code: str) -> None:
@@ -197,27 +192,6 @@ def test_truncated_and_corrupt_files_of_simpleitk(suffix, scan, tmp_path):
         if flipped:
             path.write_bytes(data[:-200] + bytes([data[-200] ^ 0x55]) + data[-199:])
             assert_refused(path, flipped)
-
-
-NRRD = (
-    "NRRD0004\ntype: int16\ndimension: 3\nspace: left-posterior-superior\nsizes: 28 24 20\n"
-    "encoding: raw\nendian: little\nspace directions: (1.5,0,0) (0,2,0) (0,0,2.5)\n"
-    "space origin: (-20.25,-23,-23.75)\n"
-)
-MHA = (
-    "ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = False\n"
-    "CompressedData = False\nTransformMatrix = 1 0 0 0 1 0 0 0 1\nOffset = -20.25 -23 -23.75\n"
-    "ElementSpacing = 1.5 2 2.5\nDimSize = 28 24 20\nElementType = MET_SHORT\n"
-)
-
-
-def write_text(path: Path, header: str, scan, local: str = "ElementDataFile = LOCAL\n") -> Path:
-    path.write_bytes(
-        header.encode()
-        + (b"\n" if header.startswith("NRRD") else local.encode())
-        + scan.volume_hu.tobytes()
-    )
-    return path
 
 
 def test_hand_written_headers(scan, tmp_path):

@@ -23,6 +23,7 @@ _DTYPES = {
     "MET_INT": "i4", "MET_UINT": "u4", "MET_FLOAT": "f4", "MET_DOUBLE": "f8",
 }  # fmt: skip
 _HEADER_SUFFIXES = (".mhd",)
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # in a field: a damaged byte
 _FIRST_FIELD = re.compile(rb"^\s*(ObjectType|ObjectSubType|NDims|Comment|Name|ID)\s*=")
 
 
@@ -94,7 +95,7 @@ def _read_header(handle: Any, where: str) -> dict[str, str]:
         line = handle.readline(n_left)
         n_left -= len(line)
         name, separator, value = line.decode("latin-1").partition("=")
-        if not line or (line.strip() and not separator):
+        if not line or (line.strip() and not separator) or _CONTROL.search(value.strip()):
             break
         if line.strip():
             if fields.get(name.strip(), value.strip()) != value.strip():
@@ -188,14 +189,15 @@ def _geometry(fields: dict[str, str], where: str, warnings: list[str]) -> Geomet
         raise GeometryError(
             "NN-GEO-010", "NaN or infinity in the orientation", where, "correct the header"
         )
+    if origin is None:
+        warnings.append(f"{where}: no Offset; 0, 0, 0 was used")
+        origin = np.zeros(3)
     directions = matrix.reshape(3, 3).T  # the header lists one axis after the other
     if np.abs(np.linalg.norm(directions, axis=0) - 1).max() > 1e-3:
         raise GeometryError(
             "NN-GEO-010", "TransformMatrix is not a rotation", where, "correct the header"
         )
-    return geometry_from_axes(
-        directions * spacing, np.zeros(3) if origin is None else origin, where
-    )
+    return geometry_from_axes(directions * spacing, origin, where)
 
 
 def _read_data(
@@ -210,7 +212,10 @@ def _read_data(
     if header_size == "-1" and not compressed:
         if path.stat().st_size < n_bytes:
             raise InputError(
-                "NN-FILE-005", f"voxels need {n_bytes} bytes, the file has fewer", path.name
+                "NN-FILE-005",
+                f"voxels need {n_bytes} bytes, the file has fewer",
+                path.name,
+                "copy or download it again",
             )
         handle.seek(-n_bytes, 2)
     stream = Inflated(handle, path.name) if compressed else handle

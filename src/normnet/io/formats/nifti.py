@@ -184,7 +184,10 @@ def _check_shape(dim: tuple[int, ...], where: str) -> tuple[int, int, int]:
     n_axes = dim[0]
     if not 1 <= n_axes <= 7 or min(dim[1 : n_axes + 1]) < 1:
         raise InputError(
-            "NN-FILE-004", f"impossible dimensions {dim[: min(max(n_axes, 3), 7) + 1]}", where
+            "NN-FILE-004",
+            f"impossible dimensions {dim[: min(max(n_axes, 3), 7) + 1]}",
+            where,
+            "correct the header",
         )
     sizes = (*dim[1 : n_axes + 1], 1, 1)
     if max(sizes[3:], default=1) > 1:
@@ -266,9 +269,9 @@ def _geometry(
     lps = RAS_TO_LPS.diagonal()[:, None] * forms[used]
     geometry = geometry_from_axes(lps[:, :3], lps[:, 3], where)
     corners = np.array([[0, 0, 0, 1], [*(n - 1 for n in shape), 1]]).T
-    if len(forms) == 2 and not np.allclose(
-        forms["sform"] @ corners, forms["qform"] @ corners, rtol=0, atol=_FORM_TOLERANCE_MM
-    ):
+    with np.errstate(invalid="ignore", over="ignore"):  # a qform that is not finite disagrees
+        ends = [form @ corners for form in forms.values()]
+    if not np.allclose(ends[0], ends[-1], rtol=0, atol=_FORM_TOLERANCE_MM):
         warnings.append(f"{where}: sform and qform disagree; the {used} was used")
     elif used == "qform" and len(forms) == 2:
         warnings.append(f"{where}: the sform is sheared; the qform was used")

@@ -36,6 +36,7 @@ _TO_LPS = {
 }  # fmt: skip
 _MM = {"mm", "millimeter", "millimeters", ""}
 _HEADER_SUFFIXES = (".nhdr",)
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # in a field: a damaged byte
 _VECTOR = re.compile(r"\(([^()]*)\)|(none)")
 
 
@@ -106,7 +107,7 @@ def _read_header(handle: Any, where: str) -> dict[str, str]:
         if text.startswith("#") or ":=" in text:
             continue
         name, separator, value = text.partition(": ")
-        if not separator:
+        if not separator or _CONTROL.search(text):
             break
         if fields.get(name.strip().lower(), value.strip()) != value.strip():
             break  # two different values of one field
@@ -166,7 +167,7 @@ def _geometry(fields: dict[str, str], where: str, warnings: list[str]) -> Geomet
         raise GeometryError("NN-GEO-011", "lengths that are not in mm", where, "store them in mm")
     axes = [_numbers(vector, where) for vector in vectors]
     if "space origin" not in fields:
-        warnings.append(f"{where}: no space origin; (0,0,0) was used")
+        warnings.append(f"{where}: no space origin; 0, 0, 0 was used")
     origin = _numbers(fields.get("space origin", "(0,0,0)").strip("()"), where)
     if any(len(vector) != 3 for vector in (*axes, origin)):
         raise InputError(
@@ -195,7 +196,10 @@ def _read_data(
     if byte_skip == "-1":
         if encoding != "raw" or path.stat().st_size - handle.tell() < n_bytes:
             raise InputError(
-                "NN-FILE-005", f"voxels need {n_bytes} bytes, the file has fewer", path.name
+                "NN-FILE-005",
+                f"voxels need {n_bytes} bytes, the file has fewer",
+                path.name,
+                "copy or download it again",
             )
         handle.seek(-n_bytes, 2)
     elif len(read_up_to(stream, min(int(byte_skip), MAX_HEADER_BYTES))) < int(byte_skip):
