@@ -12,6 +12,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from normnet.errors import InputError
+from normnet.io.case_names import check_case_id
+
+MAX_BYTES = 2**26  # of a list of cases
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ def read_cases(path: Path) -> list[Case]:
 
     Raises:
         InputError: NN-DAT-001 if the CSV file cannot be read, NN-DAT-002 if it has no column
-            ``case_id`` or ``file``.
+            ``case_id`` or ``file``, NN-DAT-006 if a ``case_id`` cannot be the name of a file,
+            NN-DAT-007 if a row names no file.
     """
     return [_with_masks_there(case) for case in read_rows(path) if case.image.exists()]
 
@@ -60,7 +64,9 @@ def read_cases(path: Path) -> list[Case]:
 def read_rows(path: Path) -> list[Case]:
     """All cases of a CSV file, also those whose files are missing; raises as ``read_cases``."""
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        if not path.is_file() or path.stat().st_size > MAX_BYTES:
+            raise OSError("no regular file of a list's size")
+        with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(
@@ -70,11 +76,16 @@ def read_rows(path: Path) -> list[Case]:
         raise InputError(
             "NN-DAT-002", "no columns case_id and file", str(path), "see normnet.datasets.manifest"
         )
-    return [_case(row, path.parent) for row in rows]
+    return [_case(row, n, path) for n, row in enumerate(rows, 1)]
 
 
-def _case(row: dict[str, str], root: Path) -> Case:
-    folder = root / (row.get("folder") or "")
+def _case(row: dict[str, str], n: int, path: Path) -> Case:
+    if not row["file"]:
+        raise InputError(
+            "NN-DAT-007", f"no file in row {n} of the list of cases", path.name, "name the CT there"
+        )
+    check_case_id(row["case_id"] or "", f"{path.name}, row {n}")
+    folder = path.parent / (row.get("folder") or "")
 
     def mask(column: str) -> Path | None:
         name = row.get(column) or ""
