@@ -81,14 +81,14 @@ def test_excluded_slices_follow_the_file(scan, lungs, flip):
 
 
 def test_round_trip(tmp_path, case):
-    save_case(tmp_path / "a" / "case.npz", case, "key")
+    save_case(tmp_path / "a" / "case.npz", replace(case, key="key"))
     assert_same(load_case(tmp_path / "a" / "case.npz"), case)
     assert_same(load_case(tmp_path / "a" / "case.npz", "key"), case)
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["case.npz"]
 
 
 def test_stale_or_missing_is_none(tmp_path, case):
-    save_case(tmp_path / "case.npz", case, "key")
+    save_case(tmp_path / "case.npz", replace(case, key="key"))
     assert load_case(tmp_path / "case.npz", "other key") is None
     assert load_case(tmp_path / "nothing.npz") is None
 
@@ -96,7 +96,7 @@ def test_stale_or_missing_is_none(tmp_path, case):
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
 def test_truncated_is_none(tmp_path, case, share):
     path = tmp_path / "case.npz"
-    save_case(path, case, "key")
+    save_case(path, replace(case, key="key"))
     data = path.read_bytes()
     path.write_bytes(data[: int(share * len(data))])
     assert load_case(path) is None
@@ -105,7 +105,7 @@ def test_truncated_is_none(tmp_path, case, share):
 def test_altered_is_none_or_unharmed(tmp_path, case):
     """After one flipped byte the contents are right or refused, never wrong."""
     path = tmp_path / "case.npz"
-    save_case(path, case, "key")
+    save_case(path, replace(case, key="key"))
     data = path.read_bytes()
     n_none = 0
     for at in [*range(0, len(data), len(data) // 40), *range(len(data) - 700, len(data), 13)]:

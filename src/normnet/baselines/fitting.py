@@ -15,6 +15,7 @@ from normnet.baselines.slices import SliceSampler
 from normnet.config import Config
 from normnet.preparation.cache import NormalCase
 from normnet.training.checkpoints import Checkpoint, load_newest, save_checkpoint, take_checkpoint
+from normnet.training.divergence import check_loss
 from normnet.training.member import stream
 
 CHECKPOINT_EVERY = 500
@@ -73,6 +74,8 @@ def train_baseline(
     Raises:
         InputError: NN-BAS-003 if no CT has a slice with lung.
         ConfigError: NN-BAS-002 if the network cannot have this size.
+        ModelError: NN-TRN-020 if the training diverges; the checkpoints from before stay.
+        OutputError: If a checkpoint cannot be written.
     """
     sampler = SliceSampler(cases, config, method, slice_size(method, settings))
     torch.manual_seed(seed)
@@ -97,6 +100,7 @@ def train_baseline(
             ):
                 weight.grad = gradient
             optimizer.step()
+            check_loss(loss.item(), step)
         losses.append(round(loss.item(), 6))
         on_step(step, losses[-1])
         stopping = stop()

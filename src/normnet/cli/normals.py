@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -62,7 +63,17 @@ def find_normals(inputs: list[Path], split: str | None, leave_out: Iterable[str]
             "the inputs",
             "give CTs, a folder or a CSV list",
         )
-    twice = {name for name in names if names.count(name) > 1}
+    check_names(names)
+    return remaining
+
+
+def check_names(names: list[str]) -> None:
+    """Refuse two cases of one name.
+
+    Raises:
+        InputError: NN-TRN-012.
+    """
+    twice = {name for name, n in Counter(names).items() if n > 1}
     if twice:
         raise InputError(
             "NN-TRN-012",
@@ -70,7 +81,6 @@ def find_normals(inputs: list[Path], split: str | None, leave_out: Iterable[str]
             "the inputs",
             "rename one of them",
         )
-    return remaining
 
 
 def without_slices(cases: list[Case], ranges: list[str]) -> list[Case]:

@@ -35,7 +35,9 @@ def prepare(
     reference_lungs: Annotated[
         bool, typer.Option("--reference-lungs", help="Use a CSV list's lung masks.")
     ] = False,
-    config: Annotated[str, typer.Option(help="default, paper, or a TOML file.")] = "default",
+    config: Annotated[
+        str, typer.Option(help="default, paper, lesions, or a TOML file.")
+    ] = "default",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> int:
     """Find the lungs of normal CTs, resample them to the training grid and mark erroneous edges.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,8 +51,9 @@ def train(
 ) -> int:
     """Train networks that know normal lung tissue, on synthetic lesions in normal CTs.
 
-    CTs that are not prepared yet are prepared into OUT/cache first. Ctrl-C saves a checkpoint; the
-    same command goes on from there as if it had not been stopped.
+    CTs that are not prepared yet are prepared into OUT/cache first. Prepared cases must have the
+    same settings of preparation, window and lungs. Ctrl-C saves a checkpoint; the same command goes
+    on from there as if it had not been stopped. A finished model is never overwritten.
     """
     from normnet.memory import check_memory
 
@@ -62,7 +62,9 @@ def train(
     from normnet.cli.signals import stopping_on_signals
     from normnet.cli.texts import progress_bar, say
     from normnet.config import load_config
+    from normnet.errors import OutputError
     from normnet.io.output_folder import check_output, locked
+    from normnet.training.record import check_same_run, count_finished
 
     settings = load_config(config)
     given = {"members": members, "seed": seed, "iterations": iterations}
@@ -76,9 +78,20 @@ def train(
         cases = load_normals(
             inputs, out / "cache", settings, lung_model, split, leave_out or [], torch_device, bar
         )
-        check_same_run(out, describe_run(settings, cases))
-        from normnet.training.ensemble import train_ensemble
+        from normnet.training.ensemble import kind_of, train_ensemble
 
+        check_same_run(out, describe_run(settings, cases))
+        n_finished = count_finished(out, kind_of(settings))
+        if n_finished > training.members:
+            raise OutputError(
+                "NN-OUT-013",
+                f"a finished model of {n_finished} members lies there",
+                "--out",
+                f"choose another --out, or give --members {n_finished}",
+            )
+        if n_finished == training.members:
+            say(f"done already: the model in {out} is finished")
+            return 0
         n_steps = f"{training.members} x {training.iterations} iterations"
         say(f"{len(cases)} normal CTs; {n_steps} on {torch_device}")
         with stopping_on_signals() as stop, step_reporter(out, settings, bar) as on_step:
@@ -109,9 +122,10 @@ def load_normals(
     """Load prepared cases, and prepare CTs into the cache.
 
     Raises:
-        InputError: If a prepared case is damaged, a CT fails, or there is none.
+        InputError: NN-TRN-013 if a prepared case is damaged, NN-TRN-014 if it was prepared with
+            other settings, NN-TRN-010 to 012 as ``find_normals``; or as reading a CT that fails.
     """
-    from normnet.cli.normals import find_normals, prepare_all
+    from normnet.cli.normals import check_names, find_normals, prepare_all
     from normnet.errors import InputError
     from normnet.preparation.cache import load_case
     from normnet.training.normals import Preparer
@@ -126,6 +140,7 @@ def load_normals(
             others.append(path)
     cases = []
     skipped = set(leave_out)
+    preparer = Preparer(cache, config, lung_model, False, device)
     for file in files:
         case = load_case(file)
         if case is None:
@@ -134,10 +149,10 @@ def load_normals(
             )
         if case.case_id in leave_out or file.stem in leave_out:
             skipped -= {case.case_id, file.stem}
-        else:
-            cases.append(case)
+            continue
+        preparer.check(case, file.name)
+        cases.append(case)
     if others:
-        preparer = Preparer(cache, config, lung_model, False, device)
         prepared, errors = prepare_all(find_normals(others, split, skipped), preparer, bar)
         if errors:
             raise errors[0]
@@ -156,6 +171,7 @@ def load_normals(
             "the inputs",
             "give CTs, a folder or a CSV list",
         )
+    check_names([case.case_id for case in cases])
     return cases
 
 
@@ -164,37 +180,7 @@ def describe_run(config: Config, cases: list[NormalCase]) -> dict[str, Any]:
     settings = config.model_dump(mode="json", exclude={"lungs_training"})
     settings["training"].pop("members")  # a larger ensemble only adds some
     settings["training"].pop("checkpoint_every")
-    return {"config": settings, "cases": [case.case_id for case in cases]}
-
-
-def check_same_run(out: Path, run: dict[str, Any]) -> None:
-    """See that checkpoints in the folder come from the same run; note it for the next time.
-
-    Args:
-        out: Folder of the checkpoints.
-        run: What they depend on, of types that JSON knows.
-
-    Raises:
-        OutputError: If they come from another one.
-    """
-    from normnet.errors import OutputError
-    from normnet.io.atomic import write_bytes
-
-    note = out / "run.json"
-    if note.is_file():
-        try:
-            before = json.loads(note.read_text())
-        except (OSError, ValueError):
-            before = None
-        if before != run:
-            raise OutputError(
-                "NN-OUT-013",
-                "a training with other settings or cases lies there",
-                out.name,
-                "choose another --out, or delete it",
-            )
-    else:
-        write_bytes(note, (json.dumps(run, indent=2) + "\n").encode())
+    return {"config": settings, "cases": {case.case_id: case.key for case in cases}}
 
 
 @contextmanager

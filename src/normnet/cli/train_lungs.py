@@ -42,7 +42,8 @@ def train_lungs(
     """Train the 2D network that finds the lungs; no lesion label enters, disease is synthetic.
 
     Options that are not given are those of [lungs_training] in --config. Ctrl-C saves a checkpoint;
-    the same command goes on from there as if it had not been stopped.
+    the same command goes on from there as if it had not been stopped. A finished model is never
+    overwritten.
     """
     from normnet.memory import check_memory
 
@@ -50,13 +51,14 @@ def train_lungs(
     from normnet.cli.devices import choose_device
     from normnet.cli.signals import stopping_on_signals
     from normnet.cli.texts import progress_bar, say
-    from normnet.cli.train import LINE_EVERY, check_same_run
+    from normnet.cli.train import LINE_EVERY
     from normnet.config import load_config
     from normnet.io.output_folder import check_output, locked
     from normnet.network.weights import load_members, save_model
     from normnet.training.lungs.segmenter import lung_network
     from normnet.training.lungs.segmenter import train_lungs as run_training
-    from normnet.training.lungs.slices import read_lung_slices
+    from normnet.training.lungs.slices import fingerprints, read_lung_slices
+    from normnet.training.record import check_same_run, count_finished
 
     settings = load_config(config)
     given = {
@@ -75,18 +77,20 @@ def train_lungs(
         start, start_members = networks[0].state_dict(), manifest["members"]
     check_output(out, inputs)
     with locked(out), progress_bar() as bar:
-        bar("reading slices", 0, 1)
-        slices = read_lung_slices(inputs, settings.lungs, frozenset(leave_out or []), archive_to_hu)
+        left_out = frozenset(leave_out or [])
         run = {
             "lungs": settings.lungs.model_dump(mode="json"),
             "lungs_training": training.model_dump(mode="json", exclude={"checkpoint_every"}),
-            "inputs": [path.name for path in inputs],
-            "left_out": sorted(leave_out or []),
+            "inputs": fingerprints(inputs, left_out),
             "archive_to_hu": archive_to_hu and list(archive_to_hu),
-            "n_slices": len(slices),
             "start_from": start_members,
         }
         check_same_run(out, run)
+        if count_finished(out, "lungs"):
+            say(f"done already: the lung model in {out} is finished")
+            return 0
+        bar("reading slices", 0, 1)
+        slices = read_lung_slices(inputs, settings.lungs, left_out, archive_to_hu)
         say(f"{len(slices)} slices, {training.iterations} iterations on {torch_device}")
         recent: list[float] = []
 

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from normnet.errors import InputError
+from normnet.io.case_names import check_case_id
 
-MAX_ID_BYTES = 230  # file systems allow 255 for a name with all that is added to it
+MAX_BYTES = 2**26  # of a list of cases
 
 
 @dataclass(frozen=True)
@@ -51,23 +52,7 @@ class Case:
     left_out: str = ""
 
     def __post_init__(self) -> None:
-        """See that the name can be a file's name.
-
-        Raises:
-            InputError: NN-DAT-006 if it cannot: such a name could lead out of the output folder.
-        """
-        name = self.case_id
-        if (
-            name in ("", ".", "..")
-            or not name.isprintable()
-            or set(name) & set("/\\")
-            or len(name.encode(errors="replace")) > MAX_ID_BYTES
-        ):
-            shown = "".join(c if c.isprintable() else "?" for c in name)[:60]
-            found = f"'{shown}' cannot be a file's name"
-            raise InputError(
-                "NN-DAT-006", found, "case_id", "use letters, digits, '-', '_' and '.'"
-            )
+        check_case_id(self.case_id, "case_id")
 
 
 def read_cases(path: Path) -> list[Case]:
@@ -75,7 +60,8 @@ def read_cases(path: Path) -> list[Case]:
 
     Raises:
         InputError: NN-DAT-001 if the CSV file cannot be read, NN-DAT-002 if it has no column
-            ``case_id`` or ``file``, NN-DAT-006 if a case id cannot be a file's name.
+            ``case_id`` or ``file``, NN-DAT-006 if a ``case_id`` cannot be the name of a file,
+            NN-DAT-007 if a row names no file.
     """
     return [_with_masks_there(case) for case in read_rows(path) if case.image.exists()]
 
@@ -83,7 +69,9 @@ def read_cases(path: Path) -> list[Case]:
 def read_rows(path: Path) -> list[Case]:
     """All cases of a CSV file, also those whose files are missing; raises as ``read_cases``."""
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        if not path.is_file() or path.stat().st_size > MAX_BYTES:
+            raise OSError("no regular file of a list's size")
+        with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(
@@ -93,11 +81,16 @@ def read_rows(path: Path) -> list[Case]:
         raise InputError(
             "NN-DAT-002", "no columns case_id and file", str(path), "see normnet.datasets.manifest"
         )
-    return [_case(row, path.parent) for row in rows]
+    return [_case(row, n, path) for n, row in enumerate(rows, 1)]
 
 
-def _case(row: dict[str, str], root: Path) -> Case:
-    folder = root / (row.get("folder") or "")
+def _case(row: dict[str, str], n: int, path: Path) -> Case:
+    if not row["file"]:
+        raise InputError(
+            "NN-DAT-007", f"no file in row {n} of the list of cases", path.name, "name the CT there"
+        )
+    check_case_id(row["case_id"] or "", f"{path.name}, row {n}")
+    folder = path.parent / (row.get("folder") or "")
 
     def mask(column: str) -> Path | None:
         name = row.get(column) or ""

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import io
-import zipfile
+import json
+import math
 import zlib
 from collections.abc import Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from normnet.config import Config
+from normnet.errors import InputError
 from normnet.io.atomic import check_regular, foreign_file, write_bytes
+from normnet.io.case_names import check_case_id
+from normnet.io.npz import read_npz
 from normnet.preparation.breath import take_fluid
 from normnet.preparation.edges import find_erroneous_edges
 from normnet.preparation.prepare import LOWEST_HU, prepare
@@ -34,6 +39,8 @@ class NormalCase:
         lung_mask: Same shape, bool, M'.
         edge_mask: Same shape, bool, the erroneous edges E.
         usable: (z,) bool, False for slices that a list excludes: a nodule or a suspect finding.
+        key: Hash of all that the case depends on; empty for a case that is not from a cache.
+        settings: What it was prepared with, as JSON holds it; see ``training.normals``.
     """
 
     case_id: str
@@ -41,6 +48,8 @@ class NormalCase:
     lung_mask: np.ndarray
     edge_mask: np.ndarray
     usable: np.ndarray
+    key: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 def prepare_normal(
@@ -77,21 +86,19 @@ def prepare_normal(
     return NormalCase(scan.case_id, codes, prepared.lung_mask, edge_mask, usable)
 
 
-def save_case(path: Path, case: NormalCase, key: str) -> None:
+def save_case(path: Path, case: NormalCase) -> None:
     """Write one case; the file is complete or does not exist.
 
     Args:
         path: Of the ``.npz`` file.
-        case: What is written.
-        key: Changes with all that the case depends on, see ``load_case``.
+        case: What is written, with its key and settings.
 
     Raises:
         OutputError: If it cannot be written; NN-OUT-015 if another program's file has that name.
     """
     check_regular(path)
-    if path.is_file() and not _is_own(path):
+    if path.is_file() and not _is_prepared(path):
         raise foreign_file(path)
-    shape = np.array(case.codes.shape)
     buffer = io.BytesIO()
     np.savez(
         buffer,
@@ -99,38 +106,68 @@ def save_case(path: Path, case: NormalCase, key: str) -> None:
         lung_mask=np.packbits(case.lung_mask),
         edge_mask=np.packbits(case.edge_mask),
         usable=case.usable,
-        shape=shape,
+        shape=np.array(case.codes.shape),
         case_id=np.array(case.case_id),
-        key=np.array(key),
+        key=np.array(case.key),
+        settings=np.array(json.dumps(case.settings)),
     )
     write_bytes(path, buffer.getvalue())
 
 
-def _is_own(path: Path) -> bool:
-    """Whether a file starts as ``save_case`` writes it, damaged or not."""
-    with path.open("rb") as handle:
-        return b"codes.npy" in handle.read(64)
-
-
 def load_case(path: Path, key: str | None = None) -> NormalCase | None:
-    """A case of the cache; None if its file is missing or damaged, or has another key."""
+    """A case of the cache; None if its file is missing or damaged, or has another key.
+
+    Raises:
+        ResourceError: NN-RES-003 if the file inflates beyond the limits.
+    """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if key is not None and str(file["key"]) != key:
-                return None
-            shape = tuple(int(n) for n in file["shape"])
-            size = int(np.prod(shape))
-
-            def bits(name: str) -> np.ndarray:
-                return np.unpackbits(file[name], count=size).astype(bool).reshape(shape)
-
-            codes = np.frombuffer(zlib.decompress(file["codes"].tobytes()), np.uint8).reshape(shape)
-            return NormalCase(
-                str(file["case_id"]),
-                codes,
-                bits("lung_mask"),
-                bits("edge_mask"),
-                file["usable"].astype(bool),
-            )
-    except (OSError, EOFError, ValueError, KeyError, RuntimeError, zlib.error, zipfile.BadZipFile):
+        arrays = read_npz(path)
+        own_key, case_id = str(arrays["key"]), str(arrays["case_id"])
+        if key is not None and own_key != key:
+            return None
+        check_case_id(case_id, path.name)
+        settings = json.loads(str(arrays["settings"]))
+        shape = tuple(int(n) for n in arrays["shape"])
+        size = math.prod(shape)
+        codes, *masks = (arrays[name] for name in ("codes", "lung_mask", "edge_mask"))
+        usable = arrays["usable"]
+        fits = (
+            len(shape) == 3
+            and min(shape) > 0
+            and isinstance(settings, dict)
+            and all(part.dtype == np.uint8 for part in (codes, *masks))
+            # Two bits per voxel: the file cannot claim many more voxels than it has bytes.
+            and all(mask.shape == (-(-size // 8),) for mask in masks)
+            and usable.dtype == np.bool_
+            and usable.shape == shape[:1]
+        )
+        if not fits:
+            return None
+        inflate = zlib.decompressobj()
+        voxels = inflate.decompress(codes.tobytes(), size + 1)
+        if len(voxels) != size or not inflate.eof:
+            return None
+        lung_mask, edge_mask = (
+            np.unpackbits(mask, count=size).astype(bool).reshape(shape) for mask in masks
+        )
+    except (ValueError, KeyError, TypeError, InputError, zlib.error):
         return None
+    return NormalCase(
+        case_id,
+        np.frombuffer(voxels, np.uint8).reshape(shape),
+        lung_mask,
+        edge_mask,
+        usable.copy(),
+        own_key,
+        settings,
+    )
+
+
+def _is_prepared(path: Path) -> bool:
+    """Whether a file is a prepared case, perhaps a damaged one: ``codes.npy`` is first in it."""
+    if path.is_symlink() or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        head = file.read(39)
+    start, name = head[:4], head[30:]
+    return b"PK\x03\x04".startswith(start) and b"codes.npy".startswith(name)

@@ -6,17 +6,23 @@ A file is written whole or not at all.
 from __future__ import annotations
 
 import json
+import secrets
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import nn
 
-from normnet.errors import NormNetWarning
+from normnet.errors import OutputError
 from normnet.io.atomic import write_bytes
 from normnet.io.fingerprint import sha256_of
+from normnet.training.divergence import check_moments, check_weights
+
+_NAMES = f"step-{'[0-9]' * 6}.ckpt"
 
 
 @dataclass(frozen=True)
@@ -51,15 +57,27 @@ class Checkpoint:
         average: nn.Module | None = None,
         rng: torch.Generator | None = None,
     ) -> None:
-        """Put the state back into modules, an optimizer and a generator like those it came from."""
-        network.load_state_dict(self.network)
-        optimizer.load_state_dict(
-            {"state": self.optimizer, "param_groups": optimizer.state_dict()["param_groups"]}
-        )
-        if average is not None:
-            average.load_state_dict(self.average)
-        if rng is not None:
-            rng.set_state(self.generator["state"])
+        """Put the state back into modules, an optimizer and a generator like those it came from.
+
+        Raises:
+            OutputError: NN-OUT-013 if they are not like those.
+        """
+        try:
+            network.load_state_dict(self.network)
+            optimizer.load_state_dict(
+                {"state": self.optimizer, "param_groups": optimizer.state_dict()["param_groups"]}
+            )
+            if average is not None:
+                average.load_state_dict(self.average)
+            if rng is not None:
+                rng.set_state(self.generator["state"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise OutputError(
+                "NN-OUT-013",
+                "the checkpoints are of a training with other settings",
+                f"iteration {self.step}",
+                "choose another --out",
+            ) from error
 
 
 def take_checkpoint(
@@ -77,11 +95,17 @@ def take_checkpoint(
         losses: One per iteration done.
         average: Running mean of the network, where there is one.
         rng: Generator of the batches, where it is one for all iterations.
+
+    Raises:
+        ModelError: NN-TRN-020 if the state holds NaN or infinity.
     """
     moments = {index: _copied(state) for index, state in optimizer.state_dict()["state"].items()}
     mean = {} if average is None else _copied(average.state_dict())
     generator = {} if rng is None else {"state": rng.get_state()}
     state = _copied(network.state_dict())
+    for weights in (state, mean):
+        check_weights(weights, len(losses))
+    check_moments(moments, len(losses))
     return Checkpoint(len(losses), state, moments, list(losses), mean, generator)
 
 
@@ -90,7 +114,7 @@ def _copied(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write ``step-N.ckpt`` and delete all but the two newest.
+    """Write ``step-N.ckpt`` and delete all checkpoints but the two newest.
 
     Raises:
         OutputError: If it cannot be written.
@@ -107,19 +131,46 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     )
     path = folder / f"step-{checkpoint.step:06d}.ckpt"
     write_bytes(path, bytes.fromhex(sha256_of(data)) + data)
-    for old in sorted(folder.glob("step-*.ckpt"))[:-2]:
-        old.unlink()
+    for old in _newest_first(folder)[2:]:
+        if _read(old) is not None:  # nothing else is ours to delete
+            old.unlink()
+    for rest in folder.glob(f".{_NAMES}.*.tmp"):  # of a process that was killed
+        rest.unlink()
 
 
 def load_newest(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint that is whole; a damaged one is left out with a warning."""
-    for path in sorted(folder.glob("step-*.ckpt"), reverse=True):
+    """The newest checkpoint that is whole, or None.
+
+    A newer one that is damaged gets another name, with a warning.
+    """
+    damaged, found = [], None
+    for path in _newest_first(folder):
+        found = _read(path)
+        if found is not None:
+            break
+        damaged.append(path.name)
+        with suppress(OSError):
+            path.rename(path.with_name(f"damaged-{secrets.token_hex(4)}-{path.name}"))
+    rest = "the one before it is used" if found else "the training begins anew"
+    for name in damaged:
+        found_damage = f"checkpoint {name} is damaged, {rest}"
+        warnings.warn(found_damage, NormNetWarning, stacklevel=2)
+    return found
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob(_NAMES), reverse=True)
+
+
+def _read(path: Path) -> Checkpoint | None:
+    """The checkpoint of a file; None for a link, a folder and a damaged file."""
+    if path.is_symlink() or not path.is_file():
+        return None
+    try:
         raw = path.read_bytes()
         data = raw[32:]
         if sha256_of(data) != raw[:32].hex():
-            found = f"checkpoint {path.name} is damaged, the one before it is used"
-            warnings.warn(found, NormNetWarning, stacklevel=2)
-            continue
+            return None
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
         tensors = load(data)
         network, average, generator = (
@@ -132,5 +183,7 @@ def load_newest(folder: Path) -> Checkpoint | None:
                 _, index, name = key.split(".", 2)
                 optimizer.setdefault(int(index), {})[name] = value
         step, losses = int(header["step"]), json.loads(header["losses"])
-        return Checkpoint(step, network, optimizer, losses, average, generator)
-    return None
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+        return None
+    whole = isinstance(losses, list) and len(losses) == step
+    return Checkpoint(step, network, optimizer, losses, average, generator) if whole else None

@@ -71,6 +71,10 @@ def train_ensemble(
             **(card or {}),
         },
     }
-    kind = "lesions" if config.training.target == "disease" else "normnet"
-    save_model(out, members, kind, config.network, facts)
+    save_model(out, members, kind_of(config), config.network, facts)
     return True
+
+
+def kind_of(config: Config) -> str:
+    """Kind of the model that these settings train, as ``save_model`` takes it."""
+    return "lesions" if config.training.target == "disease" else "normnet"

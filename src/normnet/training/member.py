@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import torch
-from torch.utils.data import DataLoader, Dataset
 
 from normnet.config import Config
+from normnet.errors import ResourceError
 from normnet.network.losses import dice_cross_entropy
 from normnet.network.unet import build_unet
 from normnet.preparation.cache import NormalCase
 from normnet.training.checkpoints import Checkpoint, load_newest, save_checkpoint, take_checkpoint
+from normnet.training.divergence import check_loss
 from normnet.training.lesion_slabs import LesionSampler
 from normnet.training.slabs import SlabSampler
+from normnet.training.workers import make_in_order
 
 
 def train_member(
@@ -49,6 +53,12 @@ def train_member(
 
     Returns:
         The state after the last iteration done.
+
+    Raises:
+        InputError: NN-TRN-001 if no case holds a slab.
+        ModelError: NN-TRN-020 if the training diverges; the checkpoints from before stay.
+        OutputError: If a checkpoint cannot be written; NN-OUT-013 if it is of another training.
+        ResourceError: NN-TRN-021 if a worker is killed; a checkpoint is saved first.
     """
     disease = config.training.target == "disease"
     sampler = LesionSampler(cases, config) if disease else SlabSampler(cases, config)
@@ -66,28 +76,38 @@ def train_member(
     # is float32.
     mixed = torch.device(device).type == "cuda"
     network.train()
-    for step, (image, target, inside) in batches(sampler, config, seed, done + 1, device, workers):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, config)
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=mixed):
-            logits = network(image.to(memory_format=torch.channels_last_3d))
-        loss = dice_cross_entropy(logits, target, inside if disease else None)
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        optimizer.step()
-        if average is not None:
-            add_to_average(average, network, max(config.training.average, 1 / step))
-        losses.append(round(loss.item(), 6))
-        on_step(step, losses[-1])
-        stopping = stop()
-        if checkpoints and (
-            stopping
-            or step % config.training.checkpoint_every == 0
-            or step == config.training.iterations
-        ):
-            save_checkpoint(checkpoints, take_checkpoint(network, optimizer, losses, average))
-        if stopping:
-            break
+    with closing(batches(sampler, config, seed, done + 1, device, workers)) as slabs:
+        for step in range(done + 1, config.training.iterations + 1):
+            try:
+                image, target, inside = next(slabs)
+            except ResourceError:  # between two iterations, so the state is whole
+                if checkpoints and step > done + 1:
+                    save_checkpoint(
+                        checkpoints, take_checkpoint(network, optimizer, losses, average)
+                    )
+                raise
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, config)
+            with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=mixed):
+                logits = network(image.to(memory_format=torch.channels_last_3d))
+            loss = dice_cross_entropy(logits, target, inside if disease else None)
+            optimizer.zero_grad(set_to_none=True)
+            torch.autograd.backward(loss)
+            optimizer.step()
+            if average is not None:
+                add_to_average(average, network, max(config.training.average, 1 / step))
+            losses.append(round(loss.item(), 6))
+            check_loss(losses[-1], step)
+            on_step(step, losses[-1])
+            stopping = stop()
+            if checkpoints and (
+                stopping
+                or step % config.training.checkpoint_every == 0
+                or step == config.training.iterations
+            ):
+                save_checkpoint(checkpoints, take_checkpoint(network, optimizer, losses, average))
+            if stopping:
+                break
     return take_checkpoint(network, optimizer, losses, average)
 
 
@@ -98,41 +118,30 @@ def batches(
     first: int,
     device: str,
     workers: int,
-) -> Iterator[tuple[int, list[torch.Tensor]]]:
-    """Every iteration from ``first`` on, with its batch on ``device``.
+) -> Generator[list[torch.Tensor], None, None]:
+    """Yield the batch of every iteration from ``first`` on, on ``device``.
 
     A batch is image, target and lungs, each (B, 1, D, H, W). It depends on (seed, iteration) and on
     the kind of device that makes it, not on the number of workers.
+
+    Raises:
+        ResourceError: NN-TRN-021 if a worker is killed.
     """
     steps = range(first, config.training.iterations + 1)
     made_on = torch.device("cpu" if workers else device)
-    dataset = _Batches(sampler, config.training.batch, seed, steps, made_on)
-    loader = DataLoader(dataset, batch_size=None, num_workers=workers)
-    for step, batch in zip(steps, loader, strict=True):
-        yield step, [tensor.to(device) for tensor in batch]
+    make = partial(_make_batch, sampler, config.training.batch, seed, made_on)
+    with closing(make_in_order(make, steps, workers)) as made:
+        for batch in made:
+            yield [tensor.to(device) for tensor in batch]
 
 
-class _Batches(Dataset[list[torch.Tensor]]):
-    """One item per iteration: its slabs."""
-
-    def __init__(
-        self,
-        sampler: SlabSampler | LesionSampler,
-        size: int,
-        seed: int,
-        steps: range,
-        made_on: torch.device,
-    ):
-        self.sampler, self.size = sampler, size
-        self.seed, self.steps, self.made_on = seed, steps, made_on
-
-    def __len__(self) -> int:
-        return len(self.steps)
-
-    def __getitem__(self, index: int) -> list[torch.Tensor]:
-        rng = torch.Generator(self.made_on).manual_seed(stream(self.seed, self.steps[index]))
-        pairs = [self.sampler.sample(rng) for _ in range(self.size)]
-        return [torch.stack([pair[k] for pair in pairs])[:, None] for k in range(3)]
+def _make_batch(
+    sampler: SlabSampler | LesionSampler, size: int, seed: int, made_on: torch.device, step: int
+) -> list[torch.Tensor]:
+    """The slabs of one iteration."""
+    rng = torch.Generator(made_on).manual_seed(stream(seed, step))
+    pairs = [sampler.sample(rng) for _ in range(size)]
+    return [torch.stack([pair[k] for pair in pairs])[:, None] for k in range(3)]
 
 
 @torch.no_grad()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from normnet.config import Config
 from normnet.datasets.manifest import Case
 from normnet.datasets.reading import read_lungs, read_scan
+from normnet.errors import InputError
+from normnet.io.case_names import check_case_id
 from normnet.io.fingerprint import digest_of, fingerprint
 from normnet.lungs.external import ExternalLungs
 from normnet.lungs.learned import segment_lungs
@@ -23,10 +26,13 @@ from normnet.preparation.cache import (
     save_case,
 )
 from normnet.scan import Scan
+from normnet.training.record import difference
 from normnet.version import __version__
 
 if TYPE_CHECKING:
     from torch import nn
+
+REFERENCE = "reference masks"  # in place of the hash of a lung model
 
 
 class Preparer:
@@ -59,8 +65,10 @@ class Preparer:
 
         Raises:
             NormNetError: If the CT or its lungs cannot be read or found.
+            InputError: NN-DAT-006 if its name cannot be the name of a file.
             OutputError: If the cache cannot be written.
         """
+        check_case_id(case.case_id, case.image.name)
         path, key = self.cache / f"{case.case_id}.npz", self.key(case)
         cached = load_case(path, key)
         if cached is not None:
@@ -69,8 +77,51 @@ class Preparer:
         prepared = prepare_normal(
             scan, self._lungs(case, scan), self.config, set(case.excluded_slices)
         )
-        save_case(path, prepared, key)
+        prepared = replace(prepared, key=key, settings=self.settings(case))
+        save_case(path, prepared)
         return prepared, True
+
+    def check(self, prepared: NormalCase, where: str) -> None:
+        """See that a case was prepared as this object would do it.
+
+        Its CT may lie elsewhere, and its lungs may be reference masks.
+
+        Args:
+            prepared: From a cache.
+            where: Its file, for the message.
+
+        Raises:
+            InputError: NN-TRN-014 with the first difference.
+        """
+        found = difference(prepared.settings, self.settings())
+        if found and prepared.settings.get("lungs") == REFERENCE:
+            found = difference(prepared.settings, {**self.settings(), "lungs": REFERENCE})
+        if found:
+            raise InputError(
+                "NN-TRN-014",
+                f"a case that was prepared with other settings: {found}",
+                where,
+                "run 'normnet prepare' again, or give the --config and --lung-model of that time",
+            )
+
+    def settings(self, case: Case | None = None) -> dict[str, Any]:
+        """What a case is prepared with, without its CT and its excluded slices.
+
+        Args:
+            case: None for any case whose lungs are segmented.
+
+        Returns:
+            The version, all settings of preparation and window, and a hash of the lung model or
+            ``REFERENCE``, of types that JSON knows.
+        """
+        given = case is not None and self.reference_lungs and case.lung_mask is not None
+        lungs = digest_of([self.lung_manifest, self.config.lungs.model_dump()])
+        return {
+            "normnet": __version__,
+            "preparation": self.config.preparation.model_dump(mode="json"),
+            "window": self.config.window.model_dump(mode="json"),
+            "lungs": REFERENCE if given else lungs,
+        }
 
     def key(self, case: Case) -> str:
         """A hash of the CT, its lungs, its excluded slices, the settings and the version."""

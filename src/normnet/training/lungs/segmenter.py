@@ -17,6 +17,7 @@ from normnet.network.unet import build_unet
 from normnet.preparation.prepare import LOWEST_HU
 from normnet.preparation.window import scale_hu
 from normnet.training.checkpoints import Checkpoint, load_newest, save_checkpoint, take_checkpoint
+from normnet.training.divergence import check_loss
 from normnet.training.lungs.disease import add_disease, smooth_noise
 
 
@@ -212,6 +213,10 @@ def train_lungs(
 
     Returns:
         The state after the last iteration done.
+
+    Raises:
+        ModelError: NN-TRN-020 if the training diverges; the checkpoints from before stay.
+        OutputError: If a checkpoint cannot be written; NN-OUT-013 if it is of another training.
     """
     torch.manual_seed(training.seed)
     rng = torch.Generator(device).manual_seed(training.seed)
@@ -246,6 +251,7 @@ def train_lungs(
         optimizer.step()
         schedule.step()
         losses.append(round(loss.item(), 6))
+        check_loss(losses[-1], step)
         on_step(step, losses[-1])
         stopping = stop()
         due = stopping or step % training.checkpoint_every == 0 or step == training.iterations

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 
 from normnet.config import LungsConfig
-from normnet.datasets.manifest import read_cases
+from normnet.datasets.manifest import Case, read_cases
 from normnet.errors import InputError
+from normnet.io.fingerprint import digest_of, fingerprint
 from normnet.io.masks import read_mask
+from normnet.io.npz import read_npz
 from normnet.io.read import read_ct
 from normnet.lungs.learned import seen_slices
 from normnet.preparation.orient import Orientation
@@ -88,39 +88,40 @@ def archive_slices(
         to_hu: Slope and intercept to use instead of the archive's own, where those do not give HU.
 
     Raises:
-        InputError: If it cannot be read as that.
+        InputError: NN-DAT-003 if it cannot be read as that, or holds NaN or infinity.
+        ResourceError: NN-RES-003 if it inflates beyond the limits.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            slope, inter = to_hu or (float(file["slope"]), float(file["inter"]))
-            images = (
-                np.rint(file["images"].astype(np.float32) * slope + inter)
-                .clip(-1024, 3071)
-                .astype(np.int16)
-            )
-            masks, width = file["masks"], images.shape[-1]
-            if masks.shape == (*images.shape[:-1], -(-width // 8)):
-                masks = np.unpackbits(masks, axis=-1, count=width)
-            if masks.shape != images.shape:
-                raise ValueError(f"masks of {masks.shape} on images of {images.shape}")
-            pixel_mm = float(file["pixel_mm"]) if "pixel_mm" in file else 1.4
-            n_seen, masks = config.n_seen, masks.astype(bool)
-            return [
-                LungSlice(images, masks, (z,) * n_seen, pixel_mm, (0.0,) * n_seen)
-                for z in range(len(images))
-            ]
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        KeyError,
-        TypeError,
-        zlib.error,
-        zipfile.BadZipFile,
-    ) as error:
+        arrays = read_npz(path)
+        slope, inter = to_hu or (float(arrays["slope"]), float(arrays["inter"]))
+        images, masks = arrays["images"], arrays["masks"]
+        pixel_mm = float(arrays.get("pixel_mm", 1.4))
+        if images.ndim != 3 or images.size == 0 or images.dtype.kind not in "uif":
+            raise ValueError(f"images of shape {images.shape}")
+        if not (np.isfinite([slope, inter]).all() and slope > 0 and 0.1 <= pixel_mm <= 20):
+            raise ValueError("a scale or a pixel size that cannot be")
+        if masks.shape == (*images.shape[:-1], -(-images.shape[-1] // 8)):
+            masks = np.unpackbits(masks, axis=-1, count=images.shape[-1])
+        if masks.shape != images.shape or masks.dtype.kind not in "bui":
+            raise ValueError(f"masks of {masks.shape} on images of {images.shape}")
+        images_hu = np.empty(images.shape, np.int16)
+        for target, image in zip(images_hu, images, strict=True):
+            values = np.rint(image.astype(np.float32) * slope + inter)
+            if not np.isfinite(values).all():
+                raise ValueError("NaN or infinite pixels")
+            target[...] = values.clip(-1024, 3071)
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(
-            "NN-DAT-003", "not an archive of slices", str(path), "see normnet.training.lungs.slices"
+            "NN-DAT-003",
+            "not an archive of slices",
+            path.name,
+            "see normnet.training.lungs.slices",
         ) from error
+    n_seen, masks = config.n_seen, masks.astype(bool)
+    return [
+        LungSlice(images_hu, masks, (z,) * n_seen, pixel_mm, (0.0,) * n_seen)
+        for z in range(len(images_hu))
+    ]
 
 
 def read_lung_slices(
@@ -145,27 +146,65 @@ def read_lung_slices(
     for path in inputs:
         if path.suffix == ".npz":
             slices += archive_slices(path, config, archive_to_hu)
-        elif path.suffix == ".csv":
-            for case in read_cases(path):
-                if (
-                    case.lung_mask is None
-                    or case.split not in ("", "train")
-                    or case.case_id in leave_out
-                ):
-                    continue
-                scan = read_ct(case.image)
-                slices += volume_slices(
-                    scan, read_mask(case.lung_mask, scan), config, case.excluded_slices
-                )
-        else:
-            raise InputError(
-                "NN-DAT-004",
-                "neither a CSV manifest nor an .npz archive",
-                str(path),
-                "see the README",
+            continue
+        for case in _listed(path, leave_out):
+            scan = read_ct(case.image)
+            assert case.lung_mask is not None
+            slices += volume_slices(
+                scan, read_mask(case.lung_mask, scan), config, case.excluded_slices
             )
     if not any(item.lung_mask.any() for item in slices):
         raise InputError(
             "NN-DAT-005", "no slice with a lung mask", ", ".join(map(str, inputs)), "give masks"
         )
     return slices
+
+
+def fingerprints(
+    inputs: list[Path], leave_out: frozenset[str] = frozenset()
+) -> dict[str, dict[str, str]]:
+    """What ``read_lung_slices`` reads: of each input its cases, each with a hash of its files.
+
+    Args:
+        inputs: As ``read_lung_slices`` takes them.
+        leave_out: Names of cases to leave out.
+
+    Raises:
+        InputError: If an input is neither a list nor an archive.
+    """
+    found = {}
+    for n, path in enumerate(inputs, 1):
+        if path.suffix == ".npz":
+            hashes = {"archive": fingerprint(path)}
+        else:
+            hashes = {
+                case.case_id: digest_of(
+                    [
+                        fingerprint(case.image),
+                        fingerprint(case.lung_mask) if case.lung_mask else "",
+                        sorted(case.excluded_slices),
+                    ]
+                )
+                for case in _listed(path, leave_out)
+            }
+        found[f"{n}: {path.name}"] = hashes
+    return found
+
+
+def _listed(path: Path, leave_out: frozenset[str]) -> list[Case]:
+    """The cases of a list that have a lung mask and split ``train`` or none.
+
+    Raises:
+        InputError: NN-DAT-004 if the file is no list.
+    """
+    if path.suffix != ".csv":
+        raise InputError(
+            "NN-DAT-004", "neither a CSV manifest nor an .npz archive", str(path), "see the README"
+        )
+    return [
+        case
+        for case in read_cases(path)
+        if case.lung_mask is not None
+        and case.split in ("", "train")
+        and case.case_id not in leave_out
+    ]
