@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import nn
 
-from normnet.errors import OutputError
+from normnet.errors import NormNetWarning, OutputError
 from normnet.io.atomic import write_bytes
 from normnet.io.fingerprint import sha256_of
 from normnet.training.divergence import check_moments, check_weights
