@@ -455,7 +455,7 @@ def main() -> int:
         print(f"{n_inputs:7d}  {end}")
     for failure in report.failures:
         print(failure)
-    print(f"{report.n_inputs} inputs, {len(report.failures)} failures")
+    print(f"seed {given.seed}: {report.n_inputs} inputs, {len(report.failures)} failures")
     return 1 if report.failures else 0
 
 

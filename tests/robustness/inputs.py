@@ -630,12 +630,18 @@ def nest_manifest(path: Path) -> None:
     (path / "manifest.json").write_text("[" * 100_000 + "]" * 100_000)
 
 
+def drop_tensor(state: dict) -> dict:
+    """Leave out one tensor of weights."""
+    name = min(key for key in state if key.endswith("weight"))
+    return {key: tensor for key, tensor in state.items() if key != name}
+
+
 def with_value(name: str, value: float) -> Callable[[dict], dict]:
     """Set the first number of the first tensor whose name ends so."""
 
     def change(state: dict) -> dict:
         state = {key: tensor.clone() for key, tensor in state.items()}
-        key = next(key for key in state if key.endswith(name))
+        key = min(key for key in state if key.endswith(name))
         state[key].view(-1)[0] = value
         return state
 

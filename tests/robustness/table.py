@@ -287,7 +287,12 @@ def _file_rows() -> Iterator[Row]:
         error="NN-FILE-009",
     )
     yield row(
-        "A header with a byte changed",
+        "A control character in a field of a text header",
+        make=inputs.text_image("ct.nrrd", "-23.75", "\r23.75"),
+        error="NN-FILE-004",
+    )
+    yield row(
+        "An impossible number of dimensions",
         make=inputs.text_image("ct.mha", "NDims = 3", "NDims = -1"),
         error="NN-FILE-004",
     )
@@ -688,7 +693,7 @@ def _model_rows() -> Iterator[Row]:
     )
     yield row(
         "A tensor that is missing",
-        make=inputs.member(lambda state: dict(list(state.items())[1:])),
+        make=inputs.member(inputs.drop_tensor),
         error="NN-MOD-006",
     )
     yield row(
