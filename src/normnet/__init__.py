@@ -21,8 +21,8 @@ The public names, each loaded when it is first used:
 - ``NormNetError``: base of everything normnet raises on purpose; ``str()`` is one line with an id.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+# Nothing is imported here: Ctrl-C is handled from the first line of ``__main__.py`` on.
+TYPE_CHECKING = False  # type checkers take it for True
 
 from normnet.version import __version__
 
@@ -56,6 +56,8 @@ _HOMES = {
 }
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from normnet.config import Config, load_config
     from normnet.errors import NormNetError
     from normnet.io.read import read_ct
@@ -65,7 +67,9 @@ if TYPE_CHECKING:
     from normnet.scan import Geometry, Scan
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
+    from importlib import import_module
+
     if name not in _HOMES:
         raise AttributeError(f"module 'normnet' has no attribute '{name}'")
     value = getattr(import_module(f"normnet.{_HOMES[name]}"), name)

@@ -1,9 +1,7 @@
 """The program ``normnet``, also called as ``python -m normnet``."""
 
-from __future__ import annotations
-
+import _signal  # type: ignore[import-not-found]  # signal itself takes long to import
 import os
-import signal
 import sys
 
 
@@ -13,7 +11,7 @@ def main() -> int:
     Returns:
         The exit code.
     """
-    signal.signal(signal.SIGINT, lambda number, frame: os._exit(128 + number))
+    _signal.signal(_signal.SIGINT, lambda number, frame: os._exit(128 + number))
     from normnet.cli.main import main as run
 
     return run()

@@ -108,8 +108,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     with lasting_streams() as output:
         code = _run(list(sys.argv[1:] if argv is None else argv))
-        if output is not None:
-            output.flush()
+        output.flush()
         lost = lost_output(output)
         if lost is None:
             return code

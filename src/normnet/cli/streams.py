@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from pathlib import Path
 from typing import Any, TextIO, cast
 
 from normnet.errors import OutputError
@@ -40,7 +41,7 @@ class Stream:
                 self._stream.write(text)
             except UnicodeEncodeError:
                 encoding = self._stream.encoding or "ascii"
-                return self.write(text.encode(encoding, "backslashreplace").decode(encoding))
+                self.write(text.encode(encoding, "backslashreplace").decode(encoding))
             except (OSError, ValueError) as error:  # ValueError: the stream is closed
                 self._give_up(error)
         return len(text)
@@ -63,27 +64,26 @@ class Stream:
 
 
 @contextmanager
-def lasting_streams() -> Iterator[Stream | None]:
+def lasting_streams() -> Iterator[Stream]:
     """In the block ``sys.stdout`` and ``sys.stderr`` are streams of the kind ``Stream``.
 
     Yields:
-        The new ``sys.stdout``; None if the standard output is closed.
+        The new ``sys.stdout``.
     """
     _fill_standard_descriptors()
-    out, err = (None if s is None else Stream(s) for s in (sys.stdout, sys.stderr))
-    with redirect_stdout(cast(TextIO, out)), redirect_stderr(cast(TextIO, err)):
-        yield out
-        for stream in (out, err):
-            if stream is not None:
-                stream.flush()
+    with Path(os.devnull).open("w") as nowhere:
+        out, err = Stream(sys.stdout or nowhere), Stream(sys.stderr or nowhere)
+        with redirect_stdout(cast(TextIO, out)), redirect_stderr(cast(TextIO, err)):
+            yield out
+            out.flush()
+            err.flush()
 
 
-def lost_output(stream: Stream | None) -> OutputError | None:
+def lost_output(stream: Stream) -> OutputError | None:
     """NN-OUT-005 if a part of the output is lost; None if its reader wanted no more."""
-    error = None if stream is None else stream.error
-    if error is None or isinstance(error, BrokenPipeError):
+    if stream.error is None or isinstance(stream.error, BrokenPipeError):
         return None
-    reason = getattr(error, "strerror", None) or "it is closed"
+    reason = getattr(stream.error, "strerror", None) or "it is closed"
     return OutputError(
         "NN-OUT-005",
         f"a part of what was printed is lost ({reason})",
