@@ -284,7 +284,11 @@ FAMILIES = {
         "The scan, a folder or a stream is larger than the limits, or the memory does not "
         "suffice. The limits guard against damaged headers.",
     ),
-    "TRN": ("Training", "The CTs or the slabs that training needs are not there."),
+    "TRN": (
+        "Training",
+        "The CTs or the slabs that training needs are not there or were prepared otherwise, or the "
+        "training itself failed.",
+    ),
     "SYN": ("Synthetic lesions", "No lesion can be put into this CT."),
     "EVA": ("Evaluation", "Results and reference masks cannot be paired."),
     "DAT": (

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from normnet.config import Config, WindowConfig
+from normnet.errors import OutputError
 from normnet.preparation.cache import (
     LOWEST_HU,
     STEP_HU,
@@ -124,3 +126,75 @@ def test_foreign_content_is_none(tmp_path):
     assert load_case(path) is None
     np.savez(path, something=np.zeros(3))
     assert load_case(path) is None
+
+
+SETTINGS = {"window": {"low_hu": -800.0}, "lung_model": "x"}
+
+
+def changed(path, case, **changes) -> None:
+    """A prepared case whose file holds other arrays; None leaves one out."""
+    save_case(path, replace(case, key="key", settings=SETTINGS))
+    with np.load(path) as file:
+        arrays = dict(file) | changes
+    np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
+
+
+def test_key_and_settings_are_kept(tmp_path, case):
+    changed(tmp_path / "case.npz", case)
+    found = load_case(tmp_path / "case.npz", "key")
+    assert (found.key, found.settings) == ("key", SETTINGS)
+    assert_same(found, case)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"settings": None},
+        {"settings": np.array("[1]")},
+        {"settings": np.array("{")},
+        {"settings": np.array([{}], dtype=object)},
+        {"usable": np.ones(5, bool)},
+        {"usable": np.ones((5, 5), bool)},
+        {"usable": np.full(12, np.nan)},
+        {"shape": np.array([12, 40])},
+        {"shape": np.array([-12, -40, 44])},
+        {"shape": np.array([10**6, 10**6, 10**6])},
+        {"shape": np.array([np.nan, 40, 44])},
+        {"shape": np.array(12)},
+        {"codes": np.zeros(0, np.uint8)},
+        {"codes": np.zeros(100)},
+        {"codes": np.frombuffer(zlib.compress(bytes(10**8)), np.uint8)},
+        {"lung_mask": np.zeros(3, np.uint8)},
+        {"edge_mask": np.zeros((12, 40, 44), bool)},
+        {"case_id": np.array("../../x")},
+        {"case_id": np.array("/x")},
+        {"case_id": np.array("")},
+    ],
+)
+def test_wrong_arrays_are_none(tmp_path, case, changes):
+    changed(tmp_path / "case.npz", case, **changes)
+    assert load_case(tmp_path / "case.npz") is None
+
+
+@pytest.mark.parametrize("content", [b"mine", b"PK\x03\x04" + bytes(60), None])
+def test_only_prepared_cases_are_replaced(tmp_path, case, content):
+    """A user's own file of that name stays; None: a link to one."""
+    path = tmp_path / "case.npz"
+    own = path if content is not None else tmp_path / "own.npz"
+    own.write_bytes(content or b"mine")
+    if content is None:
+        path.symlink_to(own)
+    before = own.read_bytes()
+    with pytest.raises(OutputError) as caught:
+        save_case(path, case)
+    assert caught.value.code == "NN-TRN-023"
+    assert own.read_bytes() == before
+
+
+@pytest.mark.parametrize("n_bytes", [0, 2, 35, 400, None])
+def test_prepared_cases_are_replaced_also_damaged_ones(tmp_path, case, n_bytes):
+    path = tmp_path / "case.npz"
+    save_case(path, replace(case, key="old"))
+    path.write_bytes(path.read_bytes()[:n_bytes])
+    save_case(path, replace(case, key="new"))
+    assert load_case(path).key == "new"

@@ -10,6 +10,8 @@ import torch
 from safetensors.torch import save
 
 from normnet.config import Config, NetworkConfig, SynthesisConfig, TrainingConfig
+from normnet.errors import OutputError
+from normnet.io.fingerprint import sha256_of
 from normnet.training.checkpoints import Checkpoint, load_newest, save_checkpoint
 from normnet.training.member import learning_rate, train_member
 from normnet.training.slabs import SlabSampler
@@ -149,6 +151,95 @@ def test_damaged_newest_falls_back(tmp_path, uninterrupted, damage):
     with pytest.warns(UserWarning, match="step-000004.ckpt is damaged"):
         resumed = train(tmp_path)
     assert bytes_of(resumed) == bytes_of(uninterrupted)
+
+
+def as_folder(path):
+    path.unlink()
+    (path / "own").mkdir(parents=True)
+
+
+def as_link(path):
+    path.rename(path.with_name("elsewhere"))
+    path.symlink_to(path.with_name("elsewhere"))
+
+
+def as_broken_link(path):
+    path.unlink()
+    path.symlink_to(path.with_name("nowhere"))
+
+
+def as_other(data: bytes):
+    def write(path):
+        path.write_bytes(bytes.fromhex(sha256_of(data)) + data)
+
+    return write
+
+
+def with_losses(text: str):
+    def write(path):
+        tensors = {"network.x": torch.zeros(2)}
+        as_other(save(tensors, metadata={"step": "4", "losses": text}))(path)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        as_folder,
+        as_link,
+        as_broken_link,
+        as_other(b""),
+        as_other(b"no safetensors at all"),
+        as_other(save({"x": torch.zeros(2)})),
+        with_losses("[1, 2]"),
+        with_losses("{"),
+        with_losses("4"),
+    ],
+)
+def test_what_is_no_checkpoint_is_left_aside(tmp_path, uninterrupted, damage):
+    """It gets another name, and what lies there is not lost."""
+    train(tmp_path, stop_after=4)
+    damage(tmp_path / "step-000004.ckpt")
+    with pytest.warns(UserWarning, match=r"step-000004.ckpt is damaged, the one before it is used"):
+        resumed = train(tmp_path)
+    assert bytes_of(resumed) == bytes_of(uninterrupted)
+    assert len(list(tmp_path.glob("damaged-*-step-000004.ckpt"))) == 1
+    assert len(list(tmp_path.glob("step-*.ckpt"))) == 2
+
+
+def test_without_any_whole_checkpoint_it_begins_anew(tmp_path, uninterrupted):
+    train(tmp_path, stop_after=2)
+    (tmp_path / "step-000002.ckpt").write_bytes(b"")
+    with pytest.warns(UserWarning, match="is damaged, the training begins anew"):
+        assert bytes_of(train(tmp_path)) == bytes_of(uninterrupted)
+
+
+def test_other_files_among_the_checkpoints_stay(tmp_path):
+    """Also one that would be the oldest checkpoint; leftovers of a killed process go."""
+    own = {"step-000001.ckpt": b"mine", "step-last.ckpt": b"mine", "notes.txt": b"mine"}
+    for name, data in own.items():
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / ".step-000002.ckpt.0123abcd.tmp").write_bytes(b"half")
+    with pytest.warns(UserWarning, match="step-000001.ckpt is damaged"):
+        train(tmp_path)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    kept = [name for name in names if (tmp_path / name).read_bytes() == b"mine"]
+    assert [name.split("-", 2)[-1] for name in kept] == [
+        "step-000001.ckpt",
+        "notes.txt",
+        "last.ckpt",
+    ]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_checkpoints_of_another_network(tmp_path):
+    train(tmp_path, stop_after=2)
+    network = CONFIG.network.model_copy(update={"channels": (8, 16)})
+    for other in (CONFIG.model_copy(update={"network": network}), AVERAGING):
+        with pytest.raises(OutputError) as caught:
+            train(tmp_path, config=other)
+        assert caught.value.code == "NN-OUT-013"
 
 
 def test_checkpoint_round_trip(tmp_path, uninterrupted):

@@ -34,7 +34,11 @@ def check_weights(state: dict[str, torch.Tensor], step: int) -> None:
     Raises:
         ModelError: NN-TRN-020.
     """
-    if not _all_finite(v if "running_" in k else v.half() for k, v in state.items()):
+    stored = (
+        value if "running_" in name or not value.is_floating_point() else value.half()
+        for name, value in state.items()
+    )
+    if not _all_finite(stored):
         raise _diverged("weights are NaN or infinite", step)
 
 

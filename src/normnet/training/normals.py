@@ -94,8 +94,8 @@ class Preparer:
             InputError: NN-TRN-014 with the first difference.
         """
         found = difference(prepared.settings, self.settings())
-        if found and prepared.settings.get("lungs") == REFERENCE:
-            found = difference(prepared.settings, {**self.settings(), "lungs": REFERENCE})
+        if found and prepared.settings.get("lung_model") == REFERENCE:
+            found = difference(prepared.settings, {**self.settings(), "lung_model": REFERENCE})
         if found:
             raise InputError(
                 "NN-TRN-014",
@@ -120,7 +120,7 @@ class Preparer:
             "normnet": __version__,
             "preparation": self.config.preparation.model_dump(mode="json"),
             "window": self.config.window.model_dump(mode="json"),
-            "lungs": REFERENCE if given else lungs,
+            "lung_model": REFERENCE if given else lungs,
         }
 
     def key(self, case: Case) -> str:

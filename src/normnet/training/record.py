@@ -43,11 +43,12 @@ def check_same_run(out: Path, run: dict[str, Any]) -> None:
         return
     before = None if path.is_symlink() else read_json(path)
     if not isinstance(before, dict) or before.pop("sha256", _digest(before)) != _digest(before):
+        go_on = f"delete it, and the same command goes on from the checkpoints; or {_ANOTHER}"
         raise OutputError(
             "NN-TRN-022",
             "the record of the training is damaged",
             f"{out.name}/{RECORD}",
-            f"delete it, and the same command goes on from the checkpoints; or {_ANOTHER}",
+            f"{_ANOTHER}; the model stays" if os.path.lexists(out / MANIFEST) else go_on,
         )
     if _digest(before) != _digest(run):
         raise _another(

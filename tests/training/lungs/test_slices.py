@@ -6,11 +6,16 @@ import numpy as np
 import pytest
 
 from normnet.config import LungsConfig
-from normnet.errors import InputError
+from normnet.errors import InputError, ResourceError
 from normnet.io.formats.nifti import write_image
 from normnet.lungs.learned import seen_slices
 from normnet.scan import Geometry, Scan
-from normnet.training.lungs.slices import archive_slices, read_lung_slices, volume_slices
+from normnet.training.lungs.slices import (
+    archive_slices,
+    fingerprints,
+    read_lung_slices,
+    volume_slices,
+)
 from tests.phantoms import ORIENTATIONS, reorient, thorax_phantom, write_nifti
 
 CONFIG = LungsConfig(neighbours_mm=(6.0,))  # pixels of 1.5 mm
@@ -230,6 +235,42 @@ def test_what_is_no_archive(tmp_path):
         assert caught.value.code == "NN-DAT-003"
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"images": np.full((3, 16, 24), np.nan, np.float32)},
+        {"images": np.full((3, 16, 24), np.inf, np.float32)},
+        {"images": np.zeros((0, 16, 24), np.uint8), "masks": np.zeros((0, 16, 3), np.uint8)},
+        {"images": np.zeros((16, 24), np.uint8)},
+        {"images": np.array([{}], dtype=object)},
+        {"images": np.array(["a"])},
+        {"masks": np.zeros((3, 16, 24), np.float32)},
+        {"masks": np.zeros((3, 16, 23), bool)},
+        {"masks": np.zeros((2, 16, 24), bool)},
+        {"slope": np.nan},
+        {"slope": 0.0},
+        {"slope": "six"},
+        {"inter": np.inf},
+        {"pixel_mm": np.nan},
+        {"pixel_mm": -1.4},
+        {"pixel_mm": np.array([1.0, 2.0])},
+    ],
+)
+def test_archives_of_wrong_values(tmp_path, changes):
+    write_archive(tmp_path / "slices.npz", **changes)
+    with pytest.raises(InputError) as caught:
+        archive_slices(tmp_path / "slices.npz", CONFIG)
+    assert caught.value.code == "NN-DAT-003"
+
+
+def test_archives_that_inflate_without_end(tmp_path):
+    images = np.zeros((64, 512, 512), np.uint8)
+    write_archive(tmp_path / "slices.npz", images=images, masks=images)
+    with pytest.raises(ResourceError) as caught:
+        archive_slices(tmp_path / "slices.npz", CONFIG)
+    assert caught.value.code == "NN-RES-003"
+
+
 # --- manifests ---
 
 DEPTHS = {"train": 8, "unmarked": 10, "heldout": 14, "dev": 22, "no_mask": 38}
@@ -298,3 +339,35 @@ def test_neither_list_nor_archive(tmp_path):
     with pytest.raises(InputError) as caught:
         read_lung_slices([tmp_path / "ct.nii.gz"], CONFIG)
     assert caught.value.code == "NN-DAT-004"
+
+
+def test_fingerprints_change_with_what_is_read(manifest, tmp_path):
+    """A CT, a mask, excluded slices and an archive; not what is left out or not for training."""
+    write_archive(tmp_path / "slices.npz")
+    inputs = [manifest, tmp_path / "slices.npz"]
+
+    def changed() -> list[str]:
+        nonlocal before
+        found = fingerprints(inputs)
+        names = [
+            f"{name} {case}"
+            for name, hashes in found.items()
+            for case in hashes
+            if hashes[case] != before[name][case]
+        ]
+        before = found
+        return names
+
+    before = fingerprints(inputs)
+    assert {name: list(cases) for name, cases in before.items()} == {
+        "1: cases.csv": ["train", "unmarked"],
+        "2: slices.npz": ["archive"],
+    }
+    assert changed() == []
+    for name in ("train.nii.gz", "unmarked_lung.nii.gz", "dev.nii.gz"):
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes() + b"x")
+    assert changed() == ["1: cases.csv train", "1: cases.csv unmarked"]
+    manifest.write_text(manifest.read_text().replace("lung.nii.gz,train,", "lung.nii.gz,train,3"))
+    write_archive(tmp_path / "slices.npz", inter=-1000.0)
+    assert changed() == ["1: cases.csv train", "2: slices.npz archive"]
+    assert list(fingerprints(inputs, frozenset({"train"}))["1: cases.csv"]) == ["unmarked"]
