@@ -19,10 +19,18 @@ from normnet.config import (
 )
 from normnet.findings import Findings
 from normnet.inference.voting import Votes
+from normnet.io.plausibility import tissue_peaks
 from normnet.lungs.learned import Lungs
 from normnet.models import Members, Model
 from normnet.network.unet import build_unet
-from normnet.pipeline import Segmentation, describe_certainty, doubt_breath, segment
+from normnet.pipeline import (
+    Segmentation,
+    describe_certainty,
+    doubt_breath,
+    doubt_density,
+    doubt_scan,
+    segment,
+)
 from normnet.postprocessing import Boundary, LesionSteps
 from normnet.preparation.breath import add_fluid
 from normnet.preparation.prepare import prepare
@@ -237,6 +245,95 @@ def test_a_scan_of_a_breath_out_is_told_of(phantom, tiny_model):
     unknown = segment(scan, tiny_model, lung_labels=labels)
     assert len(unknown.warnings) == 2
     assert unknown.certainty["tissue_in_air"] == 0
+
+
+# --- scale and place ---
+
+
+def with_fat(phantom: Phantom, thickness_mm: float = 25.0) -> Scan:
+    """A layer of fat under the skin, as every body has it."""
+    _, ny, nx = phantom.scan.shape
+    _, dy, dx = phantom.scan.geometry.spacing_mm
+    y = (np.arange(ny)[:, None] - (ny - 1) / 2) * dy
+    x = (np.arange(nx) - (nx - 1) / 2) * dx
+    inner = (y / (105 - thickness_mm)) ** 2 + (x / (145 - thickness_mm)) ** 2 <= 1
+    hu = phantom.scan.volume_hu
+    fat = ~inner & (hu > -50) & (hu < 120) & (y < 70)
+    return replace(phantom.scan, volume_hu=np.where(fat, hu - 143, hu).astype(np.int16))
+
+
+@pytest.fixture(scope="module")
+def fatty() -> Scan:
+    return with_fat(thorax_phantom((40, 128, 128), (4.0, 2.5, 2.5), vessels=False))
+
+
+def test_peaks_of_the_tissues(fatty):
+    peaks = tissue_peaks(fatty)
+    found = (peaks.air_hu, peaks.lung_hu, peaks.fat_hu, peaks.muscle_hu)
+    np.testing.assert_allclose(found, (-1000, -850, -103, 40), atol=8)
+    turned = tissue_peaks(reorient(fatty, (2, 0, 1), (True, False, True)))
+    np.testing.assert_allclose(
+        found, (turned.air_hu, turned.lung_hu, turned.fat_hu, turned.muscle_hu), atol=8
+    )
+    lungs_only = replace(fatty, volume_hu=np.full((8, 40, 40), -850, np.int16))
+    assert tissue_peaks(lungs_only).muscle_hu is None
+
+
+@pytest.mark.parametrize(
+    ("offset_hu", "told"),
+    [(0, ""), (10, ""), (-10, ""), (30, "too high"), (40, "too high"), (60, "too high"),
+     (-30, "too low"), (-40, "too low"), (-60, "too low")],
+)  # fmt: skip
+@pytest.mark.parametrize("clip_hu", [-2000, -1024])
+def test_an_offset_of_hu_raises_doubt(fatty, offset_hu, told, clip_hu):
+    """Also where the file cannot store air below -1024 HU."""
+    hu = np.maximum(fatty.volume_hu + np.int16(offset_hu), np.int16(clip_hu))
+    found = doubt_scan(replace(fatty, volume_hu=hu))
+    assert len(found) == (told != "")
+    assert all(told in line and "HU are about" in line for line in found)
+
+
+@pytest.mark.parametrize("part", [np.s_[:, 40:80, 40:90], np.s_[:, :, :50], np.s_[30:, 50:]])
+def test_no_doubt_of_hu_without_fat_in_view(phantom, part):
+    hu = np.ascontiguousarray(phantom.scan.volume_hu[part] + np.int16(15))
+    assert doubt_scan(replace(phantom.scan, volume_hu=hu)) == ()
+
+
+def test_fat_alone_is_no_offset(fatty):
+    """Fat and muscle are bright, air is dark: the scale is stretched, not moved."""
+    hu = np.where(fatty.volume_hu > -300, fatty.volume_hu + 40, fatty.volume_hu - 20)
+    assert doubt_scan(replace(fatty, volume_hu=hu.astype(np.int16))) == ()
+
+
+def test_air_below_vacuum_raises_doubt(fatty):
+    hu = np.where(fatty.volume_hu < -900, fatty.volume_hu - 60, fatty.volume_hu)
+    (warning,) = doubt_scan(replace(fatty, volume_hu=hu.astype(np.int16)))
+    assert "air around the body" in warning
+
+
+@pytest.mark.parametrize(
+    ("direction", "origin_mm", "spacing_mm", "told"),
+    [
+        (np.diag([1.0, -1.0, -1.0]), (0, 0, 0), (1, 1, 1), True),
+        (np.diag([1.0, -1.0, -1.0]), (0, 0, 5), (1, 1, 1), False),
+        (np.diag([1.0, -1.0, -1.0]), (0, 0, 0), (1, 0.7, 0.7), False),
+        (np.eye(3), (0, 0, 0), (1, 1, 1), False),  # DICOM of 1 mm
+    ],
+)
+def test_an_affine_that_is_the_identity_raises_doubt(
+    phantom, direction, origin_mm, spacing_mm, told
+):
+    geometry = Geometry(spacing_mm, origin_mm, tuple(map(tuple, direction)))
+    found = doubt_scan(replace(phantom.scan, geometry=geometry))
+    assert [line.split(",")[0] for line in found] == ["the affine is the identity"] * told
+
+
+@pytest.mark.parametrize(("share", "told"), [(0.0, False), (0.1, False), (0.25, True)])
+def test_a_dense_lung_without_a_measured_breath_raises_doubt(phantom, share, told):
+    scan, labels = breathed_out(phantom, share), sides_of(phantom)
+    assert len(doubt_density(scan, labels)) == told
+    solid = np.where(scan.volume_hu > -300, labels, 0)
+    assert len(doubt_density(scan, solid)) == 1  # no aerated lung at all
 
 
 # --- certainty ---

@@ -21,10 +21,10 @@ The public names, each loaded when it is first used:
 - ``NormNetError``: base of everything normnet raises on purpose; ``str()`` is one line with an id.
 """
 
-# Nothing is imported here: Ctrl-C is handled from the first line of ``__main__.py`` on.
-TYPE_CHECKING = False  # type checkers take it for True
-
 from normnet.version import __version__
+
+# Nothing else is imported here: Ctrl-C is handled from the first line of ``__main__.py`` on.
+TYPE_CHECKING = False  # type checkers take it for True
 
 __all__ = [
     "Config",

@@ -27,7 +27,7 @@ from normnet.scan import Scan
 # Share of tissue in the air from which on a warning says that the scan was taken in a breath out.
 EXPIRED_FLUID = 0.06
 EXPIRED_HU = -690.0  # mean of the aerated lung, where that share is unknown
-# Usual HU; 41 CTs differ by 15 HU at most. Muscle that differs by more holds contrast medium.
+# Usual HU; 40 CTs differ by 15 HU at most. Muscle that differs by more holds contrast medium.
 FAT_HU, MUSCLE_HU, CONTRAST_HU = -103.0, 46.0, 35.0
 OFFSET_HU = 22.0
 LOWEST_AIR_HU = -1040.0

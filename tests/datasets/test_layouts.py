@@ -13,9 +13,11 @@ import pytest
 from normnet.cli import normals
 from normnet.datasets import layouts, registry
 from normnet.datasets.dataset import Role
+from normnet.datasets.manifest import Case
 from normnet.datasets.reading import read_lesions, read_lungs, read_scan
 from normnet.datasets.registry import DATASETS, load, recognise
 from normnet.errors import ConfigError, InputError
+from normnet.io.formats.nifti import write_image
 from normnet.io.read import read_ct
 from tests.datasets import trees
 from tests.datasets.trees import SERIES, TREES, chest
@@ -295,3 +297,15 @@ def test_the_page_names_what_is_known():
         for line in dataset.layout:
             folder = line.split("/")[0].split(" ")[0]
             assert folder in trees_shown, (dataset.name, line)
+
+
+@pytest.mark.parametrize(("extra", "value"), [(True, 51), (True, 3), (False, 51)])
+def test_other_organs_in_a_lung_mask_are_left_out(tmp_path, extra, value):
+    """A CSV names no labels: bone and muscle beside the lungs are no lung."""
+    scan, lungs = chest().scan, chest().lung_mask
+    labels = np.where(lungs, np.where(np.arange(scan.shape[2]) < scan.shape[2] / 2, 1, 2), 0)
+    if extra:
+        labels[(scan.volume_hu > 250) & ~lungs] = value
+    write_image(tmp_path / "mask.nii.gz", labels.astype(np.uint8), scan.geometry)
+    case = Case("a", tmp_path / "ct.nii.gz", tmp_path / "mask.nii.gz")
+    np.testing.assert_array_equal(read_lungs(case, scan), lungs)

@@ -118,7 +118,7 @@ def test_nothing_but_lung_in_view_is_a_guess(phantom):
     (warning,) = doubt_sides(
         without_bone(phantom.scan.volume_hu[part]), lungs.astype(np.uint8), SPACING_MM
     )
-    assert "guess: neither spine nor body outline is in view" in warning
+    assert "a guess, since neither spine nor body outline is in view" in warning
 
 
 def test_both_lungs_in_a_full_body_raise_no_doubt(phantom):

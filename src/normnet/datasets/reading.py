@@ -41,7 +41,7 @@ def read_scan(case: Case) -> Scan:
 def read_lungs(case: Case, scan: Scan) -> np.ndarray | None:
     """Lungs, (z, y, x) bool on the grid of the scan, or None.
 
-    If the case names no labels, those that are not lung by their HU are left out.
+    If the case names no labels and the mask has several, those that are not lung are left out.
 
     Raises:
         NormNetError: As ``read_labels`` and ``sort_lungs``.
@@ -51,7 +51,8 @@ def read_lungs(case: Case, scan: Scan) -> np.ndarray | None:
     labels = _labels(case.lung_mask, case, scan)
     if case.lung_labels:
         return np.isin(labels, sorted(case.lung_labels))
-    return sort_lungs(labels, scan)[0] > 0 if labels.any() else labels > 0
+    several = np.count_nonzero(np.bincount(labels.ravel())[1:]) > 1
+    return sort_lungs(labels, scan)[0] > 0 if several else labels > 0
 
 
 def read_lesions(case: Case, scan: Scan) -> np.ndarray | None:
