@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import ndimage
 
+from normnet.datasets.manifest import Case, read_cases
 from normnet.errors import NormNetError
+from normnet.io import read_ct
 from normnet.io.appearance import check_appearance
 from normnet.io.values import check_hu
 from normnet.scan import Scan
@@ -154,11 +158,15 @@ def test_a_doubtful_slice_is_a_warning(scan):
     assert "slice 13 of 32" in warning
 
 
-def test_few_or_small_slices_are_not_judged(scan):
-    for part in (scan.volume_hu[:4], scan.volume_hu[:, :40, :40]):
+def test_few_small_or_far_slices_are_not_judged(scan):
+    for part in (scan.volume_hu[12:20], scan.volume_hu[:, :90, :90]):
         volume = part.copy()
         volume[2] = volume[2, ::-1]
         assert "NN-VAL-013" not in refusal(replace(scan, volume_hu=volume))
+    volume = scan.volume_hu.copy()
+    volume[9] = volume[9, ::-1]
+    far = replace(scan.geometry, spacing_mm=(12.0, 3.4, 3.4))
+    assert refusal(replace(scan, volume_hu=volume, geometry=far)) == ""
 
 
 def test_the_look_is_quick():
@@ -168,3 +176,23 @@ def test_the_look_is_quick():
     started = time.process_time()
     check_appearance(Scan(large, geometry), "ct")
     assert time.process_time() - started < 1.0  # 0.2 s on an idle core
+
+
+DATA = os.environ.get("NORMNET_DATA", "")
+
+
+def real_cts() -> list[Case]:
+    cases = read_cases(Path(DATA) / "cases.csv") if DATA else []
+    return [case for case in cases if case.image.suffix != ".npz"]
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not DATA, reason="NORMNET_DATA names no folder of real CTs")
+@pytest.mark.parametrize("case", real_cts(), ids=lambda case: case.case_id)
+def test_real_cts_pass_and_their_spoiled_copies_do_not(case):
+    scan = read_ct(case.image)
+    for offset_hu in (-40, 0, 40):
+        assert check_appearance(changed(scan, scan.volume_hu + offset_hu), "ct") == ()
+    hu = scan.volume_hu.astype(int)
+    for spoiled in (-hu, -900 - hu, -1000 - hu, 2 * hu + 1024, 2 * hu - 1024, hu * 3 // 2 + 512):
+        assert refusal(changed(scan, spoiled))

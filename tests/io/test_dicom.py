@@ -357,7 +357,7 @@ def test_a_stream_of_another_size_than_the_header(syntax, keyword, scan, tmp_pat
     [*((syntax, 0) for syntax in SYNTAXES), (SYNTAXES[0], 1), (SYNTAXES[0], 2)],
 )
 def test_a_damaged_body_that_the_decoder_conceals(syntax, seed, tmp_path):
-    large = phantoms.thorax_phantom((16, 96, 96), (10.0, 3.4, 3.4)).scan
+    large = phantoms.thorax_phantom((24, 96, 96), (6.0, 3.4, 3.4)).scan
     folder = recoded(phantoms.write_dicom(large, tmp_path / "ct"), syntax)
     rng = np.random.default_rng(seed)
     file = sorted(folder.iterdir())[seed]

@@ -36,7 +36,8 @@ _MAX_BODY_RATIO = 4.0  # of length and width of its box
 _MAX_SHARE_INVERTED = 0.2  # of the slices; real CTs: 0
 
 # Slices and their neighbours.
-_MIN_SLICES, _MIN_COLUMNS, _TILES, _WINDOW = 5, 64, 8, 13
+_MIN_SLICES, _MIN_COLUMNS, _MAX_STEP_MM = 9, 96, 8.0  # fewer or farther ones are not judged
+_TILES, _WINDOW = 8, 13
 _MIN_SLICES_FOR_ENDS, _N_END = 12, 8
 # HU beyond both neighbours: the share of pixels from which on a slice is doubtful (inside, at an
 # end). Inside of real CTs: up to 0.016, 0.015, 0.010 and 0.002.
@@ -65,6 +66,8 @@ def check_appearance(scan: Scan, where: str) -> tuple[str, ...]:
     _check_tissues(volume_hu, where)
     spacing_mm = np.asarray(scan.geometry.spacing_mm)[order]
     _check_outlines(volume_hu, spacing_mm[1:], where)
+    if spacing_mm[0] > _MAX_STEP_MM:
+        return ()
     return _check_slices(volume_hu, where)
 
 

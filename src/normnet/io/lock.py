@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from normnet.errors import OutputError
+from normnet.errors import NormNetWarning, OutputError
 from normnet.io.atomic import foreign_file, not_writable
 
 LOCK = ".lock"
@@ -104,7 +104,7 @@ def _acquire(path: Path) -> int | None:
             os.close(descriptor)
             if error.errno in _BUSY:
                 return None
-            warnings.warn(_NO_LOCKS, stacklevel=2)
+            warnings.warn(_NO_LOCKS, NormNetWarning, stacklevel=2)
             break
         if _is_same(descriptor, path):
             return descriptor
@@ -125,7 +125,7 @@ def _open(path: Path) -> int:
         try:
             descriptor = os.open(path, os.O_RDONLY | safe)
         except OSError:
-            warnings.warn(_NOT_OURS, stacklevel=2)
+            warnings.warn(_NOT_OURS, NormNetWarning, stacklevel=2)
             return -1
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):

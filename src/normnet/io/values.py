@@ -1,4 +1,4 @@
-"""From stored voxels to Hounsfield units or labels, and the check of their values."""
+"""From stored voxels to Hounsfield units or labels, and checks of single values."""
 
 from __future__ import annotations
 
