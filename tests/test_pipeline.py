@@ -18,6 +18,7 @@ from normnet.config import (
     WindowConfig,
 )
 from normnet.findings import Findings
+from normnet.inference.precision import choose_precision
 from normnet.inference.voting import Votes
 from normnet.io.plausibility import tissue_peaks
 from normnet.lungs.learned import Lungs
@@ -104,6 +105,7 @@ def test_volumes_follow_from_the_masks(phantom, found):
     assert found.volumes == quantify(
         found.lesion_mask, found.lung_labels, phantom.scan.geometry.voxel_ml
     )
+    assert found.precision == choose_precision()
     assert found.volumes["both"]["lung_ml"] == pytest.approx(phantom.lung_ml, rel=0.02)
     assert found.volumes["right"]["lung_ml"] == pytest.approx(phantom.lung_ml / 2, rel=0.02)
     n_lesion = found.lesion_mask.sum()

@@ -49,7 +49,16 @@ def result():
     volumes = quantify(lesions, labels, scan.geometry.voxel_ml)
     certainty = {"tissue_in_air": 0.05, "lesion_ml_range": [1.5, 2.5], "healthy_hu": -890.5}
     return scan, Segmentation(
-        lesions, labels, prob, votes, volumes, ("seen",), {"lungs": 0.1}, "lungs", certainty
+        lesions,
+        labels,
+        prob,
+        votes,
+        volumes,
+        ("seen",),
+        {"lungs": 0.1},
+        "lungs",
+        certainty,
+        "float32",
     )
 
 
@@ -98,6 +107,7 @@ def test_result_json_tells_what_a_reader_needs(tmp_path, result):
     assert told["certainty"] == found.certainty != {}
     assert told["model"]["n_members"] == 3
     assert told["model"]["lungs"] == "lungs"
+    assert told["model"]["precision"] == "float32"
     assert told["model"]["min_votes"] == 2
     assert told["warnings"] == [*scan.warnings, "seen"]
     assert list(told["seconds"]) == ["lungs", "writing"]
