@@ -102,7 +102,7 @@ def test_killed_at_random_times(tmp_path, uninterrupted):
     assert not list(tmp_path.glob(".*"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGUSR1])
 @pytest.mark.parametrize("at_step", [1, 3])
 def test_a_killed_worker_is_noticed(tmp_path, uninterrupted, number, at_step):
     """Between two iterations: the state is saved, whole, and no process is left."""
