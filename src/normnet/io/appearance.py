@@ -1,6 +1,6 @@
 """A look at a whole volume before any network: can this be a chest CT in Hounsfield units?
 
-Each check judges only what is in view. The limits were set on 45 real chest CTs (thick and thin
+Each check judges only what is in view. The limits were set on 42 real chest CTs (thick and thin
 slices, soft and sharp kernels, whole and cropped fields of view) and on spoiled copies of them.
 """
 
