@@ -22,7 +22,7 @@ class Case:
     """One CT of a data set and what is known of it; ``normnet.datasets.reading`` reads it.
 
     Attributes:
-        case_id: Its name.
+        case_id: Its name; files are named after it.
         image: The CT.
         lung_mask, lesion_mask, nodule_mask: Reference masks, None if there are none.
         excluded_slices: Slices of the file from which nothing is learned.
@@ -48,6 +48,10 @@ class Case:
     window_hu: tuple[float, float] | None = None
     mask_follows_array: bool = False
     left_out: str = ""
+
+    def __post_init__(self) -> None:
+        """Check the name; raises as ``check_case_id``."""
+        check_case_id(self.case_id, self.image.name)
 
 
 def read_cases(path: Path) -> list[Case]:
@@ -84,7 +88,6 @@ def _case(row: dict[str, str], n: int, path: Path) -> Case:
         raise InputError(
             "NN-DAT-007", f"no file in row {n} of the list of cases", path.name, "name the CT there"
         )
-    check_case_id(row["case_id"] or "", f"{path.name}, row {n}")
     folder = path.parent / (row.get("folder") or "")
 
     def mask(column: str) -> Path | None:
@@ -93,7 +96,7 @@ def _case(row: dict[str, str], n: int, path: Path) -> Case:
 
     slices = ";".join(filter(None, (row.get("nodule_slices"), row.get("suspect_slices"))))
     return Case(
-        row["case_id"],
+        row["case_id"] or "",
         folder / row["file"],
         mask("lung_mask"),
         mask("lesion_mask"),

@@ -95,15 +95,15 @@ def save_case(path: Path, case: NormalCase) -> None:
         case: What is written, with its key and settings.
 
     Raises:
-        OutputError: If it cannot be written; NN-TRN-023 if a file of that name is there that is no
+        OutputError: If it cannot be written; NN-OUT-015 if a file of that name is there that is no
             prepared case.
     """
     if os.path.lexists(path) and not _is_prepared(path):
         raise OutputError(
-            "NN-TRN-023",
-            "a file that is no prepared case lies at its place",
-            path.name,
-            "move it, or choose another --out",
+            "NN-OUT-015",
+            "a file that normnet did not write, or that was changed since",
+            f"{path.parent.name}/{path.name}",
+            "move it away, or choose another folder",
         )
     buffer = io.BytesIO()
     np.savez(
