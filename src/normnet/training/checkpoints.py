@@ -134,8 +134,6 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     for old in _newest_first(folder)[2:]:
         if _read(old) is not None:  # nothing else is ours to delete
             old.unlink()
-    for rest in folder.glob(f".{_NAMES}.*.tmp"):  # of a process that was killed
-        rest.unlink()
 
 
 def load_newest(folder: Path) -> Checkpoint | None:

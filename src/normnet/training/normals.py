@@ -13,7 +13,6 @@ from normnet.config import Config
 from normnet.datasets.manifest import Case
 from normnet.datasets.reading import read_lungs, read_scan
 from normnet.errors import InputError
-from normnet.io.case_names import check_case_id
 from normnet.io.fingerprint import digest_of, fingerprint
 from normnet.lungs.external import ExternalLungs
 from normnet.lungs.learned import segment_lungs
@@ -65,10 +64,8 @@ class Preparer:
 
         Raises:
             NormNetError: If the CT or its lungs cannot be read or found.
-            InputError: NN-DAT-006 if its name cannot be the name of a file.
             OutputError: If the cache cannot be written.
         """
-        check_case_id(case.case_id, case.image.name)
         path, key = self.cache / f"{case.case_id}.npz", self.key(case)
         cached = load_case(path, key)
         if cached is not None:

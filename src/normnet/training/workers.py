@@ -100,7 +100,11 @@ def _serve(make: Callable[[int], Batch], connection: Connection, parent: int) ->
     torch.set_num_threads(1)
     with suppress(EOFError, OSError):  # the training has ended
         while True:
-            connection.send(_answer(make, connection.recv()))
+            answer = _answer(make, connection.recv())
+            try:
+                connection.send(answer)
+            except RuntimeError as error:  # no shared memory for its tensors
+                connection.send(MemoryError(str(error)))
 
 
 def _answer(make: Callable[[int], Batch], step: int) -> Batch | Exception:
