@@ -11,14 +11,16 @@ from normnet.errors import ResourceError
 
 NEED_GB = 2.0  # of address space, for the libraries, the networks and a small CT
 _NEED = "2 GB, and 20 bytes per voxel of the CT (4 GB for 512 x 512 x 300 voxels)"
-_WORDS = (  # in the errors of torch, oneDNN, numpy, the loader of shared libraries, and threads
+_WORDS = (  # in errors of torch, oneDNN, numpy, SimpleITK, the loader of libraries and threads
     "out of memory",
     "insufficient memory",
     "can't allocate memory",
     "cannot allocate memory",
     "unable to allocate",
+    "failed to allocate",
     "bad_alloc",
     "could not create a memory object",
+    "could not create a primitive",
     "failed to map segment",
     "cannot map zero-fill pages",
     "can't start new thread",

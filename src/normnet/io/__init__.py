@@ -33,8 +33,12 @@ Error ids (the meaning of a number never changes)::
                       013 slice unlike its neighbours
     NN-OUT, exit 7    001 no space                     002 not allowed
                       003 write failed                 004 read back differs
+                      005 standard output lost         010 folder not writable
+                      011 an input is the output       012 another process writes
+                      015 a file that is not ours      016 a link or no regular file
     NN-RES, exit 8    001 too many voxels              002 too many files
                       003 inflates without end         004 out of memory
+                      005 memory limited too low       006 too many open files
                       031 zip archive that is a trap   041 too many bytes
 """
 
