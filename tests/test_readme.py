@@ -164,6 +164,7 @@ def small(source: str | Path | None = None) -> Config:
                 update={"spacing_mm": (3.0, 3.0, 3.0), "pad_to": "crop"}
             ),
             "training": settings.training.model_copy(update=training),
+            "inference": settings.inference.model_copy(update={"min_votes": "majority"}),
             "postprocessing": settings.postprocessing.model_copy(update=trusting),
         }
     )

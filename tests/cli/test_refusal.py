@@ -71,7 +71,12 @@ def test_altered_weights_are_no_fault_of_the_scan(scans, tiny_models, tmp_path, 
     assert not (out / "a" / "result.json").exists()
 
 
-@pytest.mark.parametrize("kind", ["", "folder", "pipe", "endless", "nothing"])
+def test_an_empty_config(segment, scans, capsys):
+    assert segment(scans / "a.nii.gz", "--config", "") == 2
+    assert capsys.readouterr().err.startswith("NN-CLI-003: an empty argument")
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "endless", "nothing"])
 def test_configs_that_are_no_files(segment, scans, tmp_path, monkeypatch, capsys, kind):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()

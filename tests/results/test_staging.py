@@ -204,7 +204,7 @@ def test_a_table_of_an_older_version_is_replaced(tmp_path):
     (tmp_path / f".{TABLE}.0badcafe.tmp").write_text("half")
     write(tmp_path / "ct", "new")
     write_table(tmp_path)
-    assert "\nct,ct,ok" in (tmp_path / TABLE).read_text()
+    assert "\nct,ct,,ok" in (tmp_path / TABLE).read_text()
     assert {path.name for path in tmp_path.iterdir()} == {"ct", TABLE}
 
 

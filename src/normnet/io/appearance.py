@@ -17,6 +17,7 @@ _EXPORT_AGAIN = "export the scan again as HU"
 _AIR_BELOW_HU = -400  # parts air and lung from soft tissue
 
 # Histogram of HU.
+_MIN_VOXELS = 4096  # with fewer, there are no peaks to look for
 _MAX_VOXELS = 1_000_000  # of the sample
 _BIN_HU = 10
 _SOFT_TISSUE_HU = (-250, 280)  # where fat or muscle lies, with an offset of up to about 150 HU
@@ -74,6 +75,9 @@ def check_appearance(scan: Scan, where: str) -> tuple[str, ...]:
 def _check_tissues(volume_hu: np.ndarray, where: str) -> None:
     """Air and lung, then a peak of fat or muscle, then little that is denser."""
     from scipy.ndimage import gaussian_filter1d
+
+    if volume_hu.size < _MIN_VOXELS:
+        return
 
     step = max(1, int(np.ceil((volume_hu.size / _MAX_VOXELS) ** (1 / 3))))
     sample = volume_hu[::step, ::step, ::step].ravel()
