@@ -68,6 +68,8 @@ def _list_census(path: Path) -> None:
         studies[item.study or item].append(item)
     best = [proposed(items) for items in studies.values() if len(items) > 1]
     table = Table("source", "kind", "series", "slices", "mm", "kernel", "description", "chest CT")
+    for column in table.columns[:3]:
+        column.overflow = "fold"  # whole paths and ids, to copy
     for item in census.items:
         cells = (
             str(item.source),
