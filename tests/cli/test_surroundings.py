@@ -216,10 +216,10 @@ def test_a_lock_ends_with_its_process(tmp_path):
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EIO])
 def test_a_file_system_without_locks(segment, scans, tmp_path, capsys, monkeypatch, number):
-    def no_lock(descriptor):
+    def no_lock(descriptor, operation):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(lock, "_lock", no_lock)
+    monkeypatch.setattr("fcntl.flock", no_lock)
     assert segment(scans) == 0
     told = capsys.readouterr()
     assert "2 segmented" in told.out
@@ -250,6 +250,22 @@ def test_a_lock_file_of_another_program(tmp_path, content):
     with pytest.raises(NormNetError, match="NN-OUT-015"), locked(tmp_path):
         pass
     assert (tmp_path / LOCK).read_bytes() == content
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "link to nothing"])
+def test_a_lock_that_is_no_file(tmp_path, kind):
+    path = tmp_path / LOCK
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(tmp_path / "nothing")
+    before = path.lstat()
+    with pytest.raises(NormNetError, match="NN-OUT-015"), locked(tmp_path):
+        pass
+    assert path.lstat() == before
+    assert list(tmp_path.iterdir()) == [path]
 
 
 # --- what is printed ---

@@ -9,10 +9,8 @@ Error ids: NN-OUT-010 the folder cannot be written, 012 another process writes t
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
-import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -20,14 +18,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from filelock import lock_descriptor
+
 from normnet.errors import NormNetWarning, OutputError
 from normnet.io.atomic import foreign_file, not_writable
 
 LOCK = ".lock"
 WAIT_STEP_S = 0.05
 _MARK = b"normnet "  # a lock file of ours starts with it, or is empty
-_MAX_BYTES = 4096
-_BUSY = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
 _NO_LOCKS = "this file system has no locks: let no second run write into the same folder"
 _NOT_OURS = "a lock file belongs to another user: let no second run write into the same folder"
 
@@ -58,7 +56,7 @@ def locked_folder(folder: Path, wait_s: float = 0.0, note: str = "") -> Iterator
 
     Raises:
         OutputError: NN-OUT-012 if another process has locked it; the message has its process id.
-            NN-OUT-010 if the folder cannot be written, 015 or 016 if the lock file is not ours.
+            NN-OUT-010 if the folder cannot be written, 015 if the lock file is not ours.
     """
     path = folder / LOCK
     last = time.monotonic() + wait_s
@@ -69,7 +67,9 @@ def locked_folder(folder: Path, wait_s: float = 0.0, note: str = "") -> Iterator
             raise OutputError("NN-OUT-012", found, folder.name or str(folder), todo)
         time.sleep(WAIT_STEP_S)
     try:
-        _write(descriptor, note)
+        with suppress(OSError):  # it is for messages only
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            os.write(descriptor, _MARK + f"{os.getpid()} {note}".ljust(80).encode() + b"\n")
         yield
     finally:
         with suppress(OSError):  # on Windows an open file cannot be removed
@@ -82,11 +82,9 @@ def locked_folder(folder: Path, wait_s: float = 0.0, note: str = "") -> Iterator
 
 def holder_of(folder: Path) -> Holder:
     """Who has locked a folder, as far as its lock file tells it."""
-    try:
-        content = (folder / LOCK).read_bytes()[:_MAX_BYTES]
-        words = content.decode("ascii").split() if content.startswith(_MARK) else []
-    except (OSError, ValueError):
-        words = []
+    words: list[str] = []
+    with suppress(OSError, ValueError), (folder / LOCK).open("rb", buffering=0) as file:
+        words = _read(file.fileno()).decode("ascii").split()
     pid = words[1] if len(words) > 1 and words[1].isdecimal() else "unknown"
     return Holder(pid, words[2] if len(words) > 2 else "")
 
@@ -99,70 +97,46 @@ def _acquire(path: Path) -> int | None:
     """
     while (descriptor := _open(path)) >= 0:
         try:
-            _lock(descriptor)
-        except OSError as error:
+            is_locked = lock_descriptor(descriptor, blocking=False)
+        except OSError:
             os.close(descriptor)
-            if error.errno in _BUSY:
-                return None
             warnings.warn(_NO_LOCKS, NormNetWarning, stacklevel=2)
             break
-        if _is_same(descriptor, path):
+        if is_locked and _is_same(descriptor, path):
             return descriptor
-        os.close(descriptor)  # the process that had it has removed it since it was opened
+        os.close(descriptor)
+        if not is_locked:
+            return None  # else the process that had it has removed it since it was opened
     return -1
 
 
 def _open(path: Path) -> int:
     """The lock file, made where it is missing; -1 if it belongs to another user."""
-    safe = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # no link, no waiting pipe
-    if path.is_symlink():
-        raise foreign_file(path)
+    with suppress(OSError):
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise foreign_file(path)
+    no_link = getattr(os, "O_NOFOLLOW", 0)
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | safe, 0o666)
-    except PermissionError as error:
-        if not path.is_file():
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | no_link, 0o666)
+    except OSError as error:
+        if not isinstance(error, PermissionError) or not path.is_file():
             raise not_writable(path.parent, error) from error
         try:
-            descriptor = os.open(path, os.O_RDONLY | safe)
+            descriptor = os.open(path, os.O_RDONLY | no_link)
         except OSError:
             warnings.warn(_NOT_OURS, NormNetWarning, stacklevel=2)
             return -1
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
-            raise foreign_file(path) from error
-        raise not_writable(path.parent, error) from error
-    start = b""
     with suppress(OSError):
-        is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
-        start = os.read(descriptor, len(_MARK)) if is_file else b"not a file"
-    if not _MARK.startswith(start):
-        os.close(descriptor)
-        raise foreign_file(path)
+        if os.fstat(descriptor).st_size > 0 and not _read(descriptor).startswith(_MARK[1:]):
+            os.close(descriptor)
+            raise foreign_file(path)
     return descriptor
 
 
-def _lock(descriptor: int) -> None:
-    """Lock an open file without waiting.
-
-    Raises:
-        OSError: With one of the numbers ``_BUSY`` if another process has locked it.
-    """
-    if sys.platform == "win32":
-        import msvcrt
-
-        os.lseek(descriptor, _MAX_BYTES, os.SEEK_SET)  # the bytes before it stay readable
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _write(descriptor: int, note: str) -> None:
-    """Write who has the lock; it is for messages only, so that a failure does no harm."""
-    with suppress(OSError):
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        os.write(descriptor, _MARK + f"{os.getpid()} {note}".ljust(80).encode() + b"\n")
+def _read(descriptor: int) -> bytes:
+    """The content of a lock file without its first byte, which Windows lets only its owner read."""
+    os.lseek(descriptor, 1, os.SEEK_SET)
+    return os.read(descriptor, 4096)
 
 
 def _is_same(descriptor: int, path: Path) -> bool:
