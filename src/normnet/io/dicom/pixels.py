@@ -166,7 +166,7 @@ def _native(item: Slice) -> np.ndarray:
         dataset = dcmread(item.path)
         if "PixelData" not in dataset:
             raise InputError("NN-FILE-013", "no pixels in the file", item.path.name, _AGAIN)
-        element = dataset.get_item("PixelData")
+        element: Any = dataset.get_item("PixelData")
         data = element.value or b""
         if item.syntax != DEFLATED_SYNTAX:
             _check_end(item, element.value_tell + len(data))
@@ -182,9 +182,9 @@ def _native(item: Slice) -> np.ndarray:
 
 
 def _check_end(item: Slice, end: int) -> None:
-    """Refuse pixels that do not end where the file ends or another element begins.
+    """Refuse pixels after which there is neither the end of the file nor another element.
 
-    A byte too many before them shifts all pixels; then the last bytes are left over.
+    One byte too many before the pixels shifts all of them, and the last byte is left over.
 
     Raises:
         InputError: NN-FILE-005.
@@ -192,8 +192,8 @@ def _check_end(item: Slice, end: int) -> None:
     with item.path.open("rb") as handle:
         handle.seek(end)
         rest = handle.read(2**16)
-    order = "big" if _NATIVE[item.syntax] == ">" else "little"
-    is_element = len(rest) >= 8 and int.from_bytes(rest[:2], order) >= _PIXEL_GROUP
+    group_type = f"{_NATIVE[item.syntax]}u2"
+    is_element = len(rest) >= 8 and np.frombuffer(rest[:2], group_type)[0] >= _PIXEL_GROUP
     is_padding = len(rest) % 2 == 0 and not any(rest)
     if not is_element and not is_padding:
         found = f"{len(rest)} bytes after the pixels that belong to nothing"
