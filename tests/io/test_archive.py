@@ -7,7 +7,6 @@ import stat
 import struct
 import tempfile
 import zipfile
-from pathlib import Path
 
 import pytest
 
