@@ -7,7 +7,6 @@ import stat
 import struct
 import tempfile
 import zipfile
-from pathlib import Path
 
 import pytest
 
@@ -35,7 +34,7 @@ def pack(folder, archive, below=""):
 
 @pytest.mark.parametrize("below", ["", "P1/", "a/b/c/"])
 @pytest.mark.parametrize("kind", ["dicom", "nifti", "detached"])
-def test_a_scan_in_an_archive(scan, tmp_path, below, kind):
+def test_a_scan_in_an_archive(scan, tmp_path, monkeypatch, below, kind):
     source = tmp_path / "source"
     source.mkdir()
     if kind == "dicom":
@@ -49,12 +48,24 @@ def test_a_scan_in_an_archive(scan, tmp_path, below, kind):
         image.SetOrigin(scan.geometry.origin_mm[::-1])
         sitk.WriteImage(image, str(source / "ct.mhd"))
     archive = pack(source, tmp_path / "scan.zip", below)
-    before = set(Path(tempfile.gettempdir()).glob("normnet-*"))
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     phantoms.assert_same_world(read_ct(archive), scan)
     (item,) = choose_scans(take_census([tmp_path / "scan.zip"]))
     phantoms.assert_same_world(read_ct(item.path), scan)
-    assert set(Path(tempfile.gettempdir()).glob("normnet-*")) <= before
+    assert list((tmp_path / "temporary").iterdir()) == []
     assert item.source.parts[0] == "scan.zip"
+
+
+@pytest.mark.parametrize("share", [0.5, 0.8, 1.0])
+def test_a_slice_in_an_archive_that_ends_in_its_header(scan, tmp_path, share):
+    source = phantoms.write_dicom(scan, tmp_path / "source")
+    data = (source / "0007.dcm").read_bytes()
+    (source / "0007.dcm").write_bytes(data[: int(share * data.index(b"\xe0\x7f\x10\x00OW"))])
+    with pytest.raises(NormNetError) as caught:
+        read_ct(pack(source, tmp_path / "scan.zip"))
+    assert caught.value.exit_code == 3
+    assert "0007.dcm" in str(caught.value)
 
 
 def test_archives_in_a_folder(scan, tmp_path):
@@ -120,7 +131,9 @@ UNSAFE = {
     "bomb of an image": ("NN-RES-031", lambda: _bomb("x.nii")),
     "overlap": ("NN-RES-031", lambda: _overlap()),
     "overlap beyond the end": ("NN-RES-031", lambda: _larger_local_size()),
-    "forged size": ("NN-RES-031", lambda: _forged_size()),
+    "forged size": ("NN-RES-031", lambda: _forged(18, 400)),
+    "forged size when inflated": ("NN-RES-031", lambda: _forged(22, 400)),
+    "forged larger size": ("NN-RES-031", lambda: _forged(22, 2**31)),
 }
 
 
@@ -159,9 +172,10 @@ def _larger_local_size():
     return bytes(data)
 
 
-def _forged_size():
+def _forged(at, size):
+    """Another size in the header of the member than in the directory."""
     data = bytearray(_zip(_member("a.dcm", b"a" * 500)))
-    data[18:22] = struct.pack("<I", 400)
+    data[at : at + 4] = struct.pack("<I", size)
     return bytes(data)
 
 

@@ -461,3 +461,46 @@ def test_real_jpeg_lossless_series():
     image = reader.Execute()
     np.testing.assert_array_equal(scan.volume_hu[::10], sitk.GetArrayViewFromImage(image)[::10])
     np.testing.assert_allclose(scan.geometry.origin_mm, image.GetOrigin()[::-1], atol=1e-3)
+
+
+PIXELS = b"\xe0\x7f\x10\x00OW"
+
+
+@pytest.mark.parametrize("place", [0.45, 0.6, 0.8, 1.0])
+@pytest.mark.parametrize("number", [0, 3, 19])
+def test_a_slice_that_ends_in_its_header(place, number, scan, tmp_path):
+    """Behind the SOP class, so that the file is known to be a CT."""
+    folder = phantoms.write_dicom(scan, tmp_path / "ct")
+    path = folder / f"{number:04d}.dcm"
+    data = path.read_bytes()
+    path.write_bytes(data[: int(place * data.index(PIXELS))])
+    with pytest.raises(NormNetError) as caught:
+        read_ct(folder)
+    assert caught.value.exit_code == 3
+    assert path.name in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("at", "inserted"), [(10, b"\0"), (11, b"\0"), (11, b"\0\0"), (12, b"\7"), (12, b"\1\2")]
+)
+def test_pixels_shifted_by_bytes_before_them(at, inserted, scan, tmp_path):
+    folder = phantoms.write_dicom(scan, tmp_path / "ct")
+    path = folder / "0003.dcm"
+    data = path.read_bytes()
+    at += data.index(PIXELS)
+    path.write_bytes(data[:at] + inserted + data[at:])
+    with pytest.raises(NormNetError) as caught:
+        read_ct(folder)
+    assert caught.value.code == "NN-FILE-005"
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [bytes(2), bytes(512), b"\xfc\xff\xfc\xffOB\0\0\4\0\0\0\1\2\3\4"],
+    ids=["2 zeros", "512 zeros", "trailing padding"],
+)
+def test_padding_behind_the_pixels_is_allowed(behind, scan, tmp_path):
+    folder = phantoms.write_dicom(scan, tmp_path / "ct")
+    for path in folder.iterdir():
+        path.write_bytes(path.read_bytes() + behind)
+    phantoms.assert_same_world(read_ct(folder), scan, atol_mm=0.1)

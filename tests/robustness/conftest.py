@@ -31,7 +31,7 @@ def libraries():
 
 @pytest.fixture(scope="session")
 def segment(tiny_models):  # noqa: F811
-    """Run ``normnet segment``, with stand-ins for the models that are not given."""
+    """Run a command, with stand-ins for the models that are not given."""
     from normnet.cli.main import main
 
     def run(arguments, out, shipped_lungs=False):
@@ -39,12 +39,14 @@ def segment(tiny_models):  # noqa: F811
         options |= {"--device": "cpu", "--out": out}
         if shipped_lungs:
             del options["--lung-model"]
+        if arguments[0] == "prepare":
+            del options["--model"], options["--lesion-model"], options["--device"]
         given = [str(part) for name, value in options.items() for part in (name, value)
                  if name not in arguments]  # fmt: skip
         with pytest.MonkeyPatch.context() as patch:
             if not shipped_lungs:
                 patch.setattr("normnet.pipeline.find_lungs", lungs_by_density)
-            return main(["segment", *arguments, *given])
+            return main([*arguments, *given])
 
     return run
 
@@ -54,5 +56,5 @@ def plain(segment, tmp_path_factory):
     """The phantom as a good CT, ``ct.nii.gz``, and its result beside it in ``out``."""
     folder = tmp_path_factory.mktemp("plain")
     path = inputs.stored((0, 1, 2), (False, False, False))(folder)
-    assert segment([str(path)], folder / "out") == 0
+    assert segment(["segment", str(path)], folder / "out") == 0
     return path

@@ -39,6 +39,12 @@ def scan() -> Scan:
 
 
 @cache
+def wide_scan() -> Scan:
+    """A phantom of as many columns as are needed to compare a slice with its neighbours."""
+    return phantoms.thorax_phantom((24, 112, 128), (5.0, 3.0, 2.7), vessels=False).scan
+
+
+@cache
 def _gzipped_nifti() -> bytes:
     from tempfile import TemporaryDirectory
 
@@ -89,6 +95,22 @@ def gzipped(edit: Bytes) -> Maker:
 def gzip_bomb(folder: Path) -> Path:
     """A small ``.nii.gz`` file that inflates to far more than its header says."""
     (folder / "ct.nii.gz").write_bytes(_gzipped_nifti() + gzip.compress(bytes(60_000_000), 6))
+    return folder / "ct.nii.gz"
+
+
+def claim_4_gib(folder: Path) -> Path:
+    """A small ``.nii.gz`` file whose header claims 1024 x 1024 x 512 voxels of 8 bytes."""
+    half_mm = ((80, "3f", 0.5, 0.5, 0.5), (280, "f", -0.5), (300, "f", -0.5), (320, "f", 0.5))
+    size = (40, "8h", 3, 1024, 1024, 512, 1, 1, 1, 1)
+    path = nifti(size, (70, "2h", 64, 64), *half_mm)(folder)
+    header = path.read_bytes()[:352]
+    path.unlink()
+    zeros = zlib.compressobj(9, wbits=31)
+    with (folder / "ct.nii.gz").open("wb") as file:
+        file.write(zeros.compress(header))
+        for _ in range(16):  # as much as is needed to see that no more is read
+            file.write(zeros.compress(bytes(2**22)))
+        file.write(zeros.flush())
     return folder / "ct.nii.gz"
 
 
@@ -175,9 +197,9 @@ def coarse(folder: Path) -> Path:
 # --- DICOM
 
 
-def series(edit: Callable[[list], None] | None = None) -> Maker:
+def series(edit: Callable[[list], None] | None = None, shown: Callable[[], Scan] = scan) -> Maker:
     """A DICOM series; ``edit`` changes its datasets."""
-    return lambda folder: phantoms.write_dicom(scan(), folder / "ct", edit)
+    return lambda folder: phantoms.write_dicom(shown(), folder / "ct", edit)
 
 
 def spoiled_slice(edit: Bytes, name: str = "0003.dcm") -> Maker:
@@ -221,7 +243,7 @@ def nest(data: bytes, depth: int = 2000) -> bytes:
     return data[:at] + body + data[at:]
 
 
-def jpeg_2000(spoil: Bytes = bytes) -> Maker:
+def jpeg_2000(spoil: Bytes = bytes, shown: Callable[[], Scan] = scan) -> Maker:
     """A series compressed with JPEG 2000, without loss; ``spoil`` changes one code stream."""
 
     def edit(datasets: list) -> None:
@@ -238,7 +260,7 @@ def jpeg_2000(spoil: Bytes = bytes) -> Maker:
             data["PixelData"].VR = "OB"
             data["PixelData"].is_undefined_length = True
 
-    return series(edit)
+    return series(edit, shown)
 
 
 def deflate_bomb(datasets: list) -> None:
@@ -648,7 +670,7 @@ def with_value(name: str, value: float) -> Callable[[dict], dict]:
     return change
 
 
-# --- settings and output
+# --- settings, lung masks, lists of cases and output
 
 
 def settings(text: str) -> Maker:
@@ -657,6 +679,48 @@ def settings(text: str) -> Maker:
     def make(folder: Path) -> Path:
         (folder / "mine.toml").write_text(text)
         return folder / "mine.toml"
+
+    return make
+
+
+def _write_mask(path: Path, labels: np.ndarray) -> Path:
+    from normnet.io import write_image
+
+    write_image(path, labels, scan().geometry)
+    return path
+
+
+def lung_mask(right: int = 0, left: int = 0, spine: int = 0) -> Maker:
+    """A mask of the phantom with these labels."""
+
+    def make(folder: Path) -> Path:
+        lungs = phantoms.phantom_lungs(scan(), None, None)
+        bone = (lungs == 0) & (scan().volume_hu > 300)
+        labels = np.select([lungs == 1, lungs == 2, bone], [right, left, spine], 0)
+        return _write_mask(folder / "lungs.nii.gz", labels.astype(np.uint8))
+
+    return make
+
+
+def mask_of_fractions(folder: Path) -> Path:
+    """Probabilities in place of labels."""
+    lungs = phantoms.phantom_lungs(scan(), None, None) > 0
+    return _write_mask(folder / "lungs.nii.gz", np.where(lungs, np.float32(0.7), np.float32(0)))
+
+
+def mask_of_another_grid(folder: Path) -> Path:
+    """A lung mask of fewer slices than the CT has."""
+    lungs = phantoms.phantom_lungs(scan(), None, None)
+    return _write_mask(folder / "lungs.nii.gz", lungs[:-1])
+
+
+def case_list(columns: str, case_id: str) -> Maker:
+    """A CSV list of one case, which lies beside it."""
+
+    def make(folder: Path) -> Path:
+        phantoms.write_nifti(scan(), folder / "ct.nii.gz")
+        (folder / "cases.csv").write_text(f'{columns}\n"{case_id}",ct.nii.gz\n')
+        return folder / "cases.csv"
 
     return make
 

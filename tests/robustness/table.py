@@ -7,7 +7,7 @@ refuses" of the documentation is made from the same rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,11 @@ GROUPS = {
     "values": "Values and modality",
     "model": "Models",
     "settings": "Settings",
+    "lungs": "Lung masks given by `--lungs`",
+    "cases": "Lists of cases",
     "output": "Output",
 }
-EXIT_CODES = {"CFG": 2, "FILE": 3, "GEO": 4, "VAL": 5, "MOD": 6, "OUT": 7, "RES": 8}
+EXIT_CODES = {"CFG": 2, "DAT": 3, "FILE": 3, "GEO": 4, "VAL": 5, "MOD": 6, "OUT": 7, "RES": 8}
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,6 @@ class Row:
         error: Id of the error that it must end in, or its beginning where any id of that family
             will do; empty: it is accepted.
         warns: Whether a warning must be given; only where it is accepted.
-        pending: What must still be mended before the row holds; empty: it holds.
-        pending_in_python: Whether that is true of the Python call, too.
         call: Python call that takes the path; that of the group where None.
         same_masks: Whether the masks of a segmentation must be those of the plain phantom.
         shipped_lungs: Whether it needs the shipped lung networks; the others get stand-ins.
@@ -54,8 +54,6 @@ class Row:
     make: Maker
     error: str = ""
     warns: bool = False
-    pending: str = ""
-    pending_in_python: bool = True
     call: Callable[[Path], Any] | None = None
     same_masks: bool = False
     shipped_lungs: bool = False
@@ -70,9 +68,11 @@ class Row:
         return (self.call or _CALLS[self.group])(path)
 
     def arguments(self, path: Path, ct: Path) -> list[str]:
-        """Arguments of ``normnet segment``, but for models and ``--out``; ``ct`` is a good CT."""
-        option = {"model": "--model", "settings": "--config"}.get(self.group)
-        return [str(ct), option, str(path)] if option else [str(path)]
+        """Command and its arguments, but for models and ``--out``; ``ct`` is a good CT."""
+        if self.group == "cases":
+            return ["prepare", str(path)]
+        option = {"model": "--model", "settings": "--config", "lungs": "--lungs"}.get(self.group)
+        return ["segment", str(ct), option, str(path)] if option else ["segment", str(path)]
 
     def fits(self, code: str) -> bool:
         """Whether an error id is the one that the row wants."""
@@ -91,11 +91,13 @@ def _read(path: Path) -> Any:
 
 
 def _read_found(path: Path) -> Any:
-    """The CTs of a folder of several."""
-    import normnet
-    from normnet.cli.segment import find_cts
+    """The only CT in a folder of other things."""
+    from normnet.io.census import take_census
+    from normnet.io.choice import choose_scans
+    from normnet.io.read import read_item
 
-    return next(iter([normnet.read_ct(found) for found in find_cts([path])]))
+    (item,) = choose_scans(take_census([path]))
+    return read_item(item)
 
 
 def _load_model(path: Path) -> Any:
@@ -145,16 +147,31 @@ def _find_no_lungs(path: Path) -> Any:
     return find_lungs(_read(path), lungs.networks, lungs.config.lungs, "cpu", None)
 
 
+def _sort_lungs(path: Path) -> Any:
+    """The phantom, with the warnings that its lung mask gives."""
+    from normnet.io.masks import read_labels
+    from normnet.lungs.given import sort_lungs
+
+    scan = inputs.scan()
+    return replace(scan, warnings=sort_lungs(read_labels(path, scan), scan)[1])
+
+
+def _read_cases(path: Path) -> Any:
+    from normnet.datasets.manifest import read_cases
+
+    return read_cases(path)
+
+
 _CALLS: dict[str, Callable[[Path], Any]] = {
     **dict.fromkeys(("file", "folder", "resource", "geometry", "values"), _read),
     "model": _load_model,
     "settings": _load_config,
+    "lungs": _sort_lungs,
+    "cases": _read_cases,
     "output": _write,
 }
 
 
-# What must still be mended.
-S2, CENSUS, OUTPUTS, RANGES = "strictness", "census", "outputs", "ranges"
 TEXT = b"This is no image.\n" * 40
 
 
@@ -201,22 +218,19 @@ def _file_rows() -> Iterator[Row]:
     yield row(
         "A DICOM file that ends in its header",
         make=inputs.spoiled_slice(lambda data: data[:400]),
-        error="NN-FILE",
-        pending=CENSUS,
+        error="NN-FILE-013",
     )
     yield row("Too few bytes in PixelData", **_fault("short_pixel_data"))
     yield row("No PixelData", **_fault("no_pixel_data"))
     yield row(
         "PixelData of twice the size that Rows and Columns say",
         make=inputs.series(all_slices(inputs.double_pixels)),
-        error="NN-",
-        pending=S2,
+        error="NN-FILE-005",
     )
     yield row(
         "Columns that are one less than the rows are long",
         make=inputs.series(all_slices(inputs.drop_column)),
-        error="NN-",
-        pending=S2,
+        error="NN-FILE-005",
     )
     yield row(
         "A slice that begins without preamble and group 2",
@@ -243,9 +257,8 @@ def _file_rows() -> Iterator[Row]:
     )
     yield row(
         "A JPEG 2000 stream with damaged bytes in its body",
-        make=inputs.jpeg_2000(_flip_body),
-        error="NN-",
-        pending=S2,
+        make=inputs.jpeg_2000(_flip_body, inputs.wide_scan),
+        error="NN-VAL-013",
     )
     yield row("Sequences nested 2,000 deep", make=inputs.spoiled_slice(inputs.nest))
     yield row("A value representation that does not exist", make=bad_vr, error="NN-FILE-014")
@@ -274,7 +287,6 @@ def _file_rows() -> Iterator[Row]:
         yield row(
             f"A {Path(name).suffix} header that points at `./voxels.raw`",
             make=inputs.detached(name, "./voxels.raw"),
-            pending=S2,
         )
     yield row(
         "A .hdr and .img pair (Analyze)",
@@ -322,7 +334,6 @@ def _harmless(name: str) -> dict[str, Any]:
 
 def _folder_rows() -> Iterator[Row]:
     row = partial(Row, group="folder")
-    zip_row = partial(row, error="NN-FILE")
     yield row("An empty folder", make=inputs.empty_folder, error="NN-FILE-008")
     yield row("Two series: their UIDs are listed", **_fault("two_series"))
     yield row("Slices of two patients", **_fault("two_patients"))
@@ -334,68 +345,78 @@ def _folder_rows() -> Iterator[Row]:
     yield row(
         "A DICOMDIR beside the slices, whose entry leads to `../`: never followed",
         make=inputs.beside_series(inputs.add_dicomdir),
-        warns=True,
     )
     yield row("A DICOMDIR alone", make=inputs.dicomdir_alone, error="NN-FILE-008")
     yield row(
         "Slices of 0 bytes without a suffix",
         make=inputs.lost_slices(inputs.empty),
-        error="NN-FILE",
-        pending=CENSUS,
+        error="NN-FILE-002",
     )
     yield row(
         "Slices that are broken links",
         make=inputs.lost_slices(inputs.break_link),
-        error="NN-FILE",
-        pending=CENSUS,
+        error="NN-FILE-001",
     )
     yield row(
         "A named pipe among images",
         make=inputs.fifo_in("ct.nii"),
-        error="NN-FILE",
+        error="NN-FILE-008",
         call=_read_found,
-        pending=RANGES,
-        pending_in_python=False,
     )
     yield row(
         "A CT with a folder of organ masks beside it: the masks are not taken for CTs",
         make=inputs.organ_masks,
         call=_read_found,
-        pending=CENSUS,
     )
     yield row(
         "A tree with a CT and series of other modalities",
         make=inputs.other_series,
         call=_read_found,
-        pending=CENSUS,
     )
-    yield row("A zip archive of a series", make=inputs.zipped(), pending=CENSUS)
-    yield zip_row("A zip member named `../x.dcm`", make=inputs.zipped("../x.dcm"))
-    yield zip_row("A zip member named `/x.dcm`", make=inputs.zipped("/x.dcm"))
-    yield zip_row("A zip member named `..\\x.dcm`", make=inputs.zipped("..\\x.dcm"))
-    yield zip_row("A zip archive with a symbolic link", make=inputs.zip_with_link)
-    yield zip_row("An encrypted zip archive", make=inputs.zipped(spoil=inputs.say_encrypted))
-    yield zip_row("A zip archive with two members of one name", make=inputs.zipped("ct/0003.dcm"))
-    yield zip_row(
-        "A truncated zip archive", make=inputs.zipped(spoil=lambda data: data[: len(data) // 2])
+    yield row("A zip archive of a series", make=inputs.zipped())
+    yield row("A zip member named `../x.dcm`", make=inputs.zipped("../x.dcm"), error="NN-FILE-031")
+    yield row("A zip member named `/x.dcm`", make=inputs.zipped("/x.dcm"), error="NN-FILE-031")
+    yield row(
+        "A zip member named `..\\x.dcm`", make=inputs.zipped("..\\x.dcm"), error="NN-FILE-031"
+    )
+    yield row("A zip archive with a symbolic link", make=inputs.zip_with_link, error="NN-FILE-031")
+    yield row(
+        "An encrypted zip archive",
+        make=inputs.zipped(spoil=inputs.say_encrypted),
+        error="NN-FILE-032",
+    )
+    yield row(
+        "A zip archive with two members of one name",
+        make=inputs.zipped("ct/0003.dcm"),
+        error="NN-FILE-033",
+    )
+    yield row(
+        "A truncated zip archive",
+        make=inputs.zipped(spoil=lambda data: data[: len(data) // 2]),
+        error="NN-FILE-003",
     )
 
 
 def _resource_rows() -> Iterator[Row]:
     row = partial(Row, group="resource")
     frames = lambda n: phantoms._set("NumberOfFrames", n)  # noqa: E731
-    yield row("A zip bomb", make=inputs.zip_bomb, error="NN-RES", pending=CENSUS)
+    yield row("A zip bomb", make=inputs.zip_bomb, error="NN-RES-031")
     yield row(
         "A zip archive with overlapping members",
         make=inputs.zipped("ct/x.dcm", spoil=inputs.overlap),
-        error="NN-",
+        error="NN-RES-031",
     )
     yield row(
         "A zip archive with a forged size",
         make=inputs.zipped("ct/x.dcm", spoil=inputs.forge_size),
-        error="NN-",
+        error="NN-RES-031",
     )
-    yield row("A .nii.gz bomb", make=inputs.gzip_bomb, error="NN-")
+    yield row(
+        "A .nii.gz file that inflates to more than its header says",
+        make=inputs.gzip_bomb,
+        error="NN-FILE-005",
+    )
+    yield row("A .nii.gz bomb: 4 GiB of one value", make=inputs.claim_4_gib, error="NN-RES-041")
     yield row("A deflated DICOM bomb", make=inputs.series(inputs.deflate_bomb), error="NN-RES-003")
     yield row(
         "Dimensions of 60,000 × 60,000 × 60,000",
@@ -455,7 +476,7 @@ def _geometry_rows() -> Iterator[Row]:
     yield row(
         "Slices of 0.625 mm with positions rounded to 0.1 mm",
         make=inputs.series(inputs.round_positions),
-        pending=S2,
+        warns=True,
     )
     for kind, change in (("NaN", NAN), ("infinity", INF)):
         yield row(
@@ -469,14 +490,13 @@ def _geometry_rows() -> Iterator[Row]:
     yield row(
         "A NIfTI sform whose axes are parallel",
         make=inputs.nifti((280, "12f", -1.5, 0, 0, 0, 0, -2, 0, 0, 1.5, 0, 0, 0)),
-        error="NN-GEO",
+        error="NN-GEO-011",
     )
     yield row("A sheared NIfTI sform", make=inputs.nifti((284, "f", 0.7)), error="NN-GEO-010")
     yield row(
         "A slightly sheared sform beside a good qform: the qform is used",
         make=inputs.nifti((284, "f", 0.004)),
         warns=True,
-        pending=S2,
     )
     yield row(
         "sform and qform that differ: the sform is used",
@@ -495,7 +515,7 @@ def _geometry_rows() -> Iterator[Row]:
         "Four dimensions with one point in time",
         make=inputs.nifti((40, "8h", 4, 28, 24, 20, 1, 1, 1, 1)),
     )
-    yield row("A multi-frame (enhanced) CT", make=inputs.multi_frame, pending=CENSUS)
+    yield row("A multi-frame (enhanced) CT", make=inputs.multi_frame)
     yield row(
         "NRRD without orientation",
         make=inputs.text_image("ct.nrrd", "space: left-posterior-superior\n"),
@@ -529,8 +549,7 @@ def _geometry_rows() -> Iterator[Row]:
     yield row(
         "A field of more than 1 m: centimetres taken for millimetres",
         make=inputs.coarse,
-        error="NN-",
-        pending=RANGES,
+        error="NN-GEO-041",
     )
     yield row(
         "Slices stored from head to feet",
@@ -580,47 +599,42 @@ def _values_rows() -> Iterator[Row]:
     yield row("RescaleSlope that varies: applied slice by slice", **_harmless("slope_varies"))
     yield row(
         "One slice that is said to be unsigned, in a signed series",
-        make=inputs.series(inputs.unsigned_slice),
-        error="NN-VAL",
-        pending=S2,
+        make=inputs.series(inputs.unsigned_slice, inputs.wide_scan),
+        error="NN-VAL-013",
     )
     yield row(
         "Grey scale inverted",
         make=inputs.series(all_slices(inputs.invert_grey)),
-        error="NN-VAL",
-        pending=S2,
+        error="NN-VAL-012",
     )
     yield row(
         "Rescale applied twice",
         make=inputs.series(all_slices(inputs.scale_twice)),
-        error="NN-VAL",
+        error="NN-VAL-007",
     )
     yield row(
         "HU of twice their size",
         make=inputs.values(lambda hu: (hu.clip(-1000, 1500) * 2).astype(np.int16)),
-        error="NN-VAL",
+        error="NN-VAL-007",
     )
     yield row(
         "HU of half their size",
         make=inputs.values(lambda hu: (hu // 2).astype(np.int16)),
-        error="NN-VAL",
-        pending=S2,
+        error="NN-VAL-011",
     )
     yield row(
         "A ramp of HU",
         make=inputs.values(lambda hu: np.broadcast_to(ramp, hu.shape).copy()),
-        error="NN-VAL",
-        pending=S2,
+        error="NN-VAL-011",
     )
     yield row(
         "An overlay in the bits above BitsStored: ignored",
         make=inputs.series(all_slices(inputs.overlay_bits)),
-        pending=S2,
     )
     yield row(
         "No Modality, but the SOP class of a CT",
         make=inputs.series(phantoms._set("Modality", None)),
-        pending=S2,
+        warns=True,
     )
     yield row(
         "Voxels of NaN",
@@ -653,7 +667,6 @@ def _values_rows() -> Iterator[Row]:
     yield row(
         "scl_slope of NaN in NIfTI: not scaled",
         make=inputs.nifti((112, "f", NAN)),
-        pending=S2,
     )
     yield row(
         "scl_inter that is infinite in NIfTI",
@@ -673,7 +686,7 @@ def _model_rows() -> Iterator[Row]:
     row = partial(Row, group="model")
     flipped = inputs.model(lambda path: _flip_last(path / "member-1.safetensors"))
     yield row("No such folder", make=lambda folder: folder / "model", error="NN-MOD-001")
-    yield row("A pickle (.pt), which is never loaded", make=inputs.pickle_file, error="NN-MOD")
+    yield row("A pickle (.pt), which is never loaded", make=inputs.pickle_file, error="NN-MOD-001")
     yield row(
         "A pickle in place of safetensors", make=inputs.model(inputs.pickled), error="NN-MOD-006"
     )
@@ -712,29 +725,35 @@ def _model_rows() -> Iterator[Row]:
     yield row(
         "A negative running variance",
         make=inputs.member(inputs.with_value("running_var", -1.0)),
-        error="NN-MOD",
-        pending=RANGES,
+        error="NN-MOD-012",
     )
     yield row("A manifest of another kind", make=inputs.manifest(kind="lungs"), error="NN-MOD-002")
     yield row("A manifest of a newer format", make=inputs.manifest(format=99), error="NN-MOD-009")
-    yield row("A manifest without a network", make=inputs.manifest(network=None), error="NN-MOD")
+    yield row(
+        "A manifest without a network", make=inputs.manifest(network=None), error="NN-MOD-003"
+    )
     yield row(
         "A manifest without settings", make=inputs.manifest(inference=None), error="NN-MOD-003"
     )
     yield row(
         "A manifest without channels",
         make=inputs.network(channels=[]),
-        error="NN-MOD",
-        pending=RANGES,
+        error="NN-MOD-003",
     )
     yield row(
-        "Negative channels", make=inputs.network(channels=[-2, 4]), error="NN-MOD", pending=RANGES
+        "Negative channels",
+        make=inputs.network(channels=[-2, 4]),
+        error="NN-MOD-003",
+    )
+    yield row(
+        "A manifest that claims 1,000,000 residual units",
+        make=inputs.network(n_res_units=10**6),
+        error="NN-MOD-003",
     )
     yield row(
         "A manifest nested 100,000 deep",
         make=inputs.model(inputs.nest_manifest),
-        error="NN-MOD",
-        pending=RANGES,
+        error="NN-MOD-001",
     )
 
 
@@ -775,7 +794,47 @@ def _settings_rows() -> Iterator[Row]:
         ("A size of 0", "[inference]\nslab_vox = 0"),
         ("A negative size", "[inference]\nslab_vox = -32"),
     ):
-        yield row(kind, make=inputs.settings(text), error="NN-CFG-002", pending=RANGES)
+        yield row(kind, make=inputs.settings(text), error="NN-CFG-002")
+
+
+def _lungs_rows() -> Iterator[Row]:
+    row = partial(Row, group="lungs")
+    yield row("1 for the right lung and 2 for the left", make=inputs.lung_mask(1, 2))
+    yield row("One value for both lungs", make=inputs.lung_mask(255, 255))
+    yield row(
+        "1 for the left lung and 2 for the right: the place in the body decides",
+        make=inputs.lung_mask(2, 1),
+        warns=True,
+    )
+    yield row(
+        "Labels of lungs and other organs: the other organs are left out",
+        make=inputs.lung_mask(13, 10, 51),
+        warns=True,
+    )
+    yield row("Labels of other organs only", make=inputs.lung_mask(spine=51), error="NN-VAL-022")
+    yield row("An empty mask", make=inputs.lung_mask(), error="NN-VAL-021")
+    yield row("A mask on another grid", make=inputs.mask_of_another_grid, error="NN-GEO-016")
+    yield row("A mask of fractions", make=inputs.mask_of_fractions, error="NN-VAL-009")
+
+
+def _cases_rows() -> Iterator[Row]:
+    row = partial(Row, group="cases")
+    for kind, case_id in (
+        ("A `case_id` that leads out of the output (`../../x`)", "../../x"),
+        ("A `case_id` that is a whole path (`/x`)", "/x"),
+        ("A `case_id` with a backslash", "a\\b"),
+        ("An empty `case_id`", ""),
+        ("A `case_id` of 300 letters", "x" * 300),
+    ):
+        yield row(kind, make=inputs.case_list("case_id,file", case_id), error="NN-DAT-006")
+    yield row(
+        "A list that is no text", make=inputs.file("cases.csv", b"\xff\xfe\0"), error="NN-DAT-001"
+    )
+    yield row(
+        "A list without the column `file`",
+        make=inputs.case_list("case_id,image", "a"),
+        error="NN-DAT-002",
+    )
 
 
 def _output_rows() -> Iterator[Row]:
@@ -788,19 +847,17 @@ def _output_rows() -> Iterator[Row]:
         yield row(
             f"A `{name}` of the user in the result folder: never overwritten",
             make=inputs.own_file(name),
-            error="NN-OUT",
-            pending=OUTPUTS,
+            error="NN-OUT-015",
         )
     yield row(
         "A CT where its own lung mask would be written",
         make=inputs.ct_in_output,
         error="NN-OUT",
-        pending=OUTPUTS,
     )
     yield row(
         "A lock of the output that is a link to another file",
         make=inputs.linked_lock,
-        error="NN-OUT",
+        error="NN-OUT-015",
     )
     yield row(
         "`<script>`, `=cmd|` and control characters in names and tags: shown harmlessly",
@@ -816,5 +873,7 @@ ROWS: tuple[Row, ...] = (
     *_values_rows(),
     *_model_rows(),
     *_settings_rows(),
+    *_lungs_rows(),
+    *_cases_rows(),
     *_output_rows(),
 )

@@ -116,6 +116,7 @@ def segment(
     from normnet.cli.devices import choose_device
     from normnet.cli.settings import override_config
     from normnet.errors import ConfigError
+    from normnet.io.lock import check_lock
     from normnet.io.output_folder import check_output
     from normnet.models import load_model, read_manifests, settings_of, shipped, with_lungs
     from normnet.results.folder import is_done, read_owners
@@ -137,6 +138,7 @@ def segment(
     if device != "auto":
         choose_device(device)
     check_output(out, scans)
+    check_lock(out)
     check_table(out)
 
     @cache  # called when the first CT has been read, so that a bad file is refused soon

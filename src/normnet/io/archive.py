@@ -155,8 +155,9 @@ class Archive:
                 header = handle.read(_LOCAL_HEADER_BYTES)
                 if len(header) < _LOCAL_HEADER_BYTES or header[:4] != _MAGIC[0]:
                     raise _damaged(self.path)
-                flags, size = (
-                    int.from_bytes(header[n : n + k], "little") for n, k in ((6, 2), (18, 4))
+                flags, packed, size = (
+                    int.from_bytes(header[n : n + k], "little")
+                    for n, k in ((6, 2), (18, 4), (22, 4))
                 )
                 n_extra = sum(int.from_bytes(header[n : n + 2], "little") for n in (26, 28))
                 if flags & 1:
@@ -164,8 +165,10 @@ class Archive:
                 start = member.header_offset + _LOCAL_HEADER_BYTES + n_extra
                 if start + member.compress_size > end:
                     raise _bomb("members that overlap", where)
-                stated = size not in (0, 2**32 - 1) and not flags & 8
-                if stated and size != member.compress_size:
+                sizes = ((packed, member.compress_size), (size, member.file_size))
+                if not flags & 8 and any(
+                    local not in (0, 2**32 - 1, listed) for local, listed in sizes
+                ):
                     raise _bomb("a member with two different sizes", where)
 
 

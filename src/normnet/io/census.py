@@ -18,7 +18,7 @@ from pathlib import Path
 from normnet.errors import InputError, NormNetError
 from normnet.io.archive import Archive, is_archive, split_member, unpacked
 from normnet.io.dicom.groups import Series, series_of
-from normnet.io.dicom.summary import Summary, summarise
+from normnet.io.dicom.summary import CUT_OFF, Summary, summarise
 from normnet.io.formats import has_image_suffix
 from normnet.io.labels import holds_labels
 from normnet.io.limits import MAX_INFLATED_DICOM_BYTES
@@ -306,7 +306,7 @@ class _Files:
             self._add_dicom(io.BytesIO(archive.head(name, MAX_INFLATED_DICOM_BYTES)), path)
 
     def _add_dicom(self, handle: io.BufferedReader | io.BytesIO, path: Path) -> bool:
-        """Take a DICOM file; False if its header holds no image."""
+        """Take a DICOM file; False if its header holds no image, or does not end."""
         try:
             summary = summarise(handle, path)
         except NormNetError as error:
@@ -315,10 +315,15 @@ class _Files:
         if summary is None:
             return True
         self._summaries.append(summary)
-        return summary.n_frames > 0
+        return summary.n_frames > 0 and summary.flaw != CUT_OFF
 
     def to_items(self) -> list[Item]:
         """Images and series; what cannot be read is an error of the series that it belongs to."""
+        for summary in [one for one in self._summaries if one.flaw == CUT_OFF]:
+            self._summaries.remove(summary)
+            found = "no image in the file, which ends in its header"
+            error = InputError("NN-FILE-013", found, summary.path.name, _COPY_AGAIN)
+            self._errors[summary.path.parent].append(error)
         patterns: dict[Path, set[str]] = defaultdict(set)
         for summary in self._summaries:
             patterns[summary.path.parent].add(_pattern(summary.path))

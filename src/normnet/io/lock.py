@@ -80,6 +80,17 @@ def locked_folder(folder: Path, wait_s: float = 0.0, note: str = "") -> Iterator
                 os.close(descriptor)
 
 
+def check_lock(folder: Path) -> None:
+    """Refuse a lock file that is not ours before anything is computed.
+
+    Raises:
+        OutputError: NN-OUT-015 or 016.
+    """
+    path = folder / LOCK
+    if os.path.lexists(path) and (descriptor := _open(path)) >= 0:
+        os.close(descriptor)
+
+
 def holder_of(folder: Path) -> Holder:
     """Who has locked a folder, as far as its lock file tells it."""
     words: list[str] = []

@@ -24,6 +24,7 @@ _NATIVE = {
     DEFLATED_SYNTAX: "<",
     "1.2.840.10008.1.2.2": ">",
 }
+_PIXEL_GROUP = 0x7FE0
 _AGAIN = "copy or export the series again"
 _WORKER = "import sys; sys.path[:] = {path!a}; from normnet.io.dicom.worker import serve; serve()"
 
@@ -165,7 +166,10 @@ def _native(item: Slice) -> np.ndarray:
         dataset = dcmread(item.path)
         if "PixelData" not in dataset:
             raise InputError("NN-FILE-013", "no pixels in the file", item.path.name, _AGAIN)
-        data = dataset.PixelData
+        element: Any = dataset.get_item("PixelData")
+        data = element.value or b""
+        if item.syntax != DEFLATED_SYNTAX:
+            _check_end(item, element.value_tell + len(data))
     dtype = np.dtype(
         f"{_NATIVE[item.syntax]}{'i' if item.signed else 'u'}{item.bits_allocated // 8}"
     )
@@ -175,3 +179,22 @@ def _native(item: Slice) -> np.ndarray:
         raise InputError("NN-FILE-005", found, item.path.name, _AGAIN)
     pixels = np.frombuffer(data, dtype, item.rows * item.columns).reshape(item.rows, item.columns)
     return pixels.astype(dtype.newbyteorder("="), copy=False)
+
+
+def _check_end(item: Slice, end: int) -> None:
+    """Refuse pixels after which there is neither the end of the file nor another element.
+
+    One byte too many before the pixels shifts all of them, and the last byte is left over.
+
+    Raises:
+        InputError: NN-FILE-005.
+    """
+    with item.path.open("rb") as handle:
+        handle.seek(end)
+        rest = handle.read(2**16)
+    group_type = f"{_NATIVE[item.syntax]}u2"
+    is_element = len(rest) >= 8 and np.frombuffer(rest[:2], group_type)[0] >= _PIXEL_GROUP
+    is_padding = len(rest) % 2 == 0 and not any(rest)
+    if not is_element and not is_padding:
+        found = f"{len(rest)} bytes after the pixels that belong to nothing"
+        raise InputError("NN-FILE-005", found, item.path.name, _AGAIN)

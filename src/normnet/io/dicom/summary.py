@@ -34,6 +34,7 @@ _KEYWORDS = [
     "SeriesDescription", "ConvolutionKernel", "BodyPartExamined", "SharedFunctionalGroupsSequence",
 ]  # fmt: skip
 _MAX_TEXT = 40
+CUT_OFF = "ends before its pixels"
 _SYNTAX = re.compile(rb"\x02\x00\x10\x00UI..([0-9.]+\0*)", re.DOTALL)
 
 
@@ -48,8 +49,8 @@ class Summary:
         modality: As ``CT``; empty if it is missing.
         patient, study: Hashes that tell patients and studies apart; without a StudyInstanceUID a
             folder counts as a study.
-        flaw: Why no CT of the chest is made of such files: ``"localizer"``; empty if there is no
-            reason.
+        flaw: Why no CT of the chest is made of such files: ``"localizer"``; ``CUT_OFF`` for a CT
+            that ends before its pixels; empty if there is no reason.
         weak_flaw: Why a better series of the same study is taken; empty if there is no reason.
         n_frames: Images in the file; 0 if it holds none.
         grid: Rows, columns, orientation and spacing as text; equal in all slices of a volume.
@@ -93,14 +94,18 @@ def summarise(handle: BinaryIO, path: Path) -> Summary | None:
 
     with quiet_pydicom(path):
         inflated = _inflated(handle)
-        header = dcmread(inflated or handle, stop_before_pixels=True, specific_tags=_KEYWORDS)
+        source = inflated or handle
+        header = dcmread(source, stop_before_pixels=True, specific_tags=_KEYWORDS)
         class_uid = str(header.file_meta.get("MediaStorageSOPClassUID") or "")
         class_uid = str(header.get("SOPClassUID") or class_uid)
         if class_uid == _DIRECTORY_CLASS:
             return None
-        if "Rows" not in header and inflated and inflated.tell() >= _MAX_INFLATED_BYTES:
+        is_part = inflated is not None and inflated.tell() >= _MAX_INFLATED_BYTES
+        if "Rows" not in header and is_part:
             raise InputError("NN-FILE-014", "a header of more than 1 MB", path.name)
-        modality = _text(header, "Modality") or ("CT" if class_uid in CT_CLASSES else "")
+        is_ct = class_uid in CT_CLASSES
+        modality = _text(header, "Modality") or ("CT" if is_ct else "")
+        cut_off = is_ct and modality.upper() == "CT" and not is_part and not source.read(1)
         patient = [str(header.get(name) or "") for name in ("PatientID", "PatientName")]
         shared = _shared_measures(header)
         n_frames = int(header.get("NumberOfFrames") or 1) if header.get("Rows") else 0
@@ -118,7 +123,7 @@ def summarise(handle: BinaryIO, path: Path) -> Summary | None:
             modality=modality.upper(),
             patient=digest_of(patient[0] or patient[1])[:16],
             study=digest_of([*patient, str(header.get("StudyInstanceUID") or path.parent)])[:16],
-            flaw=_flaw(header, modality.upper(), n_frames),
+            flaw=CUT_OFF if cut_off else _flaw(header, modality.upper(), n_frames),
             weak_flaw=_weak_flaw(class_uid, enhanced or position is not None),
             n_frames=n_frames,
             grid=str((n_pixels, header.get("Rows"), _rounded(orientation), _rounded(spacing))),
