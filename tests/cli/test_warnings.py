@@ -22,7 +22,7 @@ SCAN = phantoms.thorax_phantom((12, 24, 28), (8.0, 8.0, 8.0)).scan
 
 
 def warn_and_log(*_):
-    """What other libraries do when a CT is read."""
+    """What other libraries do when a CT is read; torch has a handler of its own."""
     warnings.warn("Invalid value for VR DS: a name", UserWarning, stacklevel=1)
     warnings.warn("old", FutureWarning, stacklevel=1)
     warnings.warn("overflow", RuntimeWarning, stacklevel=1)
@@ -36,6 +36,8 @@ def warn_and_log(*_):
 def test_commands_print_their_own_warnings_only(tmp_path, monkeypatch, capfd):
     path = phantoms.write_nifti(SCAN, tmp_path / "ct.nii.gz")
     monkeypatch.setattr("normnet.io.read.read_ct", warn_and_log)
+    own = logging.StreamHandler(sys.stderr)
+    monkeypatch.setattr(logging.getLogger("torch"), "handlers", [own])
     filters, handlers = list(warnings.filters), list(logging.getLogger().handlers)
     assert main(["info", str(path)]) == 3
     assert capfd.readouterr().err.splitlines() == [

@@ -64,8 +64,8 @@ def _print_version(wanted: bool) -> None:
 @contextmanager
 def _own_warnings_only() -> Iterator[None]:
     """Print a warning of normnet as one line, and nothing that other libraries warn of or log."""
-    silent = logging.NullHandler()  # without any handler Python would print what is logged
-    logging.getLogger().addHandler(silent)
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)  # normnet logs nothing; what others log is for developers
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is loaded
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -74,7 +74,7 @@ def _own_warnings_only() -> Iterator[None]:
         try:
             yield
         finally:
-            logging.getLogger().removeHandler(silent)
+            logging.disable(before)
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
