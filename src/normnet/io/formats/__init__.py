@@ -5,6 +5,7 @@ Every module of this folder defines its ``FORMAT``; no other file lists the form
 
 from __future__ import annotations
 
+import math
 import pkgutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from normnet.io.limits import MAX_HEADER_BYTES
 from normnet.io.payload import Inflated, read_up_to
 from normnet.io.values import Stored
 from normnet.scan import Geometry
@@ -99,6 +101,36 @@ def is_detached_header(path: Path) -> bool:
 def one_of(names: Sequence[str]) -> str:
     """Names as a sentence lists them: ``"a, b or c"``."""
     return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def unscaled_header(
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    geometry: Geometry,
+    data: tuple[Path, int],
+    compressed: bool,
+    where: str,
+) -> Header:
+    """The header of a file whose values are stored without scale factors.
+
+    Args:
+        shape: (z, y, x).
+        dtype: Of the stored voxels.
+        geometry: Where the array lies in the patient.
+        data: The file that holds the voxels, and the byte at which they begin.
+        compressed: Whether they are compressed.
+        where: The file that was given, for messages.
+    """
+    path, offset = data
+
+    def voxels() -> Iterator[np.ndarray]:
+        with path.open("rb") as handle:
+            handle.seek(offset)
+            yield from parts_of(Inflated(handle, where) if compressed else handle, dtype)
+
+    n_bytes = math.prod(shape) * dtype.itemsize
+    most = largest_file(n_bytes, MAX_HEADER_BYTES, compressed)
+    return Header(shape, dtype, geometry, 1.0, 0.0, path, most, voxels)
 
 
 def largest_file(n_bytes: int, offset: int, compressed: bool) -> int:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from normnet.errors import GeometryError, InputError, ValueRangeError
-from normnet.io.formats import Header, ImageFormat, largest_file, parts_of
+from normnet.io.formats import Header, ImageFormat, unscaled_header
 from normnet.io.geometry import geometry_from_axes
 from normnet.io.limits import MAX_HEADER_BYTES, check_extent, check_size, check_thickness
 from normnet.io.payload import Inflated, local_data_file, read_payload, read_up_to
@@ -80,17 +79,10 @@ def peek_nrrd(path: Path) -> Header:
     shape, dtype = _shape(fields, where), _dtype(fields, where)
     geometry = _geometry(fields, where, [])
     name = fields.get("data file", fields.get("datafile"))
-    data, offset = (path, start) if name is None else (local_data_file(path, name), 0)
+    data = (path, start) if name is None else (local_data_file(path, name), 0)
     compressed = fields.get("encoding", "").lower() != "raw"
 
-    def voxels() -> Iterator[np.ndarray]:
-        with data.open("rb") as handle:
-            handle.seek(offset)
-            yield from parts_of(Inflated(handle, where) if compressed else handle, dtype)
-
-    n_bytes = math.prod(shape) * dtype.itemsize
-    most = largest_file(n_bytes, MAX_HEADER_BYTES, compressed)
-    return Header(shape[::-1], dtype, geometry, 1.0, 0.0, data, most, voxels)
+    return unscaled_header(shape[::-1], dtype, geometry, data, compressed, where)
 
 
 def _read_header(handle: Any, where: str) -> dict[str, str]:
