@@ -20,7 +20,7 @@ from normnet.config import (
 from normnet.findings import Findings
 from normnet.inference.precision import choose_precision
 from normnet.inference.voting import Votes
-from normnet.io.plausibility import tissue_peaks
+from normnet.io.plausibility import doubt_scan, tissue_peaks
 from normnet.lungs.learned import Lungs
 from normnet.models import Members, Model
 from normnet.network.unet import build_unet
@@ -29,7 +29,6 @@ from normnet.pipeline import (
     describe_certainty,
     doubt_breath,
     doubt_density,
-    doubt_scan,
     segment,
 )
 from normnet.postprocessing import Boundary, LesionSteps

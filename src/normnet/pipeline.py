@@ -14,7 +14,7 @@ from normnet.config import Config
 from normnet.findings import find_lesions
 from normnet.inference.precision import choose_precision
 from normnet.io.acceptance import accept
-from normnet.io.plausibility import TissuePeaks, tissue_peaks
+from normnet.io.plausibility import doubt_scan
 from normnet.lungs.given import sort_lungs
 from normnet.lungs.learned import Lungs, doubt_lungs, find_lungs
 from normnet.models import Model
@@ -27,11 +27,6 @@ from normnet.scan import Scan
 # Share of tissue in the air from which on a warning says that the scan was taken in a breath out.
 EXPIRED_FLUID = 0.06
 EXPIRED_HU = -690.0  # mean of the aerated lung, where that share is unknown
-# Usual HU; 40 CTs differ by 15 HU at most. Muscle that differs by more holds contrast medium.
-FAT_HU, MUSCLE_HU, CONTRAST_HU = -103.0, 46.0, 35.0
-OFFSET_HU = 22.0
-LOWEST_AIR_HU = -1040.0
-NIFTI_IDENTITY = np.diag([1.0, -1.0, -1.0])  # the directions of an affine that is the identity
 
 
 @dataclass(frozen=True)
@@ -122,51 +117,6 @@ def _find_lungs(scan: Scan, model: Model, config: Config, device: str) -> Lungs:
     post = config.postprocessing
     prob_possible = post.lungs_prob if post.lungs_vox > 0 else None
     return find_lungs(scan, model.lungs.networks, config.lungs, device, prob_possible)
-
-
-def doubt_scan(scan: Scan) -> tuple[str, ...]:
-    """Warnings about the scale of HU and about a header that says nothing of the orientation."""
-    found = []
-    geometry = scan.geometry
-    if (
-        geometry.spacing_mm == (1, 1, 1)
-        and geometry.origin_mm == (0, 0, 0)
-        and np.array_equal(geometry.direction, NIFTI_IDENTITY)
-    ):
-        found.append(
-            "the affine is the identity, so orientation and spacing seem to be lost: volumes may "
-            "be wrong, and right and left may be swapped"
-        )
-    peaks = tissue_peaks(scan)
-    offset_hu = _offset_hu(peaks)
-    if abs(offset_hu) >= OFFSET_HU:
-        found.append(
-            f"the HU are about {abs(offset_hu):.0f} too {'high' if offset_hu > 0 else 'low'} "
-            f"({_listed(peaks)}): volumes are less certain"
-        )
-    elif peaks.air_hu is not None and peaks.air_hu < LOWEST_AIR_HU:
-        found.append(
-            f"the air around the body has {peaks.air_hu:.0f} HU: the scale of HU may be wrong, and "
-            "volumes are less certain"
-        )
-    return tuple(found)
-
-
-def _offset_hu(peaks: TissuePeaks) -> float:
-    """By how much fat and muscle are too bright, 0 where the air around the body contradicts."""
-    if peaks.fat_hu is None:
-        return 0.0
-    offset_hu = peaks.fat_hu - FAT_HU
-    if peaks.muscle_hu is not None and abs(peaks.muscle_hu - MUSCLE_HU - offset_hu) < CONTRAST_HU:
-        offset_hu = (offset_hu + peaks.muscle_hu - MUSCLE_HU) / 2
-    if peaks.air_hu is not None and offset_hu > 0 and peaks.air_hu < -1000:
-        return 0.0
-    return offset_hu
-
-
-def _listed(peaks: TissuePeaks) -> str:
-    named = {"air": peaks.air_hu, "fat": peaks.fat_hu, "muscle": peaks.muscle_hu}
-    return ", ".join(f"{name} {hu:.0f}" for name, hu in named.items() if hu is not None)
 
 
 def doubt_breath(prepared: Prepared) -> tuple[str, ...]:

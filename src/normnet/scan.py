@@ -68,3 +68,9 @@ class Scan:
     def shape(self) -> tuple[int, int, int]:
         """(z, y, x)."""
         return self.volume_hu.shape
+
+    def upright(self) -> tuple[np.ndarray, Triple]:
+        """A view of the volume whose first axis lies along the body, and its spacing in mm."""
+        first = int(np.abs(np.asarray(self.geometry.direction)[0]).argmax())
+        order = [first, *(axis for axis in range(3) if axis != first)]
+        return self.volume_hu.transpose(order), tuple(self.geometry.spacing_mm[n] for n in order)

@@ -61,12 +61,9 @@ def check_appearance(scan: Scan, where: str) -> tuple[str, ...]:
         ValueRangeError: NN-VAL-011 if no tissue lies where it belongs, NN-VAL-012 if the grey scale
             is inverted, NN-VAL-013 if a slice does not fit its neighbours.
     """
-    upright = int(np.abs(np.asarray(scan.geometry.direction)[0]).argmax())
-    order = [upright, *(axis for axis in range(3) if axis != upright)]
-    volume_hu = scan.volume_hu.transpose(order)
+    volume_hu, spacing_mm = scan.upright()
     _check_tissues(volume_hu, where)
-    spacing_mm = np.asarray(scan.geometry.spacing_mm)[order]
-    _check_outlines(volume_hu, spacing_mm[1:], where)
+    _check_outlines(volume_hu, np.asarray(spacing_mm[1:]), where)
     if spacing_mm[0] > _MAX_STEP_MM:
         return ()
     return _check_slices(volume_hu, where)

@@ -1,4 +1,4 @@
-"""Where the HU of air, lung, fat and muscle lie in a volume; every chest CT shares them."""
+"""Whether the HU of air, lung, fat and muscle, and the orientation of a volume are plausible."""
 
 from __future__ import annotations
 
@@ -18,6 +18,11 @@ MIN_SHARE = 0.02  # of the highest peak of the soft tissue
 AIR_HU, LUNG_HU = (-1200.0, -880.0), (-1000.0, -500.0)
 FAT_HU, MUSCLE_HU = (-180.0, -25.0), (-30.0, 200.0)
 FAT_TO_MUSCLE_HU = (125.0, 180.0)
+# Usual HU; 40 CTs differ by 15 HU at most. Muscle that differs by more holds contrast medium.
+USUAL_FAT_HU, USUAL_MUSCLE_HU, CONTRAST_HU = -103.0, 46.0, 35.0
+OFFSET_HU = 22.0
+LOWEST_AIR_HU = -1040.0
+NIFTI_IDENTITY = np.diag([1.0, -1.0, -1.0])  # the directions of an affine that is the identity
 
 
 @dataclass(frozen=True)
@@ -48,10 +53,7 @@ def tissue_peaks(scan: Scan) -> TissuePeaks:
     """
     from scipy.ndimage import label, maximum_filter, minimum_filter
 
-    upright = int(np.abs(np.asarray(scan.geometry.direction)[0]).argmax())
-    order = [upright, *(axis for axis in range(3) if axis != upright)]
-    spacing_mm = tuple(scan.geometry.spacing_mm[axis] for axis in order)
-    blocks = _block_means(scan.volume_hu.transpose(order), spacing_mm)
+    blocks = _block_means(*scan.upright())
     step = maximum_filter(blocks, (1, 3, 3)) - minimum_filter(blocks, (1, 3, 3))
 
     parts, _ = label(blocks < LUNG_HU[1])
@@ -65,6 +67,54 @@ def tissue_peaks(scan: Scan) -> TissuePeaks:
     limits_hu = (FAT_HU[0] - EVEN_HU, MUSCLE_HU[1] + EVEN_HU)
     fat_hu, muscle_hu = _fat_and_muscle(_peaks(blocks[soft & (step < even_hu)], limits_hu))
     return TissuePeaks(_highest(air), _highest(lung), fat_hu, muscle_hu)
+
+
+def doubt_scan(scan: Scan) -> tuple[str, ...]:
+    """Warnings about the scale of HU and about a header that says nothing of the orientation."""
+    found = []
+    geometry = scan.geometry
+    if (
+        geometry.spacing_mm == (1, 1, 1)
+        and geometry.origin_mm == (0, 0, 0)
+        and np.array_equal(geometry.direction, NIFTI_IDENTITY)
+    ):
+        found.append(
+            "the affine is the identity, so orientation and spacing seem to be lost: volumes may "
+            "be wrong, and right and left may be swapped"
+        )
+    peaks = tissue_peaks(scan)
+    offset_hu = _offset_hu(peaks)
+    if abs(offset_hu) >= OFFSET_HU:
+        found.append(
+            f"the HU are about {abs(offset_hu):.0f} too {'high' if offset_hu > 0 else 'low'} "
+            f"({_listed(peaks)}): volumes are less certain"
+        )
+    elif peaks.air_hu is not None and peaks.air_hu < LOWEST_AIR_HU:
+        found.append(
+            f"the air around the body has {peaks.air_hu:.0f} HU: the scale of HU may be wrong, and "
+            "volumes are less certain"
+        )
+    return tuple(found)
+
+
+def _offset_hu(peaks: TissuePeaks) -> float:
+    """By how much fat and muscle are too bright, 0 where the air around the body contradicts."""
+    if peaks.fat_hu is None:
+        return 0.0
+    offset_hu = peaks.fat_hu - USUAL_FAT_HU
+    if (
+        peaks.muscle_hu is not None
+        and abs(peaks.muscle_hu - USUAL_MUSCLE_HU - offset_hu) < CONTRAST_HU
+    ):
+        offset_hu = (offset_hu + peaks.muscle_hu - USUAL_MUSCLE_HU) / 2
+    if peaks.air_hu is not None and offset_hu > 0 and peaks.air_hu < -1000:
+        return 0.0
+    return offset_hu
+
+
+def _listed(peaks: TissuePeaks) -> str:
+    named = {"air": peaks.air_hu, "fat": peaks.fat_hu, "muscle": peaks.muscle_hu}
+    return ", ".join(f"{name} {hu:.0f}" for name, hu in named.items() if hu is not None)
 
 
 def _fat_and_muscle(peaks: dict[float, float]) -> tuple[float | None, float | None]:
