@@ -233,6 +233,10 @@ class GroundGlassConfig(Section):
     most_fluid: Share = 0.97  # largest share of the air that is fluid
     texture_hu: Hus = (-800.0, 100.0)  # window of the paper's textures, Sec. IV-B2
     prob_empty: Share = 0.1  # slabs without disease
+    prob_subpleural: Share = 0.0  # slabs with one or two sheets of disease along the pleura
+    subpleural_depth_vox: Sigmas = (2.0, 9.0)  # how far such a sheet reaches into the lung
+    subpleural_axes_vox: Axes = (8, 36)  # semi-axes of the ellipsoid that cuts it out
+    prob_dependent: Share = 0.7  # of the sheets, those whose middle lies in the dependent half
 
 
 class TrainingConfig(Section):

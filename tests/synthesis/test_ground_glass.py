@@ -89,3 +89,28 @@ def test_same_seed_same_disease_and_unit_noise():
     noise = unit_noise((20, 20, 20), 1.5, rng())
     assert noise.mean().item() == pytest.approx(0, abs=1e-5)
     assert noise.std().item() == pytest.approx(1, abs=1e-5)
+
+
+def test_subpleural_sheets_lie_along_the_border_and_mostly_in_the_dependent_half():
+    hu, lungs = lung_slab()
+    shapes = SHAPES.model_copy(update={"n_small": (0, 0), "n_medium": (0, 0), "prob_large": 0.0})
+    config = GroundGlassConfig(
+        prob_subpleural=1, subpleural_depth_vox=(3, 3), subpleural_axes_vox=(8, 12)
+    )
+    n_back, n_all = 0, 0
+    for seed in range(12):
+        _, disease = insert_ground_glass(hu, lungs, int(lungs.sum()), shapes, config, rng(seed))
+        _, y, x = disease.nonzero().unbind(1)
+        to_border = torch.stack([y - 4, 35 - y, x - 4, 35 - x]).min(0).values
+        assert to_border.max() <= 5  # nothing in the middle of the lung, 16 voxels from the border
+        n_back, n_all = n_back + int((y > 20).sum()), n_all + len(y)
+    assert n_all > 500
+    assert n_back > 0.55 * n_all
+
+
+def test_no_lung_no_sheet():
+    hu, lungs = lung_slab()
+    config = GroundGlassConfig(prob_subpleural=1)
+    image, disease = insert_ground_glass(hu, torch.zeros_like(lungs), 1, SHAPES, config, rng())
+    assert torch.equal(image, hu)
+    assert not disease.any()
