@@ -67,6 +67,7 @@ class Method:
         max_size: Largest number of pixels per side.
         n_stages: Number of trainings of ``BaselineSettings.iterations``, one after the other.
         betas: Of Adam.
+        mixed: Whether it is trained in bfloat16 where the device is a GPU.
         image_title, score_title: Titles of both results of ``score`` in Fig. 7.
     """
 
@@ -82,6 +83,7 @@ class Method:
     max_size: int = 512
     n_stages: int = 1
     betas: tuple[float, float] = (0.9, 0.999)
+    mixed: bool = True
     image_title: str = "reconstruction"
     score_title: str = "difference map"
 
@@ -121,14 +123,17 @@ def hide_boxes(slices: Tensor, rng: Rng) -> Tensor:
     n, width = len(slices), slices.shape[3]
     side = max(1, round(BOX * width))
     weights = (slices.flatten(1) > 0).float() + 1e-6  # an empty slice has boxes too
-    centres = torch.multinomial(weights, MOST_BOXES, generator=rng)
-    n_boxes = torch.randint(1, MOST_BOXES + 1, (n,), generator=rng, device=slices.device)
-    hidden = slices.clone()
-    for index in range(n):
-        for centre in centres[index, : int(n_boxes[index])].tolist():
-            top, left = max(0, centre // width - side // 2), max(0, centre % width - side // 2)
-            hidden[index, :, top : top + side, left : left + side] = 0
-    return hidden
+    noise = torch.empty_like(weights).exponential_(generator=rng)
+    centres = (weights / noise).topk(MOST_BOXES).indices  # (n, 3), drawn without replacement
+    n_boxes = torch.randint(1, MOST_BOXES + 1, (n, 1), generator=rng, device=slices.device)
+    pixels, boxes = (torch.arange(end, device=slices.device) for end in (width, MOST_BOXES))
+    rows, columns = (
+        (pixels >= start[..., None]) & (pixels < start[..., None] + side)  # (n, 3, width)
+        for start in ((at - side // 2).clamp(min=0) for at in (centres // width, centres % width))
+    )
+    rows = rows & (boxes < n_boxes)[..., None]
+    inside = (rows[..., :, None] & columns[..., None, :]).any(1, keepdim=True)
+    return slices.masked_fill(inside, 0)
 
 
 def compute_mixture_kl(network: Mixture, latent: Latent, place: Latent, rng: Rng) -> Tensor:
@@ -380,6 +385,7 @@ METHODS = {
             max_size=64,
             n_stages=2,
             betas=(0.5, 0.9),
+            mixed=False,  # the gradient penalty is a derivative of a derivative
         ),
     )
 }
