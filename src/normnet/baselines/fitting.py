@@ -165,11 +165,11 @@ def _descend(optimizer: torch.optim.Optimizer, part: nn.Module, loss: Tensor) ->
 
 def _read(unread: list[Tensor], losses: list[float], on_step: Callable[[int, float], None]) -> None:
     """Move the losses from the device into the list; the last one of an iteration counts."""
-    lengths = [len(values) for values in unread]
-    for values in torch.cat(unread).cpu().split(lengths) if unread else ():
-        for value in values.tolist():
+    read = iter(torch.cat(unread).tolist() if unread else ())
+    for values in unread:
+        for value in (own := [next(read) for _ in values]):
             check_loss(value, len(losses) + 1)
-        losses.append(round(float(values[-1]), 6))
+        losses.append(round(own[-1], 6))
         on_step(len(losses), losses[-1])
     unread.clear()
 
