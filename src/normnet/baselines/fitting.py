@@ -122,7 +122,7 @@ def train_on_bank(
     torch.manual_seed(seed)
     network = _build(method, settings, device)
     optimizer = torch.optim.Adam(
-        network.parameters(), lr=settings.learning_rate, betas=method.betas, fused=on_gpu or None
+        network.parameters(), lr=settings.learning_rate, betas=method.betas
     )
     n_steps = count_iterations(method, settings)
     losses: list[float] = []
@@ -155,10 +155,7 @@ def train_on_bank(
 def _descend(optimizer: torch.optim.Optimizer, part: nn.Module, loss: Tensor) -> Tensor:
     """One step of a part of the network; weights without a gradient do not change."""
     optimizer.zero_grad(set_to_none=True)
-    weights = list(part.parameters())
-    gradients = torch.autograd.grad(loss, weights, allow_unused=True)
-    for weight, gradient in zip(weights, gradients, strict=True):
-        weight.grad = gradient
+    loss.backward(inputs=list(part.parameters()))  # type: ignore[no-untyped-call]
     optimizer.step()
     return loss.detach()
 
