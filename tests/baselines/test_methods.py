@@ -43,6 +43,16 @@ def test_l1_is_summed_over_a_slice():
     assert methods.compute_l1(torch.ones(4, 1, 8, 8), torch.zeros(4, 1, 8, 8)) == 64
 
 
+def test_l1_counts_nothing_beyond_the_window():
+    """Below 0 where a slice is 0, above 1 where it is 1; a bright pixel still pulls upwards."""
+    slices = torch.tensor([0.0, 0.0, 1.0, 1.0, 0.5, 0.5]).view(1, 1, 2, 3)
+    others = torch.tensor([-3.0, 0.25, 4.0, 0.5, -1.0, 2.0]).view(1, 1, 2, 3).requires_grad_()
+    loss = methods.compute_l1(slices, others)
+    loss.backward()
+    assert float(loss.detach()) == 0.25 + 0.5 + 1.5 + 1.5
+    assert others.grad.flatten().tolist() == [0, 1, 0, -1, -1, 1]
+
+
 def test_kl():
     """0 for the standard normal; else (m^2 + s^2 - log s^2 - 1) / 2 per number, here 6 of them."""
     zeros = torch.zeros(2, 3, 2)

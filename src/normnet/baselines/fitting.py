@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from normnet.baselines.methods import Method, Tuned
-from normnet.baselines.slices import SliceSampler
+from normnet.baselines.slices import SliceBank
 from normnet.config import Config
 from normnet.preparation.cache import NormalCase
 from normnet.training.checkpoints import Checkpoint, load_newest, save_checkpoint, take_checkpoint
@@ -19,6 +19,7 @@ from normnet.training.divergence import check_loss
 from normnet.training.member import stream
 
 CHECKPOINT_EVERY = 500
+READ_EVERY = 50  # iterations between two looks at the losses on a GPU: each look waits for it
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,7 @@ def train_baseline(
     on_step: Callable[[int, float], None] = lambda step, loss: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Checkpoint:
-    """Learn what normal slices look like.
-
-    Every iteration draws from a generator seeded by (seed, iteration), so a run that was stopped
-    goes on exactly as if it had never stopped.
+    """Learn what the slices of normal CTs look like: ``train_on_bank`` of all of them.
 
     Args:
         method: What to train; a method that is ``trained_as`` another one learns the same.
@@ -68,22 +66,67 @@ def train_baseline(
         on_step: Called with (iteration, its last loss).
         stop: Called after every iteration; True saves a checkpoint and returns early.
 
-    Returns:
-        The state after the last iteration done.
-
     Raises:
         InputError: NN-BAS-003 if no CT has a slice with lung.
         ConfigError: NN-BAS-002 if the network cannot have this size.
         ModelError: NN-TRN-020 if the training diverges; the checkpoints from before stay.
         OutputError: If a checkpoint cannot be written.
     """
-    sampler = SliceSampler(cases, config, method, slice_size(method, settings))
+    bank = SliceBank.of(cases, config, method, slice_size(method, settings), device)
+    return train_on_bank(
+        method,
+        bank,
+        settings,
+        seed=seed,
+        checkpoints=checkpoints,
+        on_step=on_step,
+        stop=stop,
+    )
+
+
+def train_on_bank(
+    method: Method,
+    bank: SliceBank,
+    settings: BaselineSettings,
+    *,
+    seed: int = 0,
+    checkpoints: Path | None = None,
+    on_step: Callable[[int, float], None] = lambda step, loss: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Checkpoint:
+    """Learn what the slices of a bank look like, on the bank's device.
+
+    Every iteration draws from a generator seeded by (seed, iteration), so a run that was stopped
+    goes on exactly as if it had never stopped. A GPU works in bfloat16 where the method allows it,
+    and ``on_step`` is called for ``READ_EVERY`` iterations at once.
+
+    Args:
+        method: What to train.
+        bank: Slices at the size of the training.
+        settings: Size and length.
+        seed: Weights and slices follow from it.
+        checkpoints: Folder to resume from and save to.
+        on_step: Called with (iteration, its last loss).
+        stop: Called after every iteration; True saves a checkpoint and returns early.
+
+    Returns:
+        The state after the last iteration done.
+
+    Raises:
+        ConfigError: NN-BAS-002 if the network cannot have this size.
+        ModelError: NN-TRN-020 if the training diverges; the checkpoints from before stay.
+        OutputError: If a checkpoint cannot be written.
+    """
+    device = bank.images.device
+    on_gpu = device.type == "cuda"
     torch.manual_seed(seed)
     network = _build(method, settings, device)
     optimizer = torch.optim.Adam(
         network.parameters(), lr=settings.learning_rate, betas=method.betas
     )
-    n_steps, losses = count_iterations(method, settings), []
+    n_steps = count_iterations(method, settings)
+    losses: list[float] = []
+    unread: list[Tensor] = []
     resumed = load_newest(checkpoints) if checkpoints else None
     if resumed is not None:
         resumed.restore(network, optimizer)
@@ -91,24 +134,41 @@ def train_baseline(
     for step in range(len(losses) + 1, n_steps + 1):
         rng = torch.Generator(device).manual_seed(stream(seed, step))
         network.train()
-        sample = partial(sampler.sample, settings.batch, rng)
-        for part, loss in method.updates(network, sample, rng, (step - 1) / n_steps):
-            optimizer.zero_grad(set_to_none=True)  # weights without a gradient do not change
-            weights = list(part.parameters())
-            for weight, gradient in zip(
-                weights, torch.autograd.grad(loss, weights, allow_unused=True), strict=True
-            ):
-                weight.grad = gradient
-            optimizer.step()
-            check_loss(loss.item(), step)
-        losses.append(round(loss.item(), 6))
-        on_step(step, losses[-1])
-        stopping = stop()
-        if checkpoints and (stopping or step % CHECKPOINT_EVERY == 0 or step == n_steps):
-            save_checkpoint(checkpoints, take_checkpoint(network, optimizer, losses))
-        if stopping:
+        sample = partial(bank.sample, settings.batch, rng)
+        with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu and method.mixed):
+            updates = method.updates(network, sample, rng, (step - 1) / n_steps)
+            unread.append(torch.stack([_descend(optimizer, *update) for update in updates]))
+        if not on_gpu or len(unread) == READ_EVERY:
+            _read(unread, losses, on_step)
+        if stop():
             break
-    return take_checkpoint(network, optimizer, losses)
+        if checkpoints and step % CHECKPOINT_EVERY == 0:
+            _read(unread, losses, on_step)
+            save_checkpoint(checkpoints, take_checkpoint(network, optimizer, losses))
+    _read(unread, losses, on_step)
+    state = take_checkpoint(network, optimizer, losses)
+    if checkpoints:
+        save_checkpoint(checkpoints, state)
+    return state
+
+
+def _descend(optimizer: torch.optim.Optimizer, part: nn.Module, loss: Tensor) -> Tensor:
+    """One step of a part of the network; weights without a gradient do not change."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward(inputs=list(part.parameters()))  # type: ignore[no-untyped-call]
+    optimizer.step()
+    return loss.detach()
+
+
+def _read(unread: list[Tensor], losses: list[float], on_step: Callable[[int, float], None]) -> None:
+    """Move the losses from the device into the list; the last one of an iteration counts."""
+    read = iter(torch.cat(unread).tolist() if unread else ())
+    for values in unread:
+        for value in (own := [next(read) for _ in values]):
+            check_loss(value, len(losses) + 1)
+        losses.append(round(own[-1], 6))
+        on_step(len(losses), losses[-1])
+    unread.clear()
 
 
 def slice_size(method: Method, settings: BaselineSettings) -> int:
@@ -147,16 +207,15 @@ def tune(
     if method.tune is None:
         return Tuned(n_steps=settings.restore_steps)
     rng = torch.Generator(device).manual_seed(stream(seed, 0))
-    slices = SliceSampler(cases, config, method, slice_size(method, settings)).sample(
-        settings.batch, rng
-    )
+    bank = SliceBank.of(cases, config, method, slice_size(method, settings), device)
+    slices = bank.sample(settings.batch, rng)
     with torch.no_grad():
         return Tuned(
             method.tune(network, slices, rng, settings.restore_steps), settings.restore_steps
         )
 
 
-def _build(method: Method, settings: BaselineSettings, device: str) -> nn.Module:
+def _build(method: Method, settings: BaselineSettings, device: torch.device | str) -> nn.Module:
     network: nn.Module = method.build(slice_size(method, settings))
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network

@@ -67,6 +67,8 @@ class Method:
         max_size: Largest number of pixels per side.
         n_stages: Number of trainings of ``BaselineSettings.iterations``, one after the other.
         betas: Of Adam.
+        mixed: Whether it is trained in bfloat16 where the device is a GPU.
+        misses: Why it does not find even a bright disk on a simple texture, if it does not.
         image_title, score_title: Titles of both results of ``score`` in Fig. 7.
     """
 
@@ -82,6 +84,8 @@ class Method:
     max_size: int = 512
     n_stages: int = 1
     betas: tuple[float, float] = (0.9, 0.999)
+    mixed: bool = True
+    misses: str = ""
     image_title: str = "reconstruction"
     score_title: str = "difference map"
 
@@ -100,8 +104,18 @@ def find_method(name: str) -> Method:
 
 
 def compute_l1(slices: Tensor, others: Tensor) -> Tensor:
-    """Sum of the absolute differences of a slice, mean over the batch."""
-    return (slices - others).abs().flatten(1).sum(1).mean()
+    """Sum of the absolute differences of a slice, mean over the batch.
+
+    The window cuts HU off: where a slice is 0, everything below 0 is right, and where it is 1,
+    everything above 1. Most pixels are 0, and a network that has to hit them exactly spends its
+    steps on them; it then learns black long before it learns vessels.
+
+    Args:
+        slices: (B, 1, h, w) in [0, 1].
+        others: Same shape, not bounded.
+    """
+    beyond = ((slices <= 0) & (others < 0)) | ((slices >= 1) & (others > 1))
+    return (slices - others).abs().masked_fill(beyond, 0).flatten(1).sum(1).mean()
 
 
 def compute_kl(latent: Latent) -> Tensor:
@@ -121,14 +135,17 @@ def hide_boxes(slices: Tensor, rng: Rng) -> Tensor:
     n, width = len(slices), slices.shape[3]
     side = max(1, round(BOX * width))
     weights = (slices.flatten(1) > 0).float() + 1e-6  # an empty slice has boxes too
-    centres = torch.multinomial(weights, MOST_BOXES, generator=rng)
-    n_boxes = torch.randint(1, MOST_BOXES + 1, (n,), generator=rng, device=slices.device)
-    hidden = slices.clone()
-    for index in range(n):
-        for centre in centres[index, : int(n_boxes[index])].tolist():
-            top, left = max(0, centre // width - side // 2), max(0, centre % width - side // 2)
-            hidden[index, :, top : top + side, left : left + side] = 0
-    return hidden
+    noise = torch.empty_like(weights).exponential_(generator=rng)
+    centres = (weights / noise).topk(MOST_BOXES).indices  # (n, 3), drawn without replacement
+    n_boxes = torch.randint(1, MOST_BOXES + 1, (n, 1), generator=rng, device=slices.device)
+    pixels, boxes = (torch.arange(end, device=slices.device) for end in (width, MOST_BOXES))
+    rows, columns = (
+        (pixels >= start[..., None]) & (pixels < start[..., None] + side)  # (n, 3, width)
+        for start in ((at - side // 2).clamp(min=0) for at in (centres // width, centres % width))
+    )
+    rows = rows & (boxes < n_boxes)[..., None]
+    inside = (rows[..., :, None] & columns[..., None, :]).any(1, keepdim=True)
+    return slices.masked_fill(inside, 0)
 
 
 def compute_mixture_kl(network: Mixture, latent: Latent, place: Latent, rng: Rng) -> Tensor:
@@ -177,7 +194,7 @@ def _context_loss(network: Autoencoder, slices: Tensor, rng: Rng) -> Tensor:
 def _constrained_loss(network: Autoencoder, slices: Tensor, rng: Rng) -> Tensor:
     latent = network.encode(slices, rng)
     rebuilt = network.decode(draw(latent, rng), rng)
-    distance = mse_loss(network.encode(rebuilt, rng).mean, latent.mean)
+    distance = mse_loss(network.encode(rebuilt.clamp(0, 1), rng).mean, latent.mean)
     return compute_l1(slices, rebuilt) + ALPHA * compute_kl(latent).mean() + RHO * distance
 
 
@@ -285,7 +302,7 @@ def restore(network: Autoencoder, slices: Tensor, weight: float, n_steps: int, r
         with torch.enable_grad():
             restored.requires_grad_()
             latent = network.encode(restored, rng)
-            rest = restored - network.decode(latent.mean, rng)
+            rest = restored - network.decode(latent.mean, rng).clamp(0, 1)
             variation = rest.diff(dim=2).abs().sum() + rest.diff(dim=3).abs().sum()
             energy = rest.abs().sum() + ALPHA * compute_kl(latent).sum() + weight * variation
             (gradient,) = torch.autograd.grad(energy, restored)
@@ -358,6 +375,10 @@ METHODS = {
             _score_kl,
             _tune_kl,
             trained_as="vae",
+            misses=(
+                "with a weight of 1e-6 training hardly lowers the divergence; its gradient shows"
+                " where the encoder looks, not what is abnormal (AUC 0.60; 0.89 with a weight of 1)"
+            ),
             image_title="gradient of the KL loss",
             score_title="smoothed",
         ),
@@ -369,6 +390,7 @@ METHODS = {
             _score_restored,
             _tune_restoration,
             trained_as="vae",
+            image_title="restoration",
         ),
         Method(
             "f-anogan",
@@ -380,6 +402,7 @@ METHODS = {
             max_size=64,
             n_stages=2,
             betas=(0.5, 0.9),
+            mixed=False,  # the gradient penalty is a derivative of a derivative
         ),
     )
 }

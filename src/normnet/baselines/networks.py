@@ -16,6 +16,7 @@ from normnet.errors import ConfigError
 N_LATENT = 128
 N_SQUEEZED = 16  # channels before and after a dense bottleneck
 N_WIDE = 128  # largest number of filters of a convolution; channels of a spatial bottleneck
+FIRST_LOG_VARIANCE = -6.0  # before training; at 0 the noise hides the code, and black is learned
 N_COMPONENTS, N_PLACE = 9, 1  # of the Gaussian mixture: c, w
 
 
@@ -145,7 +146,7 @@ class Inward(nn.Module):
 
         self.mean, self.log_variance = head(), head() if variational else None
         if self.log_variance is not None:
-            # variances are 1 at first: a random start gives some of 1e7
+            # all variances are the same at first: a random start gives some of 1e7
             for weights in self.log_variance.parameters():
                 nn.init.zeros_(weights)
 
@@ -156,10 +157,9 @@ class Inward(nn.Module):
     def heads(self, squeezed: Tensor) -> Latent:
         """The Gaussian from the last features."""
         mean = self.mean(squeezed)
-        return Latent(
-            mean,
-            torch.zeros_like(mean) if self.log_variance is None else self.log_variance(squeezed),
-        )
+        if self.log_variance is None:
+            return Latent(mean, torch.zeros_like(mean))
+        return Latent(mean, FIRST_LOG_VARIANCE + self.log_variance(squeezed))
 
 
 class Outward(nn.Module):

@@ -14,6 +14,8 @@ from normnet.preparation.cache import STEP_HU, NormalCase
 from normnet.preparation.prepare import LOWEST_HU
 from normnet.preparation.window import scale_hu
 
+AT_ONCE = 32  # slices that are brought to the size of a bank together
+
 
 def to_square(slices: Tensor, size: int, field_mm: float, spacing_mm: tuple[float, ...]) -> Tensor:
     """Cut out the square around the middle; beyond the slices it is 0.
@@ -55,44 +57,65 @@ def _scale(squares: Tensor, shape: tuple[int, int]) -> Tensor:
     return interpolate(squares, shape, mode="bilinear", antialias=True)
 
 
-class SliceSampler:
-    """Draws batches of slices with lung from healthy CTs held in memory.
+class SliceBank:
+    """The slices with lung of healthy CTs as a method sees them: one tensor on the device.
 
     Args:
-        cases: Cached normal CTs.
-        config: Window and spacing.
-        method: Field of view, and whether it sees the lungs alone.
-        size: Pixels per side.
-
-    Raises:
-        InputError: NN-BAS-003 if there is no slice with lung.
+        images: (N, 1, size, size) uint8, 255 steps of the window.
     """
 
-    def __init__(self, cases: list[NormalCase], config: Config, method: Method, size: int):
-        self.config, self.method, self.size = config, method, size
-        self.places: list[tuple[NormalCase, int]] = [
-            (case, int(z))
+    def __init__(self, images: Tensor):
+        self.images = images
+
+    @classmethod
+    def of(
+        cls, cases: list[NormalCase], config: Config, method: Method, size: int, device: str = "cpu"
+    ) -> SliceBank:
+        """All usable slices with lung.
+
+        Args:
+            cases: Cached normal CTs.
+            config: Window and spacing.
+            method: Field of view, and whether it sees the lungs alone.
+            size: Pixels per side.
+            device: Torch device of the bank.
+
+        Raises:
+            InputError: NN-BAS-003 if there is no slice with lung.
+        """
+        parts = [
+            _quantised(case, places[first : first + AT_ONCE], config, method, size)
             for case in cases
-            for z in np.flatnonzero(case.lung_mask.any(axis=(1, 2)) & case.usable)
+            for places in (find_slices(case),)
+            for first in range(0, len(places), AT_ONCE)
         ]
-        if not self.places:
+        if not parts:
             raise InputError(
                 "NN-BAS-003",
                 "no usable slice with lung",
                 f"{len(cases)} normal CTs",
                 "give more CTs",
             )
+        return cls(torch.cat(parts).to(device))
 
     def sample(self, n: int, rng: torch.Generator) -> Tensor:
-        """(n, 1, size, size) in [0, 1] on the device of ``rng``."""
-        picks = torch.randint(len(self.places), (n,), generator=rng, device=rng.device)
-        return torch.cat([self._slice(rng.device, *self.places[pick]) for pick in picks.tolist()])
+        """(n, 1, size, size) in [0, 1] on the device of the bank, which is that of ``rng``."""
+        picks = torch.randint(len(self.images), (n,), generator=rng, device=rng.device)
+        return (self.images[picks].float() / 255).contiguous(memory_format=torch.channels_last)
 
-    def _slice(self, device: torch.device, case: NormalCase, z: int) -> Tensor:
-        hu = torch.tensor(case.codes[z], device=device).float() * STEP_HU + LOWEST_HU
-        image = scale_hu(hu, self.config.window)
-        if self.method.lungs_only:
-            image = image * torch.tensor(case.lung_mask[z], device=device)
-        return to_square(
-            image[None], self.size, self.method.field_mm, self.config.preparation.spacing_mm
-        )
+
+def find_slices(case: NormalCase) -> np.ndarray:
+    """Numbers of the slices with lung that no list excludes."""
+    return np.flatnonzero(case.lung_mask.any(axis=(1, 2)) & case.usable)
+
+
+def _quantised(
+    case: NormalCase, places: np.ndarray, config: Config, method: Method, size: int
+) -> Tensor:
+    """(n, 1, size, size) uint8."""
+    hu = torch.from_numpy(case.codes[places]).float() * STEP_HU + LOWEST_HU
+    images = scale_hu(hu, config.window)
+    if method.lungs_only:
+        images = images * torch.from_numpy(case.lung_mask[places])
+    squares = to_square(images, size, method.field_mm, config.preparation.spacing_mm)
+    return (squares.clamp(0, 1) * 255).round().to(torch.uint8)

@@ -33,7 +33,7 @@ from normnet.io.atomic import replacing
 from normnet.io.json_files import read_or_make
 from normnet.training.checkpoints import load_newest, save_checkpoint
 
-VERSION = 2  # of the networks and of how they score
+VERSION = 3  # of the networks and of how they score
 
 
 @dataclass(frozen=True)
