@@ -246,7 +246,8 @@ def _against(
 def _known(score: str, cases: dict[str, dict[str, float]]) -> list[float]:
     """The values of a score over the cases for which it is defined, shares in per cent."""
     factor = 100 if SCORES[score].unit == "share" else 1
-    return [factor * case[score] for case in cases.values() if not math.isnan(case[score])]
+    values = [case.get(score, math.nan) for case in cases.values()]
+    return [factor * value for value in values if not math.isnan(value)]
 
 
 def _decimals(score: Score) -> int:

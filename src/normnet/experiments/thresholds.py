@@ -9,7 +9,7 @@ it, the threshold for a CT can be chosen on the other patients of the set alone
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -40,10 +40,12 @@ class Threshold(NamedTuple):
 def choose_threshold(counts: Sequence[Counts], band: bool = False) -> tuple[Threshold, float]:
     """The threshold with the best mean DSC.
 
+    The search is greedy, as that of the paper's baselines (Sec. IV-C): the best first decimal, then
+    the best of the hundredths around it.
+
     Args:
         counts: Of every map.
-        band: Search both ends of a band, among all pairs of 0.00, 0.01 … 1.00, in place of the
-            greedy search of one threshold.
+        band: Search both ends of a band, among all pairs of 0.00, 0.01 … 1.00, not greedily.
 
     Returns:
         The threshold, the lowest of equals, and that mean, 0 to 1.
@@ -66,29 +68,6 @@ def choose_without_own(counts: Sequence[Counts], band: bool = False) -> list[Thr
     if len(dice) < 2:
         return []
     return [_choose(dice[:place] + dice[place + 1 :], band)[0] for place in range(len(dice))]
-
-
-def find_threshold(
-    score_maps: Iterable[np.ndarray], references: Iterable[np.ndarray]
-) -> tuple[float, float]:
-    """The greedy search of the paper's baselines (Sec. IV-C).
-
-    It finds the best first decimal, then the best of the hundredths around it.
-
-    Args:
-        score_maps: Of one data set, 0 to 1, any float type; only one at a time is in memory.
-        references: bool, the same shapes.
-
-    Returns:
-        The threshold of ``score_map > threshold`` with the best mean DSC, the lowest of equals;
-        that mean, 0 to 1.
-
-    Raises:
-        ValueError: If there is no map, or the numbers of maps and references differ.
-    """
-    counts = [count_hundredths(*pair) for pair in zip(score_maps, references, strict=True)]
-    threshold, dice = choose_threshold(counts)
-    return threshold.low, dice
 
 
 def count_hundredths(score_map: np.ndarray, reference: np.ndarray) -> Counts:
