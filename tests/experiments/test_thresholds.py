@@ -87,13 +87,18 @@ def test_without_the_own_map():
     # all: above 0.1 (1 + 2 / 3 + 2 / 3) / 3, above 0.4 (0 + 1 + 1) / 3
     assert choose_threshold(counts) == (Threshold(0.1), pytest.approx(7 / 9))
     # without the first one, 0.4 gives 1; without another one, 0.1 gives 5 / 6 and 0.4 gives 1 / 2
-    assert [own.low for own in choose_without_own(counts)] == [0.4, 0.1, 0.1]
+    assert [own.low for own in choose_without_own(counts, "abc")] == [0.4, 0.1, 0.1]
+    # if the last two are of one patient, none of them is left for the other one
+    assert [own.low for own in choose_without_own(counts, "abb")] == [0.4, 0.1, 0.1]
+    # if the first two are, the threshold of both is that of the third one
+    assert [own.low for own in choose_without_own(counts, "aab")] == [0.4, 0.4, 0.1]
 
 
-def test_a_single_map_has_no_others():
+def test_a_single_patient_has_no_others():
     counts = [count_hundredths(np.array([0.5, 0.1]), np.array([True, False]))]
-    assert choose_without_own(counts) == []
-    assert choose_without_own([]) == []
+    assert choose_without_own(counts, ["a"]) == []
+    assert choose_without_own(counts * 2, ["a", "a"]) == []
+    assert choose_without_own([], []) == []
 
 
 def test_both_ends_of_a_band():

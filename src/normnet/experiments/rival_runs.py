@@ -22,7 +22,7 @@ from normnet.datasets.manifest import Case
 from normnet.errors import NormNetError
 from normnet.evaluation.scores import SCORES, Comparison, compute_scores
 from normnet.experiments.baselines import Baseline, baseline_folder, score_or_load, train_or_load
-from normnet.experiments.bench import Bench, Interrupted, Subject, digest
+from normnet.experiments.bench import Bench, Interrupted, Subject, digest, patient_of
 from normnet.experiments.catalogue import Experiment, Row, Scale
 from normnet.experiments.rivals import KINDS, Rival, find_rival
 from normnet.experiments.scores import Result, wanted_scores
@@ -76,7 +76,7 @@ class RivalRun:
             config = self.config
             parts = (config.preparation, config.window, config.postprocessing)
             return [part.model_dump() for part in parts]
-        sizes = scale.model_dump(exclude={"name", "note", "cost", "members", "seeds", "baselines"})
+        sizes = scale.model_dump(exclude={"note", "cost", "members", "seeds", "baselines"})
         cases = [bench.case_key(case) for own in bench.data.tests.values() for case in own]
         return [sizes, sorted(cases)]
 
@@ -109,14 +109,15 @@ class RivalRun:
         """The thresholds for the cases of a data set.
 
         Returns:
-            The best one for all, and the best one for the others of each case (none at all if there
-            is only one case); None if a map was not counted yet.
+            The best one for all, and for each case the best one for the other patients (none at all
+            if there is only one patient); None if a map was not counted yet.
         """
         counts = [found for case in cases if (found := self.counts(case)) is not None]
         if len(counts) < len(cases) or not cases:
             return None
         band = self.rival.band
-        return choose_threshold(counts, band)[0], choose_without_own(counts, band)
+        patients = [patient_of(case.case_id) for case in cases]
+        return choose_threshold(counts, band)[0], choose_without_own(counts, patients, band)
 
     def best(self, cases: list[Case]) -> tuple[Threshold, float]:
         """The best threshold for all of these cases, and its mean DSC on the prepared grid.

@@ -28,9 +28,9 @@ READ_AGAINST = (
 )
 READ_CHOICE = (
     "In-sample: the threshold with the best mean DSC on the cases that are then scored. "
-    "Leave-one-patient-out: for each case the best one on the other cases of its set, every case "
-    "counts as a patient; the table has the mean of these thresholds, and a set of one case has no "
-    "such row. Thresholds of methods without a network are in HU."
+    "Leave-one-patient-out: for each case the best one on the other patients of its set; the table "
+    "has the mean of these thresholds, and a set of one patient has no such row. Thresholds of "
+    "methods without a network are in HU."
 )
 CSV_COLUMNS = (
     "experiment",

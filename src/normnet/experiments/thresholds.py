@@ -3,7 +3,7 @@
 The paper searches greedily for two decimals, for every method and data set (Sec. IV-C). The search
 looks at the references of the CTs that it is then scored on, so its result is *in-sample*. Beside
 it, the threshold for a CT can be chosen on the other patients of the set alone
-(*leave-one-patient-out*). Every CT counts as a patient.
+(*leave-one-patient-out*).
 """
 
 from __future__ import annotations
@@ -58,16 +58,23 @@ def choose_threshold(counts: Sequence[Counts], band: bool = False) -> tuple[Thre
     return _choose([_dice(own, band) for own in counts], band)
 
 
-def choose_without_own(counts: Sequence[Counts], band: bool = False) -> list[Threshold]:
-    """For every map the threshold with the best mean DSC on all other maps.
+def choose_without_own(
+    counts: Sequence[Counts], patients: Sequence[str], band: bool = False
+) -> list[Threshold]:
+    """For every map the threshold with the best mean DSC on the maps of all other patients.
+
+    Args:
+        counts: Of every map.
+        patients: Of every map.
+        band: As for ``choose_threshold``.
 
     Returns:
-        One for each map; none at all if there is only one map.
+        One for each map; none at all if there is only one patient.
     """
-    dice = [_dice(own, band) for own in counts]
-    if len(dice) < 2:
+    if len(set(patients)) < 2:
         return []
-    return [_choose(dice[:place] + dice[place + 1 :], band)[0] for place in range(len(dice))]
+    dice = list(zip(patients, (_dice(own, band) for own in counts), strict=True))
+    return [_choose([dsc for patient, dsc in dice if patient != own], band)[0] for own in patients]
 
 
 def count_hundredths(score_map: np.ndarray, reference: np.ndarray) -> Counts:
