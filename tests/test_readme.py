@@ -26,7 +26,7 @@ DOCUMENTS = sorted(
 )
 # README and how-to pages, whose commands run one after the other in one folder; those of the
 # tutorials run in tests/docs/test_tutorials.py.
-HOW_TO = ("dicom", "lung-mask", "many-cts", "settings", "evaluate", "reproduce")
+HOW_TO = ("dicom", "lung-mask", "many-cts", "settings", "evaluate", "reproduce", "compare")
 PAGES = (
     README,
     *((ROOT / f"docs/how-to/{name}.md").read_text(encoding="utf-8") for name in HOW_TO),
@@ -56,6 +56,7 @@ def test_the_guide_has_commands():
         "train-lungs",
         "evaluate",
         "reproduce",
+        "baseline",
         "info",
     }
     assert len(commands_of(GUIDE)) >= 10
@@ -179,7 +180,7 @@ def test_every_command_of_the_guide_runs(place, monkeypatch, capsys):
         arguments = words_of(command)
         if arguments[0] == "train-lungs":
             arguments += ["--iterations", "1"]
-        if arguments[0] == "reproduce" and "--out" in arguments:
+        if arguments[0] in ("reproduce", "baseline") and "--out" in arguments:
             Path("tiny.toml").write_text(SCALE)
             arguments += ["--scale", "tiny.toml"]
         assert main(arguments) == 0, f"{command}: {capsys.readouterr().err}"
@@ -188,7 +189,7 @@ def test_every_command_of_the_guide_runs(place, monkeypatch, capsys):
         assert {path.name for path in Path("results", name).iterdir()} == {*FILES, RESULT}
     for name in ("sheet.png", "cache/n.npz", "my_model/manifest.json", "lungs/manifest.json"):
         assert Path(name).is_file()
-    for name in ("table2.tex", "table4.md", "figure5.png"):
+    for name in ("table2.tex", "table4.md", "figure5.png", "baseline-ae.csv"):
         assert Path("reproduced/tiny", name).is_file()
     score = Path("table.csv").read_text().splitlines()[1].split(",")
     assert score[0] == "ct"

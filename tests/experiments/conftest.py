@@ -1,7 +1,10 @@
 """Phantoms as a CSV list of cases, and a scale at which a network trains in a second."""
 
 import csv
+import sys
+import types
 
+import numpy as np
 import pytest
 
 from tests.phantoms import phantom_lungs
@@ -22,6 +25,11 @@ n_res_units = 0
 slab_vox = [16, 32, 32]
 batch = 1
 iterations = 4
+[baselines]
+size = 32
+batch = 4
+iterations = 2
+restore_steps = 2
 """
 
 
@@ -31,22 +39,13 @@ def phantom_lungs_everywhere(monkeypatch):
     monkeypatch.setattr("normnet.training.normals.segment_lungs", phantom_lungs)
 
 
-@pytest.fixture(scope="session")
-def data(tmp_path_factory):
-    """A folder with cases.csv: two normal CTs, one of Coronacases, one of Radiopaedia."""
+def make_data(folder, cases):
+    """Write phantoms with cases.csv; ``cases``: name and split, those of "dev" have a lesion."""
     from normnet.io.formats.nifti import write_image
     from tests.phantoms import thorax_phantom, write_nifti
 
-    folder = tmp_path_factory.mktemp("data")
     rows = []
-    for seed, (name, split) in enumerate(
-        [
-            ("healthy1", "train"),
-            ("healthy2", ""),
-            ("coronacases_001", "dev"),
-            ("radiopaedia_5", "dev"),
-        ]
-    ):
+    for seed, (name, split) in enumerate(cases):
         sick = split == "dev"
         phantom = thorax_phantom(SHAPE, SPACING_MM, lesions=sick, seed=seed)
         write_nifti(phantom.scan, folder / f"{name}.nii.gz")
@@ -60,6 +59,39 @@ def data(tmp_path_factory):
         writer.writeheader()
         writer.writerows(rows)
     return folder
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """A folder with cases.csv: two normal CTs, one of Coronacases, one of Radiopaedia."""
+    cases = [("healthy1", "train"), ("healthy2", "")]
+    cases += [("coronacases_001", "dev"), ("radiopaedia_5", "dev")]
+    return make_data(tmp_path_factory.mktemp("data"), cases)
+
+
+@pytest.fixture
+def supervised(monkeypatch):
+    """A double of the supervised networks: they find the reference without its first slice.
+
+    Returns:
+        Names of the methods whose predictions were asked for.
+    """
+    from normnet.experiments.thresholds import reference_on_grid
+
+    asked = []
+
+    def predict_left_out(name, scale, bench, seed=0):
+        asked.append(name)
+        for case in (case for cases in bench.data.tests.values() for case in cases):
+            subject = bench.subject(case, scale.config())
+            found_mask = reference_on_grid(subject)
+            found_mask[np.flatnonzero(found_mask.any(axis=(1, 2)))[0]] = False
+            yield subject, found_mask
+
+    module = types.ModuleType("normnet.experiments.supervised")
+    module.predict_left_out = predict_left_out
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return asked
 
 
 @pytest.fixture(scope="session")

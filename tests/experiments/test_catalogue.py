@@ -1,7 +1,10 @@
 import pytest
 
+from normnet.baselines.methods import METHODS
+from normnet.baselines.simple import SIMPLE_METHODS
 from normnet.errors import ConfigError
 from normnet.experiments.catalogue import (
+    Baselines,
     Row,
     count_trainings,
     experiments,
@@ -11,6 +14,7 @@ from normnet.experiments.catalogue import (
     row_config,
     row_votes,
 )
+from normnet.experiments.rivals import rivals
 
 WANTED = {
     *(f"table{n}" for n in range(1, 6)),
@@ -115,7 +119,9 @@ def test_votes():
     assert row_votes(TABLE4["normnet"], scale, 1) == (5, 6, 7, 8, 9)
     assert n_seeds(TABLE4["normnet"], scale) == 3
     one = Row(id="m", label="m", votes=(2,))
-    assert (row_votes(one, scale, 0), n_seeds(one, scale)) == ((2,), 1)
+    assert n_seeds(one, scale) == 3
+    assert [row_votes(one, scale, seed) for seed in range(3)] == [(2,), (7,), (12,)]
+    assert n_seeds(Row(id="ae", label="AE", method="ae"), scale) == 1
 
 
 def test_trainings_are_counted_once():
@@ -123,12 +129,55 @@ def test_trainings_are_counted_once():
     scale = load_scale("small")
     assert count_trainings(find_experiment("table2"), scale) == 3
     assert count_trainings(find_experiment("table4"), scale) == 3 * (len(TABLE4) - 4)
-    assert count_trainings(find_experiment("table5"), scale) == 15
+    assert count_trainings(find_experiment("table3"), scale) == 3
+    assert count_trainings(find_experiment("table5"), scale) == 3 * 15
+    twice = scale.model_copy(update={"seeds": 2})
+    assert count_trainings(find_experiment("table4"), twice) == 2 * (len(TABLE4) - 4)
+    assert count_trainings(find_experiment("table5"), twice) == 2 * 15
+
+
+def test_table3_is_whole():
+    """Every method of the paper with its nine numbers; they stay within their rows."""
+    rows = {row.id: row for row in find_experiment("table3").rows}
+    assert list(rows) == [
+        "nnunet-2d",
+        "nnunet-3d",
+        "nnunet-unseen",
+        "cople-net",
+        "inf-net",
+        *METHODS,
+        *SIMPLE_METHODS,
+        "no-growing",
+        "proposed",
+        "shipped",
+    ]
+    assert all(row.method in ("", row.id) for row in rows.values())
+    assert set(rivals()) == {row.method for row in rows.values() if row.method}
+    for row in rows.values():
+        published = set() if row.id in SIMPLE_METHODS else {"coronacases", "radiopaedia", "uestc"}
+        assert set(row.paper) == published
+    assert rows["nnunet-unseen"].paper["radiopaedia"] == (68.0, 60.9, 87.6)
+    assert rows["vae-original"].paper["uestc"] == (10.2, 5.2, 31.9)
+    assert rows["f-anogan"].paper["coronacases"] == (15.4, 10.8, 38.3)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("paper", (512, 6000, 16, 3e-4, 150)), ("small", (128, 1500, 16, 3e-4, 10))],
+)
+def test_size_of_the_unsupervised_methods(name, expected):
+    assert tuple(load_scale(name).baselines.model_dump().values()) == expected
+    assert load_scale("paper").baselines == Baselines()
 
 
 @pytest.mark.parametrize(
     ("text", "code"),
-    [("seeds = 0", "NN-EXP-003"), ("seeds =", "NN-EXP-003"), ("x = 1", "NN-EXP-003")],
+    [
+        ("[baselines]\nsize = 0", "NN-EXP-003"),
+        ("seeds = 0", "NN-EXP-003"),
+        ("seeds =", "NN-EXP-003"),
+        ("x = 1", "NN-EXP-003"),
+    ],
 )
 def test_bad_scales(tmp_path, text, code):
     path = tmp_path / "bad.toml"

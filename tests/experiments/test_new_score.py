@@ -79,10 +79,10 @@ def test_a_new_score_is_reproduced(ratio, bench, tiny_scale, tmp_path):
         if (line["score"], line["set"], line["seed"]) == ("ratio_mm", "coronacases", "0")
     }
     assert float(mean) >= 0
-    assert "| Coronacases length ratio mm | paper |" in texts[".md"]
+    assert "| length ratio mm | sd | paper |" in texts[".md"]
     assert "| 3.14 |" in texts[".md"]
-    assert "& DSC & length ratio mm &" in texts[".tex"]
-    assert "(3.14)" in texts[".tex"]
+    assert "& DSC & sd & paper & length ratio mm & sd & paper &" in texts[".tex"]
+    assert "& 3.14 &" in texts[".tex"]
 
 
 def test_a_table_names_scores_that_exist():

@@ -1,5 +1,7 @@
 """``normnet reproduce`` as a user types it: one miniature of every kind of experiment."""
 
+import csv
+
 import pytest
 
 from normnet.cli.main import main
@@ -33,8 +35,8 @@ def written(out, name):
     [
         ("table2", ["normnet"]),
         ("table3", ["no-growing", "proposed"]),
-        ("table4", ["normnet", "k_d", "G", "T-400", "areas", "lesions", "edge"]),
-        ("table5", ["model1", "voting", "model1-short"]),
+        ("table4", ["normnet", "i", "k_d", "G", "T-400", "areas", "lesions", "edge"]),
+        ("table5", ["model1", "voting", "model1-short", "model2-long"]),
         ("supplementary1", ["cap", "original"]),
     ],
 )
@@ -45,6 +47,15 @@ def test_tables(reproduce, out, name, rows):
     assert all(texts.values())
     assert texts["md"].count("\n|") >= 2 + len(rows)
     assert "UESTC: no data" in texts["md"] or name == "table5"
+
+
+def test_named_networks_are_trained_once_per_seed(reproduce, out):
+    """The scale has two seeds; the second one's five networks are others."""
+    assert reproduce("table5", "--row", "model1", "--row", "voting") == 0
+    lines = list(csv.DictReader(written(out, "table5")["csv"].splitlines()))
+    keys = {(line["row"], line["seed"]): line["config"] for line in lines}
+    assert {seed for row, seed in keys if row == "voting"} == {"0", "1"}
+    assert keys["model1", "0"] != keys["model1", "1"]
 
 
 def test_a_table_keeps_the_rows_of_earlier_runs(reproduce, out):

@@ -18,14 +18,12 @@ from normnet.experiments.searches import (
     PAPER,
     T_D,
     T_F,
-    count_hundredths,
     dice_on_grid,
-    find_threshold,
-    reference_on_grid,
     search_postprocessing,
     search_threshold,
     write_search,
 )
+from normnet.experiments.thresholds import reference_on_grid
 from normnet.postprocessing import postprocess
 
 SEARCHES = {"search-postprocessing": search_postprocessing, "search-threshold": search_threshold}
@@ -34,62 +32,6 @@ SEARCHES = {"search-postprocessing": search_postprocessing, "search-threshold": 
 @pytest.fixture
 def scale(tiny_scale):
     return load_scale(str(tiny_scale))
-
-
-# --- thresholds ---
-
-
-def test_first_decimals_then_hundredths():
-    """DSC: above 0.3 two of three are right (0.8), above 0.4 one (2 / 3), above 0.35 both (1)."""
-    scores = np.array([0.29, 0.35, 0.36, 0.9])
-    assert find_threshold([scores], [np.array([False, False, True, True])]) == (0.35, 1.0)
-
-
-def test_the_search_is_greedy():
-    """Above 0.55 lie 4 voxels, the lesion; 20 just below; 1 at 0.45: the best tenth is 0.5.
-
-    With two more of the lesion at 0.02, all above 0.0 is better than above 0.5, 12 / 33 and 8 / 30;
-    that above 0.55 it would be 0.8 is not seen any more.
-    """
-    scores = np.array([0.56] * 4 + [0.545] * 20 + [0.45])
-    reference = np.array([True] * 4 + [False] * 21)
-    assert find_threshold([scores], [reference]) == (0.55, 1.0)
-    scores, reference = np.append(scores, [0.02, 0.02]), np.append(reference, [True, True])
-    assert compute_overlap(scores > 0.55, reference).dsc == 0.8
-    assert find_threshold([scores], [reference]) == (0.0, pytest.approx(12 / 33))
-
-
-def test_the_mean_over_the_maps_is_what_counts():
-    """One map is best above 0.1, the other above 0.3; together 0.1 with (1 + 2 / 3) / 2."""
-    maps = [np.array([0.25, 0.25, 0.1]), np.array([0.7, 0.3, 0.0])]
-    references = [np.array([True, True, False]), np.array([True, False, False])]
-    assert find_threshold(iter(maps), iter(references)) == (0.1, pytest.approx((1 + 2 / 3) / 2))
-
-
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_counts_say_what_every_threshold_of_two_decimals_gives(dtype):
-    rng = np.random.default_rng(0)
-    scores = np.concatenate([rng.random(500), np.arange(101) / 100, np.zeros(50)]).astype(dtype)
-    reference = rng.random(scores.size) < 0.3
-    lesion, rest = count_hundredths(scores, reference)
-    assert lesion.sum() == reference.sum()
-    assert lesion.sum() + rest.sum() == scores.size
-    for n in range(101):
-        above = scores > n / 100
-        assert lesion[n + 1 :].sum() == np.count_nonzero(above & reference)
-        assert rest[n + 1 :].sum() == np.count_nonzero(above & ~reference)
-    dice = [compute_overlap(scores > n / 100, reference).dsc for n in range(101)]
-    tenth = int(np.argmax(dice[:100:10])) * 10
-    window = range(max(0, tenth - 9), min(100, tenth + 9) + 1)
-    best = max(window, key=dice.__getitem__)
-    assert find_threshold([scores], [reference]) == (best / 100, dice[best])
-
-
-def test_no_map_of_scores():
-    with pytest.raises(ValueError, match="no map"):
-        find_threshold([], [])
-    with pytest.raises(ValueError, match="shorter"):
-        find_threshold([np.zeros(3)], [])
 
 
 # --- the grid ---

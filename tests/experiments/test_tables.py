@@ -7,6 +7,7 @@ import pytest
 from normnet.experiments.catalogue import Experiment, Row, Scale
 from normnet.experiments.scores import Result
 from normnet.experiments.tables import cells, differences, to_csv, to_latex, to_markdown
+from normnet.experiments.thresholds import Threshold
 
 BASE = Row(id="base", label="base & all", paper={"coronacases": (70.0,), "uestc": (61.4,)})
 OTHER = Row(id="other", label="other", paper={"coronacases": (60.0,), "uestc": (50.0,)})
@@ -61,17 +62,13 @@ def test_markdown():
     text = to_markdown(TABLE, SCALE, RESULTS)
     assert text.startswith("# Table 0: Some_title\n")
     assert "Scale tiny. All is small. Noted. Coronacases: 2 cases; UESTC: no data." in text
-    base = (
-        "| base & all | 65.0 ± 14.1 | 70.0 | (seeds ± 7.1) | - | - | 61.4 | - | - | base0000 | 2 |"
-    )
-    other = (
-        "| other | 47.5 ± 10.6 | 60.0 | -17.5 ± 3.5 | -10.0 | - | 50.0 | - | -11.4 | other000 | 2 |"
-    )
-    assert base in text
-    assert other in text
-    assert "| UESTC (no data) DSC | paper |" in text
-    head, rule, *rows = [line for line in text.splitlines() if line.startswith("|")]
-    assert {line.count("|") for line in (head, rule, *rows)} == {12}
+    assert [line for line in text.splitlines() if line.startswith("|")] == [
+        "| set | row | DSC | sd | paper | against base & all | sd over seeds | paper "
+        "| config | seeds |",
+        "|---" * 10 + "|",
+        "| Coronacases | base & all | 65.0 | 14.1 | 70.0 | - | 7.1 | - | base0000 | 2 |",
+        "| Coronacases | other | 47.5 | 10.6 | 60.0 | -17.5 | 3.5 | -10.0 | other000 | 2 |",
+    ]
 
 
 def test_differences_are_those_of_equal_seeds():
@@ -93,18 +90,46 @@ def test_csv_has_a_line_a_row_seed_and_set():
 
 def test_latex_is_escaped_and_balanced():
     text = to_latex(TABLE, SCALE, RESULTS)
-    assert (
-        r"base \& all & 65.0$\pm$14.1 (70.0) & -- (61.4) \\ % base0000 (seed 0), base0000 (seed 1)"
-        in text
-    )
+    assert r"Coronacases & base \& all & 65.0 & 14.1 & 70.0 & - & 7.1 & - & base0000 & 2 \\" in text
     assert r"\caption{Some\_title." in text
-    body = [
-        line.split("%")[0]
-        for line in text.splitlines()
-        if line.split("%")[0].rstrip().endswith(r"\\")
-    ]
-    assert {line.replace(r"\&", "").count("&") for line in body} == {2}
+    body = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert {line.replace(r"\&", "").count("&") for line in body} == {9}
     assert text.count(r"\begin") == text.count(r"\end") == 2
+
+
+def test_thresholds_and_how_they_were_chosen():
+    """The paper's number stands beside the in-sample row alone."""
+    table = TABLE.model_copy(update={"compared_with": ""})
+    best, without = (
+        Result(
+            BASE,
+            0,
+            "k" * 16,
+            {"coronacases": {"a": {"dsc": dice}, "b": {"dsc": dice}}},
+            choice,
+            {"coronacases": {"a": Threshold(*ends[0]), "b": Threshold(*ends[1])}},
+        )
+        for choice, dice, ends in (
+            ("in-sample", 0.5, [(0.3,), (0.3,)]),
+            ("leave-one-patient-out", 0.4, [(-700.0, -100.0), (-600.0, -200.0)]),
+        )
+    )
+    text = to_markdown(table, SCALE, [best, without])
+    assert [line for line in text.splitlines() if line.startswith("|")] == [
+        "| set | row | choice | threshold | upper threshold | DSC | sd | paper | config | seeds |",
+        "|---" * 10 + "|",
+        "| Coronacases | base & all | in-sample | 0.30 | - | 50.0 | 0.0 | 70.0 | kkkkkkkk | 1 |",
+        "| Coronacases | base & all | leave-one-patient-out | -650.00 | -150.00 | 40.0 | 0.0 | - "
+        "| kkkkkkkk | 1 |",
+    ]
+    assert "In-sample: the threshold" in text
+    lines = list(csv.DictReader(io.StringIO(to_csv(table, SCALE, [best, without]))))
+    chosen = ("choice", "threshold", "upper_threshold", "paper")
+    assert [tuple(line[name] for name in chosen) for line in lines] == [
+        ("in-sample", "0.30", "", "70.00"),
+        ("leave-one-patient-out", "-650.00", "-150.00", ""),
+    ]
+    assert "& leave-one-patient-out & -650.00 & -150.00 &" in to_latex(table, SCALE, [without])
 
 
 def test_rows_that_did_not_run_are_not_there():

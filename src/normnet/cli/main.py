@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from normnet.cli import (
+    baseline,
     datasets,
     evaluate,
     info,
@@ -53,6 +54,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("info")(info.info)
 app.command("datasets")(datasets.datasets)
 app.command("reproduce")(reproduce.reproduce)
+app.command("baseline")(baseline.baseline)
 
 
 def _print_version(wanted: bool) -> None:

@@ -17,14 +17,10 @@ class Table:
     Attributes:
         columns: Headings.
         rows: Cells of every row, as many as there are columns.
-        groups: Headings above the columns behind the first one, each with its number of columns.
-        comments: One per row, or none; only LaTeX can hold them.
     """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
-    groups: Sequence[tuple[str, int]] = ()
-    comments: Sequence[str] = ()
 
 
 def number(value: float, decimals: int, missing: str = "-") -> str:
@@ -32,10 +28,10 @@ def number(value: float, decimals: int, missing: str = "-") -> str:
     return missing if math.isnan(value) else f"{value:.{decimals}f}"
 
 
-def mean_sd(mean: float, sd: float, decimals: int, missing: str = "-", sign: str = " ± ") -> str:
+def mean_sd(mean: float, sd: float, decimals: int) -> str:
     """``98.1 ± 0.7``; the mean alone where the deviation is NaN."""
-    text = number(mean, decimals, missing)
-    return text if math.isnan(sd) else f"{text}{sign}{sd:.{decimals}f}"
+    text = number(mean, decimals)
+    return text if math.isnan(sd) else f"{text} ± {sd:.{decimals}f}"
 
 
 def markdown_row(cells: Iterable[str]) -> str:
@@ -49,7 +45,7 @@ def markdown_head(columns: Sequence[str]) -> str:
 
 
 def to_markdown(table: Table) -> str:
-    """The table without its groups and comments."""
+    """The table as Markdown."""
     rows = (markdown_row(row) for row in table.rows)
     return "\n".join([markdown_head(table.columns), *rows]) + "\n"
 
@@ -70,13 +66,8 @@ def to_latex(table: Table, caption: str, comment: str, align: str) -> str:
         rf"\begin{{tabular}}{{l{align * (len(table.columns) - 1)}}}",
         r"\toprule",
     ]
-    if table.groups:
-        groups = (rf"\multicolumn{{{n}}}{{c}}{{{_escape(name)}}}" for name, n in table.groups)
-        lines.append("& " + " & ".join(groups) + r" \\")
     lines += [_latex_row(table.columns).lstrip(), r"\midrule"]
-    comments = table.comments or [""] * len(table.rows)
-    for row, note in zip(table.rows, comments, strict=True):
-        lines.append(_latex_row(row) + (f" % {note}" if note else ""))
+    lines += [_latex_row(row) for row in table.rows]
     lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
     return "\n".join(lines) + "\n"
 

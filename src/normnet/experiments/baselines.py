@@ -2,17 +2,24 @@
 
 Below the output folder:
 
-    baselines/<key>/              a trained network; several methods can share it
+    baselines/<key>/step-*.ckpt   a trained network; several methods can share it
     baselines/<key>/tuned-*.json  the value that a method chose on healthy slices
-    baselines/<key>/maps/         maps of anomaly, in hundredths
+    baselines/<key>/maps/*.npz    maps of anomaly, in hundredths
+
+A network or a map that was made on another machine is used like one that was made here, if it lies
+where ``baseline_folder`` and ``map_path`` say. Both names are hashes of settings, of the contents
+of the CTs and of the lung model; where the files lie makes no difference, nor does the device. A
+map lies on the grid that the lungs of its CT give, so take the folder ``lungs/`` along, too. A map
+of another shape is computed anew. Where all maps are there, no network is needed.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from torch import nn
@@ -27,6 +34,7 @@ from normnet.baselines.fitting import (
 from normnet.baselines.methods import Method, Tuned, find_method
 from normnet.baselines.score import Scored, compute_anomaly, score_slices
 from normnet.config import Config
+from normnet.datasets.manifest import Case
 from normnet.experiments.bench import Bench, Interrupted, Subject, digest, loss_line
 from normnet.experiments.catalogue import Scale
 from normnet.io.atomic import replacing
@@ -47,7 +55,6 @@ class Baseline:
         network: Trained.
         tuned: The value that it chose on healthy slices.
         seed: Of the training and of the random numbers that scoring needs.
-        folder: Where all of it is stored.
     """
 
     method: Method
@@ -56,24 +63,43 @@ class Baseline:
     network: nn.Module
     tuned: Tuned
     seed: int
-    folder: Path
 
 
 def baseline_settings(scale: Scale) -> BaselineSettings:
-    """The paper's settings at scale ``paper``; smaller ones at other scales.
+    """Size and length of the trainings at a scale."""
+    return BaselineSettings(**scale.baselines.model_dump())
 
-    These are 128 pixels, 400 iterations, a higher learning rate and 10 steps of restoration. A
-    slice has at most as many pixels as the crop that NormNet is trained on, rounded down to a power
-    of two, and there are at most as many iterations as for NormNet.
+
+def baseline_folder(method: Method, scale: Scale, bench: Bench, seed: int = 0) -> Path:
+    """Where the trained network of a method lies, whether it is there or not.
+
+    Raises:
+        InputError: NN-TRN-011 without normal CTs.
     """
-    if scale.name == "paper":
-        return BaselineSettings()
-    training = scale.config().training
-    size = 1 << (min(128, training.slab_vox[1]).bit_length() - 1)
-    iterations = min(400, training.iterations)
-    return BaselineSettings(
-        size=max(32, size), iterations=iterations, learning_rate=1e-3, restore_steps=10
-    )
+    config, settings = scale.config(), asdict(baseline_settings(scale))
+    settings.pop("restore_steps")  # not of the training
+    trained = method.trained_as or method.name
+    normals = bench.normals_key(config)
+    key = digest([VERSION, trained, settings, config.window.model_dump(), normals, seed])
+    return bench.out / "baselines" / key
+
+
+def map_path(method: Method, scale: Scale, bench: Bench, case: Case, seed: int = 0) -> Path:
+    """Where the map of anomaly of a CT lies, whether it is there or not.
+
+    It is an npz file with the array ``hundredths``, as ``compute_anomaly`` returns it.
+
+    Raises:
+        InputError: NN-TRN-011 without normal CTs.
+    """
+    steps, lungs = scale.baselines.restore_steps, bench.lungs_key(scale.config())
+    key = digest([VERSION, method.name, steps, bench.case_key(case), lungs])
+    return baseline_folder(method, scale, bench, seed) / "maps" / f"{key}.npz"
+
+
+def is_trained(method: Method, scale: Scale, bench: Bench, seed: int = 0) -> bool:
+    """Whether the trained network of a method is there."""
+    return load_newest(baseline_folder(method, scale, bench, seed)) is not None
 
 
 def train_or_load(method: Method, scale: Scale, bench: Bench, seed: int = 0) -> Baseline:
@@ -85,18 +111,7 @@ def train_or_load(method: Method, scale: Scale, bench: Bench, seed: int = 0) -> 
     """
     config, settings = scale.config(), baseline_settings(scale)
     trained = find_method(method.trained_as or method.name)
-    training = {name: value for name, value in asdict(settings).items() if name != "restore_steps"}
-    key = digest(
-        [
-            VERSION,
-            trained.name,
-            training,
-            config.window.model_dump(),
-            bench.normals_key(config),
-            seed,
-        ]
-    )
-    folder = bench.out / "baselines" / key
+    folder = baseline_folder(method, scale, bench, seed)
     state = load_newest(folder)
     if state is None:
         n_steps = count_iterations(trained, settings)
@@ -123,13 +138,26 @@ def train_or_load(method: Method, scale: Scale, bench: Bench, seed: int = 0) -> 
 
     path = folder / f"tuned-{method.name}-{settings.restore_steps}.json"
     value = read_or_make(path, choose) if method.tune else 0.0
-    return Baseline(
-        method, settings, config, network, Tuned(value, settings.restore_steps), seed, folder
-    )
+    return Baseline(method, settings, config, network, Tuned(value, settings.restore_steps), seed)
 
 
-def score_or_load(baseline: Baseline, subject: Subject, bench: Bench) -> np.ndarray:
+def score_or_load(
+    method: Method,
+    subject: Subject,
+    scale: Scale,
+    bench: Bench,
+    trained: Callable[[], Baseline],
+    seed: int = 0,
+) -> np.ndarray:
     """The map of anomaly of a CT; it is computed if it is missing.
+
+    Args:
+        method: The baseline.
+        subject: The CT.
+        scale: Size.
+        bench: Results of earlier runs.
+        trained: Gives the trained network; called only if the map is missing.
+        seed: Of the training.
 
     Returns:
         (z, y, x) float32 in [0, 1] on the prepared grid, whole hundredths, 0 outside the lungs.
@@ -138,20 +166,10 @@ def score_or_load(baseline: Baseline, subject: Subject, bench: Bench) -> np.ndar
         OutputError: If it cannot be stored.
         Interrupted: If the run shall stop.
     """
-    config, method = baseline.config, baseline.method
-    parts = [
-        VERSION,
-        method.name,
-        baseline.tuned,
-        bench.case_key(subject.case),
-        bench.lungs_key(config),
-    ]
-    path = baseline.folder / "maps" / f"{digest(parts)}.npz"
-    if path.exists():
-        with np.load(path) as file:
-            hundredths = file["hundredths"]
-    else:
-        lung_mask = subject.prepared.lung_mask
+    path, lung_mask = map_path(method, scale, bench, subject.case, seed), subject.prepared.lung_mask
+    hundredths = _read_map(path, lung_mask.shape)
+    if hundredths is None:
+        baseline = trained()
         slices = np.flatnonzero(lung_mask.any(axis=(1, 2))).tolist()
 
         def scored() -> Iterator[Scored]:
@@ -167,6 +185,16 @@ def score_or_load(baseline: Baseline, subject: Subject, bench: Bench) -> np.ndar
         bench.say(f"{method.name}: {subject.case.case_id} scored")
     anomaly: np.ndarray = hundredths.astype(np.float32) / np.float32(100)
     return anomaly
+
+
+def _read_map(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    """A stored map of this shape; None if there is none or it is damaged."""
+    try:
+        with np.load(path) as file:
+            hundredths: np.ndarray = file["hundredths"]
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        return None
+    return hundredths if hundredths.shape == shape else None
 
 
 def score_subject_slices(

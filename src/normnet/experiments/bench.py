@@ -119,6 +119,11 @@ def find_data(paths: list[Path], leave_out: list[str]) -> Data:
     return Data(normals, tests, found, frozenset(leave_out))
 
 
+def patient_of(case_id: str) -> str:
+    """The patient of a CT: a letter after the last digit tells the CTs of one patient apart."""
+    return re.sub(r"(?<=\d)[a-z]$", "", case_id.lower())
+
+
 def digest(parts: Any) -> str:
     """Sixteen hexadecimal digits that change with anything in ``parts``."""
     return digest_of(parts)[:16]

@@ -1,8 +1,8 @@
 """What can be reproduced: one short TOML per experiment, and the scales at which it can run.
 
 An experiment of kind ``scores`` is a table of rows. A row is a change of the settings (empty for
-NormNet itself), the networks that vote, and the mask that is scored; ``paper`` holds the paper's
-numbers, in per cent, in the order of ``scores``.
+NormNet itself), the networks that vote, and the mask that is scored; or it is another method (see
+``rivals``). ``paper`` holds the paper's numbers, in per cent, in the order of ``scores``.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from normnet.evaluation.scores import SCORES
 
 SETS = {dataset.name: dataset.label for dataset in with_role("lesions")}
 Reading = Literal["lesions", "no growing", "cap"]
+N_VOTES = 5  # of the paper's ensemble, whose networks a row can name
 Kind = Literal["datasets", "scores", "search-postprocessing", "search-threshold", "lungs", "figure"]
 
 
@@ -31,10 +32,12 @@ class Row(Section):
         id: Name on the command line.
         label: What is changed; the heading of the row.
         settings: Sections and keys that differ from the scale's settings.
-        votes: Networks that vote, by their place in the ensemble; None: as many as the scale says.
+        votes: Networks that vote, by their place in an ensemble of five; None: as many as the scale
+            says.
         length: Iterations as a multiple of the scale's.
         reading: The mask that is scored: Eq. 10, the same without dilation, or Fig. 4(g).
         shipped: Score the package as it ships (its weights, its settings); nothing is trained.
+        method: Another method in place of NormNet, by its name in ``rivals``; it is trained once.
         paper: The paper's values for each data set.
     """
 
@@ -47,6 +50,7 @@ class Row(Section):
     length: float = 1.0
     reading: Reading = "lesions"
     shipped: bool = False
+    method: str = ""
     paper: dict[str, tuple[float, ...]] = Field(default_factory=dict)
 
 
@@ -88,6 +92,24 @@ class Experiment(Section):
         return names
 
 
+class Baselines(Section):
+    """Size and length of the unsupervised methods' trainings; the defaults are the paper's.
+
+    Attributes:
+        size: Pixels per side of a slice; some methods have a smaller one.
+        iterations: Of every stage of a training.
+        batch: Number of slices.
+        learning_rate: Of Adam.
+        restore_steps: Steps of a restoration (``vae-restoration``).
+    """
+
+    size: int = Field(default=512, ge=16, le=1024)
+    iterations: int = Field(default=6000, ge=1, le=1_000_000)
+    batch: int = Field(default=16, ge=1, le=1024)
+    learning_rate: float = Field(default=3e-4, gt=0, le=1)
+    restore_steps: int = Field(default=150, ge=1, le=10_000)
+
+
 class Scale(Section):
     """At which size an experiment runs.
 
@@ -98,6 +120,7 @@ class Scale(Section):
         members: Number of networks that vote.
         seeds: Number of times that every training is done, each time with another seed.
         settings: Sections and keys that differ from ``paper.toml``.
+        baselines: Size and length of the unsupervised methods' trainings.
     """
 
     name: str
@@ -106,6 +129,7 @@ class Scale(Section):
     members: Members = 5
     seeds: Members = 1
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    baselines: Baselines = Field(default_factory=Baselines)
 
     def config(self) -> Config:
         """All settings; a majority of those that vote decides."""
@@ -186,20 +210,20 @@ def row_config(row: Row, scale: Scale) -> Config:
 def row_votes(row: Row, scale: Scale, seed: int) -> tuple[int, ...]:
     """Seeds of the networks that vote for a row in its repetition ``seed``."""
     if row.votes is not None:
-        return row.votes
+        return tuple(seed * N_VOTES + vote for vote in row.votes)
     return tuple(range(seed * scale.members, (seed + 1) * scale.members))
 
 
 def n_seeds(row: Row, scale: Scale) -> int:
-    """Number of times a row is done; once if its networks are named."""
-    return 1 if row.votes is not None or row.shipped else scale.seeds
+    """Number of times a row is done; once if it is another method or trains nothing."""
+    return 1 if row.method or row.shipped else scale.seeds
 
 
 def count_trainings(experiment: Experiment, scale: Scale) -> int:
-    """Number of networks to train for a table if none is there."""
+    """Number of NormNet's networks to train for a table if none is there."""
     wanted = set()
     for row in experiment.rows:
-        if not row.shipped:
+        if not row.shipped and not row.method:
             config = row_config(row, scale)
             parts = (
                 config.synthesis,

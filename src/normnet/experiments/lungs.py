@@ -23,7 +23,7 @@ from normnet.datasets.reading import read_lungs, read_scan
 from normnet.datasets.registry import DATASETS, with_role
 from normnet.errors import InputError, ValueRangeError
 from normnet.evaluation.metrics import compute_overlap
-from normnet.evaluation.tables import mean_sd
+from normnet.evaluation.tables import number
 from normnet.experiments.bench import Bench, Interrupted, digest
 from normnet.experiments.catalogue import SETS, Experiment, Scale
 from normnet.experiments.pages import write_records
@@ -269,12 +269,12 @@ def _summary(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for (name, tested), dice in groups.items():
         sd = statistics.stdev(dice) if len(dice) > 1 else math.nan
         label = SETS.get(name, name) if tested else f"{name}, held out"
-        figures = {"Dice": mean_sd(statistics.fmean(dice), sd, 1), "lowest": f"{min(dice):.1f}"}
+        figures = {"Dice": statistics.fmean(dice), "sd": sd, "lowest": min(dice)}
         lines.append(
             {
                 "set": label,
                 "CTs": len(dice),
-                **figures,
+                **{name: number(value, 1) for name, value in figures.items()},
                 "paper": PAPER.get(name, "-") if tested else "-",
             }
         )

@@ -27,6 +27,7 @@ def run_experiment(
     Raises:
         ConfigError: NN-EXP-005 if a row is not known.
         InputError: NN-EXP-006 if there is no CT with a lesion mask and the experiment needs one.
+        NormNetError: If a CT cannot be read, or a supervised method cannot run here.
         Interrupted: If the run shall stop.
     """
     wanted, folder = _chosen(experiment, rows), bench.out / scale.name
@@ -35,12 +36,7 @@ def run_experiment(
             "NN-EXP-006", "no CT with a lesion mask", "--data", "see 'normnet datasets list'"
         )
     if experiment.kind == "scores":
-        from normnet.experiments.scores import finished_rows, run_rows
-        from normnet.experiments.tables import write_tables
-
-        for _ in run_rows(experiment, wanted, scale, bench):
-            write_tables(folder, experiment, scale, finished_rows(experiment, scale, bench))
-        yield from write_tables(folder, experiment, scale, finished_rows(experiment, scale, bench))
+        yield from _run_table(folder, experiment, wanted, scale, bench)
     elif experiment.kind == "figure":
         from normnet.experiments.figures import draw_figure, save_figure
 
@@ -68,6 +64,26 @@ def run_experiment(
             else search_threshold
         )
         yield from write_search(folder, experiment, scale, search(scale, bench))
+
+
+def _run_table(
+    folder: Path, experiment: Experiment, rows: list[Row], scale: Scale, bench: Bench
+) -> Iterator[Path]:
+    """A table of scores; it is written again whenever a row is finished."""
+    from normnet.experiments.rival_runs import finished_rivals, run_rivals
+    from normnet.experiments.scores import finished_rows, run_rows
+    from normnet.experiments.tables import write_tables
+
+    def write() -> list[Path]:
+        finished = finished_rows(experiment, scale, bench)
+        return write_tables(
+            folder, experiment, scale, finished + finished_rivals(experiment, scale, bench)
+        )
+
+    for run in (run_rows, run_rivals):
+        for _ in run(experiment, rows, scale, bench):
+            write()
+    yield from write()
 
 
 def _chosen(experiment: Experiment, rows: list[str]) -> list[Row]:

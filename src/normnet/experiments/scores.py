@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from normnet.experiments.catalogue import (
     row_config,
     row_votes,
 )
+from normnet.experiments.thresholds import Threshold
 from normnet.findings import Findings, find_lesions, postprocess_votes
 from normnet.io.json_files import read_json, write_json
 from normnet.models import Model
@@ -40,12 +41,16 @@ class Result:
         seed: Number of the repetition, from 0.
         key: Hash of all that the scores depend on, except for the CTs.
         sets: Data set to case to score, in the columns of the experiment.
+        choice: How the threshold was chosen, for another method that has one.
+        thresholds: Data set to case to threshold, likewise.
     """
 
     row: Row
     seed: int
     key: str
     sets: dict[str, dict[str, dict[str, float]]]
+    choice: str = ""
+    thresholds: dict[str, dict[str, Threshold]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -65,16 +70,14 @@ def run_rows(experiment: Experiment, rows: list[Row], scale: Scale, bench: Bench
 
     Args:
         experiment: The table.
-        rows: Rows of it to run.
+        rows: Rows of it to run; those that are other methods are passed over.
         scale: Size.
         bench: CTs, and the results of earlier runs.
 
     Raises:
         Interrupted: If the run shall stop; finished work is stored.
     """
-    # the vote takes the time: one vote serves the scores of all tables
-    named = {name for known in (experiment, *experiments().values()) for name in known.scores}
-    names = [name for name in SCORES if name in named]
+    names = wanted_scores(experiment)
     jobs = _jobs(rows, scale, bench)
     # every row once, then every row again
     jobs.sort(key=lambda job: (job.seed, job.config.training.iterations))
@@ -86,8 +89,14 @@ def run_rows(experiment: Experiment, rows: list[Row], scale: Scale, bench: Bench
             yield
 
 
+def wanted_scores(experiment: Experiment) -> list[str]:
+    """Scores of this table and of all others: what takes the time serves all of them."""
+    named = {name for known in (experiment, *experiments().values()) for name in known.scores}
+    return [name for name in SCORES if name in named]
+
+
 def finished_rows(experiment: Experiment, scale: Scale, bench: Bench) -> list[Result]:
-    """All rows of the experiment whose scores are stored, by this run or an earlier one."""
+    """NormNet's rows whose scores are stored, by this run or an earlier one."""
     results = []
     for job in _jobs(list(experiment.rows), scale, bench):
         stored = _read_scores(bench, job.key)
@@ -141,7 +150,8 @@ def score_shipped(
 
 
 def _jobs(rows: list[Row], scale: Scale, bench: Bench) -> list[_Job]:
-    return [_job(row, seed, scale, bench) for row in rows for seed in range(n_seeds(row, scale))]
+    own = [row for row in rows if not row.method]
+    return [_job(row, seed, scale, bench) for row in own for seed in range(n_seeds(row, scale))]
 
 
 def _job(row: Row, seed: int, scale: Scale, bench: Bench) -> _Job:

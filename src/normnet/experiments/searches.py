@@ -8,7 +8,7 @@ the lungs are; the tables score on the scan's own grid. The result for each CT i
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,16 @@ from normnet.errors import InputError
 from normnet.experiments.bench import Bench, Interrupted, Subject, digest, predict, spread_cases
 from normnet.experiments.catalogue import SETS, Experiment, Scale
 from normnet.experiments.pages import write_records
+from normnet.experiments.thresholds import (
+    choose_threshold,
+    count_hundredths,
+    dice_above,
+    reference_on_grid,
+)
 from normnet.inference.voting import Votes
 from normnet.io.json_files import read_or_make
 from normnet.postprocessing import dilate, mean_filter
 from normnet.preparation.prepare import bounding_box
-from normnet.preparation.resample import resample_mask
 
 N_CASES = 3
 K_D = K_F = (5, 7, 9, 11)
@@ -35,9 +40,6 @@ T_F = (0.1, 0.15, 0.2, 0.25)
 PAPER = (9, 7, 0.2, 0.15)  # k_d, k_f, t_d, t_f (Sec. IV-B3)
 N_SHOWN = 10
 
-HUNDREDTHS = np.arange(101) / 100
-# voxels of the lesions and of the rest, (102,) each, by the number of hundredths that they exceed
-Counts = tuple[np.ndarray, np.ndarray]
 MAPS = ("1 - probability of normal", "windowed HU")
 Found = dict[str, Any]
 
@@ -125,7 +127,7 @@ def dice_on_grid(
                 rest, lesion = (
                     np.bincount(level[grown], minlength=2 * len(T_F) + 2).reshape(-1, 2).T
                 )
-                dice[i, k, j] = _dice_above(lesion, rest, int(np.count_nonzero(reference)))
+                dice[i, k, j] = dice_above(lesion, rest, int(np.count_nonzero(reference)))
     return dice
 
 
@@ -163,79 +165,10 @@ def search_threshold(scale: Scale, bench: Bench) -> list[Found]:
         pairs = [counts[case.image][place] for case in bench.data.tests[name]]
         own = [(np.array(lesion), np.array(rest)) for lesion, rest in pairs]
         if own:
-            threshold, dice = find_threshold_of_counts(own)
-            line = {"threshold": threshold, "dsc": 100 * dice, "n_cases": len(own)}
+            threshold, dice = choose_threshold(own)
+            line = {"threshold": threshold.low, "dsc": 100 * dice, "n_cases": len(own)}
             found.append({"config": key, "set": SETS.get(name, name), "map": label, **line})
     return found
-
-
-def find_threshold(
-    score_maps: Iterable[np.ndarray], references: Iterable[np.ndarray]
-) -> tuple[float, float]:
-    """The greedy search of the paper's baselines (Sec. IV-C).
-
-    It finds the best first decimal, then the best of the hundredths around it.
-
-    Args:
-        score_maps: Of one data set, 0 to 1, any float type; only one at a time is in memory.
-        references: bool, the same shapes.
-
-    Returns:
-        The threshold of ``score_map > threshold`` with the best mean DSC, the lowest of equals;
-        that mean, 0 to 1.
-
-    Raises:
-        ValueError: If there is no map, or the numbers of maps and references differ.
-    """
-    return find_threshold_of_counts(
-        count_hundredths(*pair) for pair in zip(score_maps, references, strict=True)
-    )
-
-
-def count_hundredths(score_map: np.ndarray, reference: np.ndarray) -> Counts:
-    """Count the voxels of a map between all thresholds of two decimals.
-
-    Args:
-        score_map: Any shape, float.
-        reference: The same shape, bool.
-
-    Returns:
-        Voxels of the reference and voxels of the rest, each (102,) int64 by how many of 0.00, 0.01
-        … 1.00 they exceed.
-    """
-    positive = score_map > 0  # most voxels are outside the lungs
-    level = np.searchsorted(HUNDREDTHS.astype(score_map.dtype), score_map[positive], side="left")
-    is_lesion = reference[positive]
-    n_lesion = int(np.count_nonzero(reference))
-    counts = []
-    for part, total in (
-        (level[is_lesion], n_lesion),
-        (level[~is_lesion], reference.size - n_lesion),
-    ):
-        counts.append(np.bincount(part, minlength=len(HUNDREDTHS) + 1))
-        counts[-1][0] = total - part.size
-    return counts[0], counts[1]
-
-
-def find_threshold_of_counts(counts: Iterable[Counts]) -> tuple[float, float]:
-    """As ``find_threshold``, from the counts of every map.
-
-    Raises:
-        ValueError: If there are none.
-    """
-    per_map = [_dice_above(lesion, rest, int(lesion.sum())) for lesion, rest in counts]
-    if not per_map:
-        raise ValueError("no map of scores")
-    dice = np.mean(per_map, axis=0)
-    tenth = max(range(0, 100, 10), key=dice.__getitem__)
-    best = max(range(max(0, tenth - 9), min(100, tenth + 9) + 1), key=dice.__getitem__)
-    return best / 100, float(dice[best])
-
-
-def reference_on_grid(subject: Subject) -> np.ndarray:
-    """(z, y, x) bool: the reference on the prepared grid, within the lungs' box."""
-    prepared = subject.prepared
-    return resample_mask(prepared.cut(subject.reference), prepared.grid)
 
 
 def write_search(
@@ -278,13 +211,6 @@ def write_search(
 def _point(row: Found) -> str:
     k, t = f"({row['k_d']}, {row['k_f']})", f"({row['t_d']:g}, {row['t_f']:g})"
     return f"(k_d, k_f) = {k}, (t_d, t_f) = {t} with DSC {row['mean']:.1f}"
-
-
-def _dice_above(lesion: np.ndarray, rest: np.ndarray, n_reference: int) -> np.ndarray:
-    """DSC of the voxels that exceed at least n thresholds, n from 1; 1 if both masks are empty."""
-    n_true, n_false = (np.cumsum(part[::-1])[::-1][1:] for part in (lesion, rest))
-    whole = n_true + n_false + n_reference
-    return np.where(whole > 0, 2 * n_true / np.maximum(whole, 1), 1.0)
 
 
 def _each_case(

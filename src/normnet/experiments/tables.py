@@ -1,6 +1,7 @@
 """A table of scores: CSV has every row, seed and data set; Markdown and LaTeX have means.
 
-The paper's numbers stand beside ours. Shares are in per cent, other scores in their own unit.
+The paper's numbers stand beside ours, one number per cell. Shares are in per cent, other scores in
+their own unit.
 """
 
 from __future__ import annotations
@@ -13,15 +14,23 @@ from pathlib import Path
 
 from normnet.evaluation import tables as writer
 from normnet.evaluation.scores import SCORES, Score
-from normnet.evaluation.tables import Table, mean_sd, number
+from normnet.evaluation.tables import Table, number
 from normnet.experiments.catalogue import SETS, Experiment, Row, Scale
 from normnet.experiments.pages import to_page, write_page
 from normnet.experiments.scores import Result
+from normnet.experiments.thresholds import LEFT_OUT
 from normnet.io.csv_text import csv_text
 
-READ = (
-    "Per cent, ± the deviation over the cases; against another row at the same seed, "
-    "± the deviation over the seeds."
+READ = "Shares in per cent; sd: standard deviation over the cases, mean over the seeds."
+READ_AGAINST = (
+    "Against another row: the mean difference at the same seed, and its standard deviation over "
+    "the seeds; for that row itself the deviation of its mean."
+)
+READ_CHOICE = (
+    "In-sample: the threshold with the best mean DSC on the cases that are then scored. "
+    "Leave-one-patient-out: for each case the best one on the other patients of its set; the table "
+    "has the mean of these thresholds, and a set of one patient has no such row. Thresholds of "
+    "methods without a network are in HU."
 )
 CSV_COLUMNS = (
     "experiment",
@@ -36,6 +45,9 @@ CSV_COLUMNS = (
     "sd",
     "n_cases",
     "paper",
+    "choice",
+    "threshold",
+    "upper_threshold",
 )
 CSV_DECIMALS = 2
 
@@ -49,7 +61,7 @@ class Cell:
         sd: Standard deviation over the cases (n - 1), mean over the seeds; the paper gives this.
         spread: Standard deviation over the seeds of the mean over the cases (n - 1); NaN with one
             seed.
-        paper: The paper's mean.
+        paper: The paper's mean. Its thresholds are chosen in-sample, so no other row has it.
     """
 
     mean: float
@@ -61,16 +73,15 @@ class Cell:
 def cells(
     experiment: Experiment, row: Row, results: Iterable[Result], name: str
 ) -> dict[str, Cell]:
-    """All that is known of a row on one data set, by score."""
-    own = [
-        result.sets[name] for result in results if result.row.id == row.id and name in result.sets
-    ]
+    """All that is known of a row on one data set, by score; all results have the same choice."""
+    own = [result for result in results if result.row.id == row.id and name in result.sets]
+    with_paper = not own or own[0].choice != LEFT_OUT
     found = {}
     for place, score in enumerate(experiment.scores):
-        per_seed = [values for cases in own if (values := _known(score, cases))]
+        per_seed = [values for result in own if (values := _known(score, result.sets[name]))]
         means = [statistics.fmean(values) for values in per_seed]
         sds = [statistics.stdev(values) for values in per_seed if len(values) > 1]
-        paper = row.paper.get(name, ())
+        paper = row.paper.get(name, ()) if with_paper else ()
         found[score] = Cell(
             statistics.fmean(means) if means else math.nan,
             statistics.fmean(sds) if sds else math.nan,
@@ -104,34 +115,15 @@ def to_csv(experiment: Experiment, scale: Scale, results: Sequence[Result]) -> s
                     number(value, CSV_DECIMALS, missing="")
                     for value in (cell.mean, cell.sd, cell.paper)
                 )
-                lines.append([*head, name, score, mean, sd, len(cases), paper])
+                choice = [result.choice, *_thresholds([result], name, missing="")]
+                lines.append([*head, name, score, mean, sd, len(cases), paper, *choice])
     return csv_text(lines)
 
 
 def to_markdown(experiment: Experiment, scale: Scale, results: Sequence[Result]) -> str:
-    """The table as the paper has it; beside every score of ours the paper's."""
-    names = _sets(experiment, results)
-    compared = _compared_row(experiment)
-    columns = ["row"]
-    for name in names:
-        known = "" if any(name in result.sets for result in results) else " (no data)"
-        for score in experiment.scores:
-            columns += [f"{SETS.get(name, name)}{known} {SCORES[score].heading}", "paper"]
-            if compared and score == experiment.scores[0]:
-                columns += [f"against {compared.label}", "paper"]
-    rows = []
-    for row, own in _finished(experiment, results):
-        texts = [row.label]
-        for name in names:
-            for score, cell in cells(experiment, row, own, name).items():
-                decimals = _decimals(SCORES[score])
-                texts += [mean_sd(cell.mean, cell.sd, decimals), number(cell.paper, decimals)]
-                if compared and score == experiment.scores[0]:
-                    texts += _against(compared, experiment, row, results, name)
-        keys = sorted({result.key[:8] for result in own})
-        rows.append([*texts, ", ".join(keys), str(len(own))])
-    notes = [_about(experiment, scale, results, names), READ]
-    return to_page(experiment, notes, Table([*columns, "config", "seeds"], rows))
+    """One line per data set and row; beside every score of ours the paper's."""
+    notes = [_about(experiment, scale, results), _how_to_read(experiment, results)]
+    return to_page(experiment, notes, _table(experiment, results))
 
 
 def differences(
@@ -153,35 +145,63 @@ def differences(
 
 
 def to_latex(experiment: Experiment, scale: Scale, results: Sequence[Result]) -> str:
-    """The same for a paper; ours, then the paper's in brackets."""
-    names = _sets(experiment, results)
-    rows, comments = [], []
-    for row, own in _finished(experiment, results):
-        found = [
-            _latex_cell(cell, SCORES[score])
-            for name in names
-            for score, cell in cells(experiment, row, own, name).items()
-        ]
-        rows.append([row.label, *found])
-        comments.append(", ".join(f"{result.key[:8]} (seed {result.seed})" for result in own))
-    table = Table(
-        ["", *(SCORES[score].heading for _ in names for score in experiment.scores)],
-        rows,
-        [(SETS.get(name, name), len(experiment.scores)) for name in names],
-        comments,
-    )
-    caption = f"{experiment.title}. Ours (the paper's in brackets), per cent."
-    return writer.to_latex(table, caption, _about(experiment, scale, results, names), "c")
+    """The same table for a paper."""
+    notes = f"{_about(experiment, scale, results)} {_how_to_read(experiment, results)}"
+    caption = f"{experiment.title}. Ours beside the paper's."
+    return writer.to_latex(_table(experiment, results), caption, notes, "l")
+
+
+def _table(experiment: Experiment, results: Sequence[Result]) -> Table:
+    compared = _compared_row(experiment)
+    with_choice = any(result.choice for result in results)
+    columns = ["set", "row", *(["choice", "threshold", "upper threshold"] if with_choice else [])]
+    for place, score in enumerate(experiment.scores):
+        columns += [SCORES[score].heading, "sd", "paper"]
+        if compared and place == 0:
+            columns += [f"against {compared.label}", "sd over seeds", "paper"]
+    rows = []
+    for name in _sets(experiment, results):
+        for row, own in _finished(experiment, results, name):
+            texts = [SETS.get(name, name), row.label]
+            if with_choice:
+                texts += [own[0].choice or "-", *_thresholds(own, name)]
+            for place, (score, cell) in enumerate(cells(experiment, row, own, name).items()):
+                values, decimals = (cell.mean, cell.sd, cell.paper), _decimals(SCORES[score])
+                texts += [number(value, decimals) for value in values]
+                if compared and place == 0:
+                    texts += _against(compared, experiment, row, results, name)
+            keys = sorted({result.key[:8] for result in own})
+            rows.append([*texts, " ".join(keys), str(len(own))])
+    return Table([*columns, "config", "seeds"], rows)
+
+
+def _thresholds(results: Sequence[Result], name: str, missing: str = "-") -> list[str]:
+    """Mean threshold over the cases of a data set, and that of its upper end."""
+    found = [own for result in results for own in result.thresholds.get(name, {}).values()]
+    texts = []
+    for ends in zip(*found, strict=True) if found else ((), ()):
+        known = [end for end in ends if math.isfinite(end)]
+        texts.append(number(statistics.fmean(known) if known else math.nan, 2, missing))
+    return texts
+
+
+def _how_to_read(experiment: Experiment, results: Sequence[Result]) -> str:
+    parts = [READ]
+    if experiment.compared_with:
+        parts.append(READ_AGAINST)
+    if any(result.choice for result in results):
+        parts.append(READ_CHOICE)
+    return " ".join(parts)
 
 
 def _finished(
-    experiment: Experiment, results: Sequence[Result]
+    experiment: Experiment, results: Sequence[Result], name: str
 ) -> Iterable[tuple[Row, list[Result]]]:
-    """Rows that have results, in the order of the experiment."""
+    """Rows that have results on a data set, in the order of the experiment, by choice."""
     for row in experiment.rows:
-        own = [result for result in results if result.row.id == row.id]
-        if own:
-            yield row, own
+        own = [result for result in results if result.row.id == row.id and name in result.sets]
+        for choice in dict.fromkeys(result.choice for result in own):
+            yield row, [result for result in own if result.choice == choice]
 
 
 def _sets(experiment: Experiment, results: Sequence[Result]) -> list[str]:
@@ -191,11 +211,9 @@ def _sets(experiment: Experiment, results: Sequence[Result]) -> list[str]:
     return list(dict.fromkeys([*(name for name in SETS if name in named or name in given), *given]))
 
 
-def _about(
-    experiment: Experiment, scale: Scale, results: Sequence[Result], names: list[str]
-) -> str:
+def _about(experiment: Experiment, scale: Scale, results: Sequence[Result]) -> str:
     sizes = []
-    for name in names:
+    for name in _sets(experiment, results):
         n = max((len(result.sets.get(name, {})) for result in results), default=0)
         sizes.append(f"{SETS.get(name, name)}: {f'{n} cases' if n else 'no data'}")
     parts = [f"Scale {scale.name}.", scale.note, experiment.note, "; ".join(sizes) + "."]
@@ -211,31 +229,27 @@ def _compared_row(experiment: Experiment) -> Row | None:
 def _against(
     base: Row, experiment: Experiment, row: Row, results: Sequence[Result], name: str
 ) -> list[str]:
-    """Our difference to ``base`` and the paper's; of ``base`` itself the spread over the seeds."""
+    """Our difference to ``base``, its deviation over the seeds, and the paper's difference."""
     decimals = _decimals(SCORES[experiment.scores[0]])
     if row.id == base.id:
         spread = cells(experiment, row, results, name)[experiment.scores[0]].spread
-        return ["-" if math.isnan(spread) else f"(seeds ± {spread:.{decimals}f})", "-"]
+        return ["-", number(spread, decimals), "-"]
     found = differences(experiment, row, results, name)
-    around = f" ± {statistics.stdev(found):.{decimals}f}" if len(found) > 1 else ""
-    ours = f"{statistics.fmean(found):+.{decimals}f}{around}" if found else "-"
-    if name not in row.paper or name not in base.paper:
-        return [ours, "-"]
-    return [ours, f"{row.paper[name][0] - base.paper[name][0]:+.{decimals}f}"]
+    ours = f"{statistics.fmean(found):+.{decimals}f}" if found else "-"
+    spread = statistics.stdev(found) if len(found) > 1 else math.nan
+    paper = "-"
+    if name in row.paper and name in base.paper:
+        paper = f"{row.paper[name][0] - base.paper[name][0]:+.{decimals}f}"
+    return [ours, number(spread, decimals), paper]
 
 
 def _known(score: str, cases: dict[str, dict[str, float]]) -> list[float]:
     """The values of a score over the cases for which it is defined, shares in per cent."""
     factor = 100 if SCORES[score].unit == "share" else 1
-    return [factor * case[score] for case in cases.values() if not math.isnan(case[score])]
+    values = [case.get(score, math.nan) for case in cases.values()]
+    return [factor * value for value in values if not math.isnan(value)]
 
 
 def _decimals(score: Score) -> int:
     """Of a mean; a share in per cent has two fewer."""
     return score.decimals - 2 if score.unit == "share" else score.mean_decimals
-
-
-def _latex_cell(cell: Cell, score: Score) -> str:
-    decimals = _decimals(score)
-    ours = mean_sd(cell.mean, cell.sd, decimals, missing="--", sign="±")
-    return ours if math.isnan(cell.paper) else f"{ours} ({cell.paper:.{decimals}f})"

@@ -8,12 +8,7 @@ from matplotlib.image import AxesImage
 
 from normnet.baselines.methods import METHODS, Method
 from normnet.baselines.score import segment_anomalies
-from normnet.experiments.baselines import (
-    Baseline,
-    score_or_load,
-    score_subject_slices,
-    train_or_load,
-)
+from normnet.experiments.baselines import Baseline, score_subject_slices
 from normnet.experiments.bench import Bench, Subject, spread_cases
 from normnet.experiments.catalogue import Scale
 from normnet.experiments.figures.results import OVERLAP, crop_box, fullest_slice
@@ -29,12 +24,9 @@ from normnet.experiments.figures.style import (
     scale_bar,
     show,
 )
-from normnet.experiments.searches import (
-    Counts,
-    count_hundredths,
-    find_threshold_of_counts,
-    reference_on_grid,
-)
+from normnet.experiments.rival_runs import RivalRun
+from normnet.experiments.rivals import find_rival
+from normnet.experiments.thresholds import reference_on_grid
 from normnet.preparation.window import scale_hu
 
 COLOURS, HIGHEST = "inferno", 0.5  # of the difference maps
@@ -43,30 +35,27 @@ COLOURS, HIGHEST = "inferno", 0.5  # of the difference maps
 def draw_baselines(scale: Scale, bench: Bench) -> Figure:
     """Fig. 7: one row per method, on the slice with the most lesion of the first test CT.
 
-    The threshold of a method is the one with the best mean DSC on the CTs of that data set; its
-    choice uses the references, as in the paper (Sec. IV-C).
+    Networks, maps and thresholds are those of Table III. A threshold is the one with the best mean
+    DSC on the CTs of that data set; its choice uses the references, as in the paper (Sec. IV-C).
     """
     first = spread_cases(bench, 1)[0]
     cases = next(cases for cases in bench.data.tests.values() if first in cases)
-    baselines = [train_or_load(method, scale, bench) for method in METHODS.values()]
-    counts: list[list[Counts]] = [[] for _ in baselines]
-    for case in reversed(cases):  # the first CT comes last, because it is drawn
-        subject = bench.subject(case, scale.config())
-        reference = reference_on_grid(subject)
-        for own, baseline in zip(counts, baselines, strict=True):
-            own.append(count_hundredths(score_or_load(baseline, subject, bench), reference))
+    runs = [RivalRun(find_rival(name), scale, bench) for name in METHODS]
+    chosen = [run.best(cases) for run in runs]
+    subject = bench.subject(first, scale.config())
+    reference = reference_on_grid(subject)
     _, height, width = (part.stop - part.start for part in crop_box(subject))
-    figure, axes = panels(len(baselines), 4, height / width)
-    for place, (row, baseline, own) in enumerate(zip(axes, baselines, counts, strict=True)):
-        threshold, dice = find_threshold_of_counts(own)
-        found_mask = segment_anomalies(score_or_load(baseline, subject, bench), threshold)
+    figure, axes = panels(len(runs), 4, height / width)
+    for place, (row, run, found) in enumerate(zip(axes, runs, chosen, strict=True)):
+        (threshold, dice), baseline = found, run.train()
+        found_mask = segment_anomalies(run.score_map(subject), threshold.low)
         image = _draw_row(row, baseline, subject, found_mask, reference, bench.device)
         row_label(row[0], baseline.method.label)
         titles = _titles(baseline.method, place == 0)
         for axis, title in zip(row[:3], titles, strict=False):
             axis.set_title(title, fontsize=7, pad=2)
         row[3].set_title(
-            f"{titles[3]} > {threshold:.2f}: DSC {100 * dice:.0f} %".strip(), fontsize=7, pad=2
+            f"{titles[3]} > {threshold.low:.2f}: DSC {100 * dice:.0f} %".strip(), fontsize=7, pad=2
         )
     scale_bar(axes[0, 0], scale.config().preparation.spacing_mm[2])
     colour_bar(

@@ -23,7 +23,7 @@ from normnet.experiments.figures.style import (
     show,
     without_titles,
 )
-from normnet.experiments.searches import reference_on_grid
+from normnet.experiments.thresholds import reference_on_grid
 from normnet.preparation.cache import STEP_HU, NormalCase
 from normnet.preparation.prepare import LOWEST_HU, bounding_box
 from normnet.preparation.window import scale_hu

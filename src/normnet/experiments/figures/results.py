@@ -27,7 +27,7 @@ from normnet.experiments.figures.style import (
     show,
     without_titles,
 )
-from normnet.experiments.searches import reference_on_grid
+from normnet.experiments.thresholds import reference_on_grid
 from normnet.findings import postprocess_votes
 from normnet.postprocessing import LesionSteps
 from normnet.preparation.prepare import bounding_box
