@@ -55,7 +55,7 @@ def test_a_set_is_split_alike_beside_others():
 def test_one_fold_per_set():
     split = folds(CASES, "sets")
     assert [fold.name for fold in split] == ["without a", "without b"]
-    assert held_out(split) == [["a_1", "a_2a", "a_2B", "a_3"], ["b_1", "b_2", "b_10"]]
+    assert held_out(split) == [["a_1", "a_2B", "a_2a", "a_3"], ["b_1", "b_2", "b_10"]]
     assert split[0].trained_on == split[1].held_out
 
 
