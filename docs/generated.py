@@ -297,7 +297,11 @@ FAMILIES = {
         "`normnet datasets check` finds most of these.",
     ),
     "EXP": ("Reproduction", "An experiment, a row or a scale is unknown, or its data are missing."),
-    "BAS": ("Other methods", "A baseline of the paper is unknown or cannot be trained so."),
+    "BAS": (
+        "Other methods",
+        "A method that the paper compares with is unknown, cannot be trained so, or its file is "
+        "another one.",
+    ),
     "BUG": ("Errors of normnet itself", "Nothing that you did; please report it."),
 }
 UNKNOWN = "…"  # what is only known when the error happens
