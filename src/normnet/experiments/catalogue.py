@@ -98,6 +98,7 @@ class Scale(Section):
         members: Number of networks that vote.
         seeds: Number of times that every training is done, each time with another seed.
         settings: Sections and keys that differ from ``paper.toml``.
+        nnunet_trainer: nnU-Net's trainer; a name such as ``nnUNetTrainer_10epochs`` says how long.
     """
 
     name: str
@@ -106,6 +107,7 @@ class Scale(Section):
     members: Members = 5
     seeds: Members = 1
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    nnunet_trainer: str = Field(default="nnUNetTrainer", pattern=r"^\w+$")
 
     def config(self) -> Config:
         """All settings; a majority of those that vote decides."""
