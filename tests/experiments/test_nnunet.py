@@ -1,7 +1,7 @@
 """nnU-Net as a rival: its layout, its folds, its command lines, and what goes wrong with it.
 
-Stand-ins take the place of its programs. One test runs nnU-Net itself. It needs a minute and an
-environment with ``nnunetv2``; name its folder: ``NORMNET_NNUNET=FOLDER make nnunet``.
+Stand-ins take the place of its programs. One test runs nnU-Net itself. It needs some minutes and an
+environment with ``nnunetv2``; name its folder: ``make nnunet NORMNET_NNUNET=FOLDER``.
 """
 
 from __future__ import annotations
@@ -253,7 +253,7 @@ def test_nnunet_itself(bench, scale, folds, monkeypatch):
     monkeypatch.setenv("PATH", str(environment / "bin"), prepend=os.pathsep)
     trainer = Path(__file__).parent / "nnunet_trainer"
     monkeypatch.setenv("nnUNet_extTrainer", str(trainer))
-    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    monkeypatch.setenv("nnUNet_n_proc_DA", "1")
     tiny = scale.model_copy(update={"nnunet_trainer": "nnUNetTrainer_2iterations"})
     found = list(nnunet.predict_left_out_nnunet("nnunet-2d", tiny, bench, folds))
     assert len(found) == 2

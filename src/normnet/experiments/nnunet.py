@@ -238,7 +238,7 @@ def _make_masks(run: Run, fold: int, scale: Scale, bench: Bench) -> None:
     splits = run.work / "preprocessed" / DATA_SET / "splits_final.json"
     if not splits.exists():
         shutil.rmtree(run.work, ignore_errors=True)
-        write_data_set(run, (bench.subject(case, config) for case in run.cases()))
+        write_data_set(run, _read_subjects(run, scale, bench))
         bench.say(f"{run.name}: nnU-Net plans and preprocesses")
         _call([plan, *run.plan_call()], run, bench)
         write_json(splits, run.splits())
@@ -265,6 +265,13 @@ def _make_masks(run: Run, fold: int, scale: Scale, bench: Bench) -> None:
             ) from error
         store_mask(mask_path(run, case, scale, bench), found_mask & prepared.lung_mask)
         bench.say(f"{run.name}: {case.case_id} segmented")
+
+
+def _read_subjects(run: Run, scale: Scale, bench: Bench) -> Iterator[Subject]:
+    for case in run.cases():
+        if bench.stop():
+            raise Interrupted
+        yield bench.subject(case, scale.config())
 
 
 def _call(call: list[str], run: Run, bench: Bench) -> None:
