@@ -17,6 +17,7 @@ Below the output folder:
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -279,6 +280,7 @@ def _call(call: list[str], run: Run, bench: Bench) -> None:
     for folder in folders.values():
         folder.mkdir(parents=True, exist_ok=True)
     variables = {f"nnUNet_{part}": str(folder.absolute()) for part, folder in folders.items()}
+    variables["nnUNet_def_n_proc"] = os.environ.get("nnUNet_def_n_proc", "2")  # its own default: 8
     if not run_program(call, run.work.absolute(), bench.device, variables, bench.stop):
         raise Interrupted
 
