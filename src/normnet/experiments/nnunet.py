@@ -280,7 +280,8 @@ def _call(call: list[str], run: Run, bench: Bench) -> None:
     for folder in folders.values():
         folder.mkdir(parents=True, exist_ok=True)
     variables = {f"nnUNet_{part}": str(folder.absolute()) for part, folder in folders.items()}
-    variables["nnUNet_def_n_proc"] = os.environ.get("nnUNet_def_n_proc", "2")  # its own default: 8
+    # Its own default is 8 processes.
+    variables["nnUNet_def_n_proc"] = os.environ.get("nnUNet_def_n_proc", "2")  # noqa: SIM112
     if not run_program(call, run.work.absolute(), bench.device, variables, bench.stop):
         raise Interrupted
 
