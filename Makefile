@@ -1,5 +1,6 @@
 # make check: everything that must hold before a commit.  make demo: segment the demo CT.
 # make fuzz: damaged headers with a new seed, for some minutes.
+# make nnunet: train nnU-Net once on phantoms; NORMNET_NNUNET is the folder of its environment.
 # Every target sets up what it needs in .venv, once.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
@@ -7,7 +8,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .NOTPARALLEL:
-.PHONY: check demo test fuzz lint types docs clean
+.PHONY: check demo test fuzz nnunet lint types docs clean
 
 check: lint types docs test
 
@@ -29,6 +30,10 @@ test: $(VENV)/.developer
 
 fuzz: $(VENV)/.developer
 	$(BIN)/python -m tests.robustness.fuzz --seed $$(date +%s) --save fuzz-failures
+
+nnunet: $(VENV)/.developer
+	@test -n "$(NORMNET_NNUNET)" || { echo "set NORMNET_NNUNET=FOLDER"; exit 1; }
+	NORMNET_NNUNET=$(NORMNET_NNUNET) $(BIN)/pytest -m slow tests/experiments/test_nnunet.py
 
 lint: $(VENV)/.developer
 	$(BIN)/ruff check .

@@ -274,8 +274,8 @@ FAMILIES = {
         "in 0 to 255, an inverted scale, another modality or another part of the body.",
     ),
     "EXT": (
-        "Other lung programs",
-        "nnU-Net or lungmask is not installed, failed, or its model does not find lungs.",
+        "Other programs",
+        "nnU-Net or lungmask is not installed or failed, or its model does not find lungs.",
     ),
     "MOD": ("Models", "A model folder is incomplete, altered, or of another kind."),
     "OUT": ("Output", "A result cannot be written, or it would overwrite an input or other work."),

@@ -121,6 +121,7 @@ class Scale(Section):
         seeds: Number of times that every training is done, each time with another seed.
         settings: Sections and keys that differ from ``paper.toml``.
         baselines: Size and length of the unsupervised methods' trainings.
+        nnunet_trainer: nnU-Net's trainer; a name such as ``nnUNetTrainer_10epochs`` says how long.
     """
 
     name: str
@@ -130,6 +131,7 @@ class Scale(Section):
     seeds: Members = 1
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
     baselines: Baselines = Field(default_factory=Baselines)
+    nnunet_trainer: str = Field(default="nnUNetTrainer", pattern=r"^\w+$")
 
     def config(self) -> Config:
         """All settings; a majority of those that vote decides."""

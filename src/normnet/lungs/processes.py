@@ -1,4 +1,4 @@
-"""Other programs find the lungs: they run as processes, each in an environment of its own.
+"""Other programs run as processes, each in an environment of its own; they find the lungs.
 
 With a model on disk, nnU-Net and lungmask download nothing; neither has a switch that forbids it.
 """
@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -37,13 +38,24 @@ def find_program(external: ExternalLungs) -> str:
         ModelError: NN-EXT-003 if it is not installed.
     """
     program = external.program
-    found = shutil.which(program.command)
+    return find_command(program.command, program.package, external.path.name)
+
+
+def find_command(command: str, package: str, where: str) -> str:
+    """The path of a command of another program.
+
+    Args:
+        command: Its name.
+        package: What a user installs to get it.
+        where: What needs it.
+
+    Raises:
+        ModelError: NN-EXT-003 if it is not installed.
+    """
+    found = shutil.which(command)
     if found is None:
-        todo = (
-            f"install {program.package}, in an environment of its own, "
-            "and put its commands on the PATH"
-        )
-        raise ModelError("NN-EXT-003", f"no command '{program.command}'", external.path.name, todo)
+        todo = f"install {package}, in an environment of its own, and put its commands on the PATH"
+        raise ModelError("NN-EXT-003", f"no command '{command}'", where, todo)
     return found
 
 
@@ -73,7 +85,7 @@ def segment_externally(scan: Scan, external: ExternalLungs, device: str = "cpu")
             file.parent.mkdir()
         write_image(image, scan.volume_hu, scan.geometry)
         arguments = external.program.arguments(external, image, result, device)
-        _run([program, *arguments], folder, command, device)
+        run_program([program, *arguments], folder, device)
         if not result.is_file():
             raise ModelError("NN-EXT-006", f"{command} wrote no result", scan.case_id, _BY_HAND)
         try:
@@ -91,15 +103,37 @@ def segment_externally(scan: Scan, external: ExternalLungs, device: str = "cpu")
     return _right_and_left(labels, scan)
 
 
-def _run(call: list[str], folder: Path, command: str, device: str) -> None:
-    """Run a program until it ends; then end every process that it started."""
-    log = folder / "stderr"
+def run_program(
+    call: list[str],
+    folder: Path,
+    device: str,
+    variables: dict[str, str] | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> bool:
+    """Run a program until it ends; then end every process that it started.
+
+    Args:
+        call: The program's path and its arguments.
+        folder: Its working folder, where it also keeps temporary files; must exist.
+        device: Torch device; the program sees only this GPU.
+        variables: Further variables of its environment.
+        stop: Asked every second; True: the program is ended. Without it, the program may run for
+            two hours.
+
+    Returns:
+        Whether it ended by itself.
+
+    Raises:
+        ModelError: NN-EXT-004 if it does not start or fails.
+        ResourceError: NN-EXT-005 if it takes too long.
+    """
+    log, command = folder / "stderr", Path(call[0]).name
     try:
         with log.open("wb") as handle:
             process = subprocess.Popen(
                 call,
                 cwd=folder,
-                env=_environment(folder, device),
+                env={**_environment(folder, device), **(variables or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=handle,
@@ -110,7 +144,7 @@ def _run(call: list[str], folder: Path, command: str, device: str) -> None:
             "NN-EXT-004", f"{command} does not start ({error.strerror})", "", _BY_HAND
         ) from error
     try:
-        code = process.wait(MAX_SECONDS)
+        code = _wait(process, stop)
     except subprocess.TimeoutExpired as error:
         found = f"{command} took more than {MAX_SECONDS:g} s"
         raise ResourceError("NN-EXT-005", found, "", "use a GPU, or fewer folds") from error
@@ -118,9 +152,22 @@ def _run(call: list[str], folder: Path, command: str, device: str) -> None:
         with suppress(ProcessLookupError, PermissionError):  # all of them have ended
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+    if code is None:
+        return False
     if code != 0:
         ended = f"was ended by signal {-code}" if code < 0 else f"failed with exit code {code}"
         raise ModelError("NN-EXT-004", f"{command} {ended}: {_last_words(log)}", "", _BY_HAND)
+    return True
+
+
+def _wait(process: subprocess.Popen[bytes], stop: Callable[[], bool] | None) -> int | None:
+    """The exit code, or None if the program shall stop."""
+    if stop is None:
+        return process.wait(MAX_SECONDS)
+    while not stop():
+        with suppress(subprocess.TimeoutExpired):
+            return process.wait(1.0)
+    return None
 
 
 def _environment(folder: Path, device: str) -> dict[str, str]:
