@@ -149,7 +149,7 @@ def segment(
     check_memory()
     from normnet.cli.devices import choose_device
     from normnet.cli.exchange import choose_exports, choose_server, inputs_of
-    from normnet.cli.settings import override_config
+    from normnet.cli.settings import one_member, override_config
     from normnet.errors import ConfigError
     from normnet.io.lock import check_lock
     from normnet.io.output_folder import check_output
@@ -171,8 +171,7 @@ def segment(
     own, _ = settings_of(manifests[0], model or shipped("normnet"))  # load_model warns of others
     settings = override_config(with_lungs(own, manifests[1]), config)
     if fast:
-        alone = settings.inference.model_copy(update={"max_members": 1, "min_votes": "majority"})
-        settings = settings.model_copy(update={"inference": alone})
+        settings = one_member(settings)
     votes = settings.inference
     votes.votes_needed(votes.members_voting(len(manifests[0]["members"])))
     if device != "auto":
