@@ -26,7 +26,7 @@ DOCUMENTS = sorted(
 )
 # README and how-to pages, whose commands run one after the other in one folder; those of the
 # tutorials run in tests/docs/test_tutorials.py.
-HOW_TO = ("dicom", "lung-mask", "many-cts", "settings", "evaluate", "reproduce")
+HOW_TO = ("dicom", "slicer", "lung-mask", "many-cts", "settings", "evaluate", "reproduce")
 PAGES = (
     README,
     *((ROOT / f"docs/how-to/{name}.md").read_text(encoding="utf-8") for name in HOW_TO),
@@ -50,6 +50,8 @@ def test_the_guide_has_commands():
     shown = {words_of(command)[0] for command in commands_of(GUIDE)}
     assert shown == {
         "segment",
+        "segment-volume",
+        "slicer-module",
         "synthesize",
         "prepare",
         "train",

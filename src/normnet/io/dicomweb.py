@@ -98,7 +98,8 @@ class Server:
                 there may be one only.
 
         Yields:
-            The folder. Its name follows from the UIDs, but does not show them.
+            The folder, which has one folder per series. Their names follow from the UIDs, but do
+            not show them.
 
         Raises:
             NormNetError: NN-NET, NN-VAL-003 if there is no CT, NN-RES if there is too much.
@@ -109,16 +110,16 @@ class Server:
                     "NN-NET-003", "no UID: digits and dots", "--study, --series", "check the UID"
                 )
         chosen = self._choose(study, series)
-        name = hashlib.sha256(" ".join([study, *chosen]).encode()).hexdigest()[:8]
         with TemporaryDirectory(prefix="normnet-") as place:
-            folder = Path(place, f"dicomweb_{name}")
-            for number, uid in enumerate(chosen):
-                self._download(study, uid, folder / str(number))
+            folder = Path(place, "dicomweb")
+            for uid in chosen:
+                name = hashlib.sha256(f"{study} {uid}".encode()).hexdigest()[:8]
+                self._download(study, uid, folder / f"dicomweb_{name}")
             yield folder
 
     def _choose(self, study: str, series: str | None) -> list[str]:
         with self._named_errors():
-            found = self._client.search_for_series(study)
+            found = list(map(dict, self._client.search_for_series(study)))
         known = {_text(row, "0020000E"): row for row in found}
         if not known or (series and series != "auto" and series not in known):
             what = "study" if not known else "series in this study"
@@ -175,6 +176,7 @@ class Server:
     def _named_errors(self, storing: bool = False) -> Iterator[None]:
         """Turn failures of the network into named errors that quote no address and no header."""
         import requests
+        from requests.exceptions import ChunkedEncodingError
 
         try:
             yield
@@ -198,7 +200,7 @@ class Server:
             raise self._odd(f"HTTP {status}") from error
         except requests.TooManyRedirects as error:
             raise self._odd("a redirection") from error
-        except requests.RequestException as error:
+        except (requests.ConnectionError, requests.Timeout, ChunkedEncodingError) as error:
             late = isinstance(error, requests.Timeout)
             found = "the server does not answer in time" if late else "the server is not reachable"
             raise InputError("NN-NET-001", found, self.host, _CHECK) from error
