@@ -119,8 +119,8 @@ class Server:
 
     def _choose(self, study: str, series: str | None) -> list[str]:
         with self._named_errors():
-            found = list(map(dict, self._client.search_for_series(study)))
-        known = {_text(row, "0020000E"): row for row in found}
+            found = self._client.search_for_series(study)
+            known = {str(row["0020000E"]["Value"][0]): row for row in found}
         if not known or (series and series != "auto" and series not in known):
             what = "study" if not known else "series in this study"
             raise InputError("NN-NET-003", f"no such {what}", self.host, "check the UID")
