@@ -279,6 +279,11 @@ FAMILIES = {
     ),
     "MOD": ("Models", "A model folder is incomplete, altered, or of another kind."),
     "OUT": ("Output", "A result cannot be written, or it would overwrite an input or other work."),
+    "NET": (
+        "DICOMweb",
+        "A server cannot be reached, does not let normnet in, has no such study, or refuses "
+        "objects.",
+    ),
     "RES": (
         "Resources",
         "The scan, a folder or a stream is larger than the limits, or the memory does not "

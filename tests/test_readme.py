@@ -14,7 +14,7 @@ from normnet.cli.main import app, main
 from normnet.config import Config, NetworkConfig, load_config
 from normnet.errors import NormNetError
 from normnet.io.formats.nifti import write_image
-from normnet.results.schema import FILES, RESULT
+from normnet.results.schema import EXPORTS, FILES, RESULT
 from tests.docs.test_reference import generated
 from tests.experiments.conftest import SCALE
 from tests.phantoms import thorax_phantom, write_dicom, write_nifti
@@ -26,7 +26,16 @@ DOCUMENTS = sorted(
 )
 # README and how-to pages, whose commands run one after the other in one folder; those of the
 # tutorials run in tests/docs/test_tutorials.py.
-HOW_TO = ("dicom", "lung-mask", "many-cts", "settings", "evaluate", "reproduce", "compare")
+HOW_TO = (
+    "dicom",
+    "slicer",
+    "lung-mask",
+    "many-cts",
+    "settings",
+    "evaluate",
+    "reproduce",
+    "compare",
+)
 PAGES = (
     README,
     *((ROOT / f"docs/how-to/{name}.md").read_text(encoding="utf-8") for name in HOW_TO),
@@ -50,6 +59,8 @@ def test_the_guide_has_commands():
     shown = {words_of(command)[0] for command in commands_of(GUIDE)}
     assert shown == {
         "segment",
+        "segment-volume",
+        "slicer-module",
         "synthesize",
         "prepare",
         "train",
@@ -105,7 +116,7 @@ def test_links_lead_somewhere(document):
 def test_files_of_a_result_are_all_explained():
     page = (ROOT / "docs/reference/results.md").read_text(encoding="utf-8")
     table = page[: page.index("## Axes and units")]
-    assert set(re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)) == {*FILES, RESULT}
+    assert set(re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)) == {*FILES, *EXPORTS, RESULT}
 
 
 def test_exit_codes_are_those_of_the_errors():

@@ -26,6 +26,7 @@ from normnet.cli import (
     prepare,
     reproduce,
     segment,
+    slicer,
     synthesize,
     train,
     train_lungs,
@@ -46,6 +47,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("segment")(segment.segment)
+app.command("segment-volume")(slicer.segment_volume)
+app.command("slicer-module")(slicer.slicer_module)
 app.command("prepare")(prepare.prepare)
 app.command("train")(train.train)
 app.command("train-lungs")(train_lungs.train_lungs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from normnet.errors import NormNetError
     from normnet.io.census import Item
     from normnet.models import Model
+    from normnet.results.exports import Exports
     from normnet.scan import Scan
 
 Outcome = TypeVar("Outcome")
@@ -55,6 +56,8 @@ class Run:
         owners: As ``read_owners`` makes it.
         taken: Result folders of the scans of this run.
         debug: Whether to print the traceback of a failure.
+        exports: Files that are asked for beside the usual ones.
+        store: Sends finished DICOM objects to a server; None where they stay here.
     """
 
     out: Path
@@ -65,20 +68,23 @@ class Run:
     owners: Mapping[str, Path]
     taken: set[Path]
     debug: bool
+    exports: Exports
+    store: Callable[[Sequence[Path]], None] | None
 
 
 def segment(
     context: typer.Context,
-    scans: Annotated[
-        list[Path],
-        typer.Argument(
-            help="CTs: DICOM folders, image files such as .nii.gz, zips, or folders of these.",
-            show_default=False,
-        ),
-    ],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder for the results, one folder per scan.")
     ],
+    scans: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="CTs: DICOM folders, image files such as .nii.gz, zips, or folders of these; "
+            "none with --dicomweb.",
+            show_default=False,
+        ),
+    ] = None,
     model: Annotated[Path | None, typer.Option(help="Folder made by 'normnet train'.")] = None,
     lungs: Annotated[
         Path | None, typer.Option(help="Lung mask of one scan: one value, two sides, or lobes.")
@@ -103,6 +109,34 @@ def segment(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Segment again what is done already.")
     ] = False,
+    dicom_seg: Annotated[
+        bool, typer.Option("--dicom-seg", help="Also a DICOM SEG of lungs and lesions.")
+    ] = False,
+    dicom_sr: Annotated[
+        bool, typer.Option("--dicom-sr", help="Also the measurements as DICOM SR, and the SEG.")
+    ] = False,
+    dicom_anomaly: Annotated[
+        bool, typer.Option("--dicom-anomaly", help="Also the anomaly map as a fractional SEG.")
+    ] = False,
+    seg_nrrd: Annotated[
+        bool, typer.Option("--seg-nrrd", help="Also a segmentation for 3D Slicer (.seg.nrrd).")
+    ] = False,
+    keep_identity: Annotated[
+        bool,
+        typer.Option(
+            "--keep-identity", help="DICOM objects name the patient and study, as a PACS needs it."
+        ),
+    ] = False,
+    empty_frames: Annotated[
+        bool, typer.Option("--empty-frames", help="A SEG has frames without any voxel, too.")
+    ] = False,
+    dicomweb: Annotated[
+        str | None, typer.Option(help="Address of a DICOMweb server to read the CT from.")
+    ] = None,
+    study: Annotated[str | None, typer.Option(help="StudyInstanceUID, with --dicomweb.")] = None,
+    store: Annotated[
+        bool, typer.Option("--store", help="Send the DICOM objects to the server of --dicomweb.")
+    ] = False,
 ) -> int:
     """Segment lesions: masks, maps, volumes and a picture per scan, and results.csv of all scans.
 
@@ -114,7 +148,8 @@ def segment(
 
     check_memory()
     from normnet.cli.devices import choose_device
-    from normnet.cli.settings import override_config
+    from normnet.cli.exchange import choose_exports, choose_server, inputs_of
+    from normnet.cli.settings import one_member, override_config
     from normnet.errors import ConfigError
     from normnet.io.lock import check_lock
     from normnet.io.output_folder import check_output
@@ -122,7 +157,12 @@ def segment(
     from normnet.results.folder import is_done, read_owners
     from normnet.results.table import check_table
 
-    items = find_cts(scans, series)
+    exports = choose_exports(
+        dicom_seg, dicom_sr, dicom_anomaly, seg_nrrd, keep_identity, empty_frames
+    )
+    server = choose_server(scans, dicomweb, study, store, exports)
+    paths = inputs_of(context, scans, server, study, series)
+    items = find_cts(paths, series)
     if lungs is not None and len(items) != 1:
         raise ConfigError(
             "NN-CLI-002", f"--lungs with {len(items)} scans", "--lungs", "give one scan"
@@ -131,13 +171,12 @@ def segment(
     own, _ = settings_of(manifests[0], model or shipped("normnet"))  # load_model warns of others
     settings = override_config(with_lungs(own, manifests[1]), config)
     if fast:
-        alone = settings.inference.model_copy(update={"max_members": 1, "min_votes": "majority"})
-        settings = settings.model_copy(update={"inference": alone})
+        settings = one_member(settings)
     votes = settings.inference
     votes.votes_needed(votes.members_voting(len(manifests[0]["members"])))
     if device != "auto":
         choose_device(device)
-    check_output(out, scans)
+    check_output(out, paths)
     check_lock(out)
     check_table(out)
 
@@ -147,11 +186,12 @@ def segment(
 
     read = [*(item.path for item in items), *([lungs] if lungs else [])]
     inputs = {path.resolve() for path in (*read, *([Path(config)] if config else []))}
-    run = Run(out, settings, load, lungs, inputs, read_owners(out), set(), context.obj)
+    send = server.store if server and store else None
+    owners = read_owners(out)
+    run = Run(out, settings, load, lungs, inputs, owners, set(), context.obj, exports, send)
     jobs = _plan(items, run, manifests)
-    return _work(
-        jobs, {job.folder for job in jobs if not overwrite and is_done(job.folder, job.key)}, run
-    )
+    done = {job.folder for job in jobs if not overwrite and is_done(job.folder, job.key, exports)}
+    return _work(jobs, done, run)
 
 
 def _plan(items: list[Item], run: Run, manifests: list[dict[str, Any]]) -> list[Job]:
@@ -180,11 +220,14 @@ def _work(jobs: list[Job], done: Set[Path], run: Run) -> int:
                 if job.folder in done:
                     if len(done) < len(jobs):
                         _print_line(job, "done already")
-                elif error := _claim_and_segment(job, run, bar):
+                    error = _store(job, run)
+                else:
+                    error = _claim_and_segment(job, run, bar)
+                if error:
                     failed[job.folder] = error
     finally:  # also when a signal stops the run
         write_table(run.out)
-    return _sum_up(jobs, failed, len(done))
+    return _sum_up(jobs, failed, done)
 
 
 def find_cts(scans: list[Path], series: str | None = None) -> list[Item]:
@@ -242,12 +285,14 @@ def _segment_one(job: Job, run: Run, bar: Bar) -> NormNetError | None:
     from normnet.io.masks import read_labels
     from normnet.io.read import read_item
     from normnet.pipeline import segment as segment_scan
+    from normnet.results.exports import check_dicom
     from normnet.results.folder import write_results
 
     start = time.perf_counter()
     bar(f"{job.name}: reading", 0, 1)
 
     def read() -> tuple[Scan, np.ndarray | None]:
+        check_dicom(run.exports, job.item.kind, job.name)
         scan = read_item(job.item, job.name)
         return scan, None if run.lungs is None else read_labels(run.lungs, scan)
 
@@ -263,7 +308,15 @@ def _segment_one(job: Job, run: Run, bar: Bar) -> NormNetError | None:
         found = replace(found, seconds={"reading": reading, **found.seconds})
         bar(f"{job.name}: writing", 0, 1)
         return write_results(
-            found, scan, job.folder, model, config=run.config, key=job.key, source=_source(job)
+            found,
+            scan,
+            job.folder,
+            model,
+            config=run.config,
+            key=job.key,
+            source=_source(job),
+            exports=run.exports,
+            dicom_files=job.item.files,
         )
 
     inputs = _try(job, read, run.debug)
@@ -276,6 +329,23 @@ def _segment_one(job: Job, run: Run, bar: Bar) -> NormNetError | None:
     if isinstance(result, NormNetError):
         return result
     _print_line(job, "ok", result, time.perf_counter() - start)
+    return _store(job, run)
+
+
+def _store(job: Job, run: Run) -> NormNetError | None:
+    """Send the DICOM objects of a finished result, if that was asked for; the failure, if any."""
+    from normnet.cli.texts import say, warn
+    from normnet.errors import NormNetError
+
+    if run.store is None:
+        return None
+    names = run.exports.dicom
+    try:
+        run.store([job.folder / name for name in names])
+    except NormNetError as error:
+        warn(f"{job.folder.name}: {error}")
+        return error
+    say(f"{job.folder.name}: stored {', '.join(names)}")
     return None
 
 
@@ -320,12 +390,13 @@ def _print_line(
         say(f"{job.folder.name}: warning: {warning}")
 
 
-def _sum_up(jobs: list[Job], failed: dict[Path, NormNetError], n_skipped: int) -> int:
+def _sum_up(jobs: list[Job], failed: dict[Path, NormNetError], done: Set[Path]) -> int:
     from normnet.cli.texts import say
 
-    if len(jobs) > 1 or n_skipped:
-        n_new = len(jobs) - n_skipped - len(failed)
-        say(f"{len(jobs)} scans: {n_new} segmented, {n_skipped} done already, {len(failed)} failed")
+    if len(jobs) > 1 or done:
+        n_done = len(done - failed.keys())
+        n_new = len(jobs) - n_done - len(failed)
+        say(f"{len(jobs)} scans: {n_new} segmented, {n_done} done already, {len(failed)} failed")
     if not failed:
         return 0
     return next(iter(failed.values())).exit_code if len(jobs) == 1 else 9

@@ -161,7 +161,7 @@ def _search_folder(folder: Path, census: Census, is_result: Callable[[Path], boo
                 files.items.append(_image(path, folder))
         elif path.suffix.lower() == ".zip":
             _search_archive(path, folder, census)
-        else:
+        elif not is_result(path):
             files.add(path)
     census.items += files.to_items()
     census.notes += [f"{folder.name}: {note}" for note in (*tree.notes(), *files.notes)]

@@ -24,6 +24,7 @@ MAX_TREE_FILES = 1_000_000  # in a folder with all its sub-folders
 MAX_HEADER_BYTES = 2**20  # of a text header
 MAX_DICOM_HEADER_BYTES = 2**21  # of all elements before the pixels of a deflated DICOM file
 MAX_INFLATED_DICOM_BYTES = 2**28  # of one deflated DICOM file
+MAX_DOWNLOAD_BYTES = 2**32  # from a DICOMweb server, in one run
 # Models.
 MAX_MANIFEST_BYTES = 2**22  # of a model; those of 1,000 training cases have 2**18
 MAX_MEMBERS = 100  # networks of a model

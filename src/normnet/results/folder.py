@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import itertools
 import time
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -23,8 +23,10 @@ from normnet.io.formats.nifti import write_image
 from normnet.io.json_files import write_json
 from normnet.io.lock import holder_of, locked_folder
 from normnet.io.output_folder import check_no_input, make_folder
+from normnet.results.exports import NOTHING, Exports, write_exports
 from normnet.results.names import own_name
 from normnet.results.schema import (
+    EXPORTS,
     FILES,
     RESULT,
     Result,
@@ -195,27 +197,29 @@ def claimed_folder(
             if output_folder(out, path, set(taken), key, name, owners) == folder:
                 break
             lock.close()  # meanwhile another process has written a result there
-        for file in (RESULT, *FILES):
+        for file in (RESULT, *FILES, *EXPORTS):
             check_no_input(folder / file, inputs)
         remove_leftovers(folder)
         check_own(folder)
         yield folder
 
 
-def is_done(folder: Path, key: dict[str, str]) -> bool:
+def is_done(folder: Path, key: dict[str, str], exports: Exports = NOTHING) -> bool:
     """Whether a folder holds a complete result of this version, input, model and settings.
 
-    Every file is read and compared with its sha256.
+    Every file is read and compared with its sha256. The result may hold more than is asked for.
     """
     result = read_result(folder)
     if result is None or result.get("status") != "ok" or result.get("normnet") != __version__:
         return False
     if {**result.get("key", {}), "place": ""} != {**key, "place": ""}:
         return False
+    if exports.dicom and result.get("dicom") != exports.describe()["dicom"]:
+        return False
     files = result.get("files", {})
     try:
-        return set(files) == set(FILES) and all(
-            sha256_of(folder / name) == files[name] for name in FILES
+        return {*FILES, *exports.files} <= set(files) <= {*FILES, *EXPORTS} and all(
+            sha256_of(folder / name) == files[name] for name in files
         )
     except OSError:
         return False
@@ -223,7 +227,7 @@ def is_done(folder: Path, key: dict[str, str]) -> bool:
 
 def is_result_file(path: Path) -> bool:
     """Whether a file found in a folder is a result of normnet and no scan."""
-    return path.name in FILES and is_started(path.parent)
+    return path.name in (*FILES, *EXPORTS) and is_started(path.parent)
 
 
 def write_results(
@@ -235,6 +239,8 @@ def write_results(
     config: Config | None = None,
     key: dict[str, str] | None = None,
     source: str = "",
+    exports: Exports = NOTHING,
+    dicom_files: Sequence[Path] = (),
 ) -> Result:
     """Write masks, maps, picture and ``result.json`` of one scan.
 
@@ -247,6 +253,8 @@ def write_results(
         config: Settings used; the model's own where None.
         key: As made by ``result_key``; a later run sees by it that the result is complete.
         source: Path of the input, for people; empty if it is unknown.
+        exports: What else is written.
+        dicom_files: Of the series that the scan was read from; DICOM objects refer to them.
 
     Returns:
         The content of ``result.json``.
@@ -259,7 +267,7 @@ def write_results(
 
     start = time.perf_counter()
     config = config or model.config
-    result = describe_result(segmentation, scan, model, config, key, source)
+    result = describe_result(segmentation, scan, model, config, key, source) | exports.describe()
     images: dict[str, tuple[np.ndarray, float]] = {
         "lesions.nii.gz": (segmentation.lesion_mask, 1.0),
         "lungs.nii.gz": (segmentation.lung_labels, 1.0),
@@ -285,7 +293,8 @@ def write_results(
             for image in written:
                 image.result()
         write_bytes(new / "preview.png", picture.getvalue())
-        result["files"] = {name: sha256_of(new / name) for name in FILES}
+        write_exports(new, exports, segmentation, scan, result, dicom_files)
+        result["files"] = {name: sha256_of(new / name) for name in (*FILES, *exports.files)}
         seconds = round(time.perf_counter() - start, 3)
         result["seconds"] = {**segmentation.seconds, "writing": seconds}
         write_json(new / RESULT, result)

@@ -22,6 +22,8 @@ file is written last: where it is, the result is complete. Its keys:
                  the name of the lung segmenter, and the precision: bfloat16 or float32, the type
                  that the networks computed in
     warnings     one line each
+    dicom        only with DICOM objects: identity, "kept" or "removed". Their UIDs and times are
+                 new in each run
     files        sha256 of each file beside it
     error        only where the status is not "ok": id, message and exit_code
     seconds      time of each stage; the only key that differs between two equal runs
@@ -52,6 +54,8 @@ if TYPE_CHECKING:
 NOTICE = "Research use only, not a medical device."
 RESULT = "result.json"
 FILES = ("lesions.nii.gz", "lungs.nii.gz", "anomaly.nii.gz", "votes.nii.gz", "preview.png")
+# What a result holds beside FILES where it was asked for, see ``results.exports``.
+EXPORTS = ("segmentation.dcm", "anomaly.dcm", "measurements.dcm", "segmentation.seg.nrrd")
 LABELS = {
     "lesions.nii.gz": {"0": "no lesion", "1": "lesion"},
     "lungs.nii.gz": {"0": "outside", "1": "right lung", "2": "left lung"},
