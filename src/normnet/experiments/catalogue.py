@@ -110,6 +110,24 @@ class Baselines(Section):
     restore_steps: int = Field(default=150, ge=1, le=10_000)
 
 
+class SupervisedSizes(Section):
+    """Size and length of the trainings of COPLE-Net and Inf-Net.
+
+    Attributes:
+        size: Pixels per side of a slice, at most.
+        iterations: Number of batches.
+        batch: Number of slices.
+        learning_rate: Of Adam at the start; it falls along a half cosine to 0.
+        folds: Number of folds of patients; nnU-Net's, too.
+    """
+
+    size: int = Field(default=384, ge=32, le=1024)
+    iterations: int = Field(default=6000, ge=1, le=1_000_000)
+    batch: int = Field(default=16, ge=1, le=1024)
+    learning_rate: float = Field(default=3e-4, gt=0, le=1)
+    folds: int = Field(default=2, ge=2, le=20)
+
+
 class Scale(Section):
     """At which size an experiment runs.
 
@@ -121,6 +139,7 @@ class Scale(Section):
         seeds: Number of times that every training is done, each time with another seed.
         settings: Sections and keys that differ from ``paper.toml``.
         baselines: Size and length of the unsupervised methods' trainings.
+        supervised: Size and length of the supervised methods' trainings, and their folds.
         nnunet_trainer: nnU-Net's trainer; a name such as ``nnUNetTrainer_10epochs`` says how long.
     """
 
@@ -131,6 +150,7 @@ class Scale(Section):
     seeds: Members = 1
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
     baselines: Baselines = Field(default_factory=Baselines)
+    supervised: SupervisedSizes = Field(default_factory=SupervisedSizes)
     nnunet_trainer: str = Field(default="nnUNetTrainer", pattern=r"^\w+$")
 
     def config(self) -> Config:

@@ -31,7 +31,7 @@ from normnet.datasets.manifest import Case
 from normnet.errors import ModelError, NormNetError
 from normnet.experiments.bench import Bench, Interrupted, Subject, digest
 from normnet.experiments.catalogue import Scale
-from normnet.io.atomic import replacing
+from normnet.experiments.supervised import load_mask, store_mask
 from normnet.io.formats.nifti import write_image
 from normnet.io.json_files import read_json, write_json
 from normnet.io.masks import read_mask
@@ -171,26 +171,6 @@ def mask_path(run: Run, case: Case, scale: Scale, bench: Bench) -> Path:
     """Where the lesions of a CT are stored."""
     key = digest([bench.case_key(case), bench.lungs_key(scale.config())])
     return run.folder / "masks" / f"{key}.npz"
-
-
-def store_mask(path: Path, lesion_mask: np.ndarray) -> None:
-    """Write a bool mask.
-
-    Raises:
-        OutputError: If it cannot be written whole.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as handle:
-        np.savez_compressed(handle, bits=np.packbits(lesion_mask), shape=lesion_mask.shape)
-
-
-def load_mask(path: Path) -> np.ndarray:
-    """Read what ``store_mask`` wrote."""
-    with np.load(path) as file:
-        shape = tuple(int(n) for n in file["shape"])
-        bits = np.unpackbits(file["bits"], count=int(np.prod(shape)))
-    lesion_mask: np.ndarray = bits.reshape(shape).astype(bool)
-    return lesion_mask
 
 
 def as_scan(prepared: Prepared) -> Scan:

@@ -26,6 +26,7 @@ from normnet.experiments.bench import Bench, Interrupted, Subject, digest, patie
 from normnet.experiments.catalogue import Experiment, Row, Scale
 from normnet.experiments.rivals import KINDS, Rival, find_rival
 from normnet.experiments.scores import Result, wanted_scores
+from normnet.experiments.supervised import Scheme
 from normnet.experiments.thresholds import (
     CHOICES,
     IN_SAMPLE,
@@ -231,18 +232,23 @@ class RivalRun:
         missing = {case.case_id for case in cases if not self.scores(case).keys() >= set(names)}
         if not missing:
             return False
-        from normnet.experiments.supervised import (  # type: ignore[import-not-found]
-            predict_left_out,
-        )
-
-        for subject, found_mask in predict_left_out(
-            self.rival.name, self.scale, self.bench, self.seed
-        ):
+        for subject, found_mask in self._predict_left_out():
             if subject.case.case_id in missing:
                 scores = _score_mask(subject, found_mask, names)
                 write_json(self._path(subject.case), scores)
                 self._tell(subject.case, scores)
         return True
+
+    def _predict_left_out(self) -> Iterator[tuple[Subject, np.ndarray]]:
+        from normnet.experiments.nnunet import CONFIGURATIONS, predict_left_out_nnunet
+        from normnet.experiments.supervised import folds, predict_left_out
+
+        name, scale, bench = self.rival.name, self.scale, self.bench
+        if name not in CONFIGURATIONS:
+            return predict_left_out(name, scale, bench, self.seed)
+        scheme: Scheme = "sets" if name == "nnunet-unseen" else "patients"
+        split = folds(bench.data.tests, scheme, scale.supervised.folds)
+        return predict_left_out_nnunet(name, scale, bench, split, self.seed)
 
     def _tell(self, case: Case, scores: dict[str, float]) -> None:
         self.bench.say(f"{self.rival.name}: {case.case_id}: DSC {scores['dsc']:.3f}")

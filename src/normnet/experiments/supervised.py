@@ -38,14 +38,20 @@ from normnet.baselines.supervised import (
 )
 from normnet.datasets.manifest import Case
 from normnet.errors import InputError
-from normnet.experiments.bench import Bench, Interrupted, Subject, digest, loss_line
+from normnet.experiments.bench import (
+    Bench,
+    Interrupted,
+    Subject,
+    digest,
+    loss_line,
+    patient_of,
+)
 from normnet.experiments.catalogue import Scale
+from normnet.experiments.thresholds import reference_on_grid
 from normnet.io.atomic import replacing
 from normnet.io.json_files import read_json, write_json
-from normnet.preparation.resample import resample_mask
 
 VERSION = 1  # of the networks, the folds and the masks
-N_FOLDS = 2
 Scheme = Literal["patients", "sets"]
 
 
@@ -63,15 +69,18 @@ class Fold(NamedTuple):
     held_out: list[Case]
 
 
-def folds(cases: dict[str, list[Case]], scheme: Scheme = "patients") -> list[Fold]:
+def folds(
+    cases: dict[str, list[Case]], scheme: Scheme = "patients", n_folds: int = 2
+) -> list[Fold]:
     """Split labelled CTs, the same for every supervised method.
 
     A CT's fold depends on the names of the CTs of its data set alone, not on their order.
 
     Args:
         cases: CTs by data set.
-        scheme: ``patients``: two folds, no patient in both, every data set in both where it has
-            two patients. ``sets``: one fold per data set, trained on all the others.
+        scheme: ``patients``: no patient is in two folds, every data set is in all of them where it
+            has enough patients. ``sets``: one fold per data set, trained on all the others.
+        n_folds: Number of folds of patients.
 
     Raises:
         InputError: NN-EXP-022 if nothing would be left to learn from.
@@ -89,8 +98,8 @@ def folds(cases: dict[str, list[Case]], scheme: Scheme = "patients") -> list[Fol
         patients: dict[tuple[str, str], list[str]] = {}
         for name, case in everything:
             patients.setdefault((name, patient_of(case.case_id)), []).append(case.case_id)
-        fold_of = _spread(patients)
-        names = [f"fold {n + 1}" for n in range(N_FOLDS)]
+        fold_of = _spread(patients, n_folds)
+        names = [f"fold {n + 1}" for n in range(n_folds)]
     split = [
         Fold(
             label,
@@ -110,11 +119,6 @@ def folds(cases: dict[str, list[Case]], scheme: Scheme = "patients") -> list[Fol
     return split
 
 
-def patient_of(case_id: str) -> str:
-    """The patient of a CT: a letter after the last digit tells the CTs of one patient apart."""
-    return re.sub(r"(?<=\d)[a-z]$", "", case_id.lower())
-
-
 def _in_order(case_id: str) -> list[tuple[int, str]]:
     """For sorting: ``case_2`` before ``case_10``."""
     return [
@@ -122,31 +126,21 @@ def _in_order(case_id: str) -> list[tuple[int, str]]:
     ]
 
 
-def _spread(patients: dict[tuple[str, str], list[str]]) -> dict[str, int]:
+def _spread(patients: dict[tuple[str, str], list[str]], n_folds: int) -> dict[str, int]:
     """Each patient goes to the fold with fewer CTs of the data set."""
     fold_of: dict[str, int] = {}
     sizes: dict[tuple[str, int], int] = {}
     for (name, _), case_ids in patients.items():
-        fold = min(range(N_FOLDS), key=lambda n: sizes.get((name, n), 0))
+        fold = min(range(n_folds), key=lambda n: sizes.get((name, n), 0))
         fold_of |= dict.fromkeys(case_ids, fold)
         sizes[name, fold] = sizes.get((name, fold), 0) + len(case_ids)
     return fold_of
 
 
 def supervised_settings(scale: Scale) -> SupervisedSettings:
-    """The defaults at scale ``paper``; elsewhere what two CPU cores train in an hour per fold.
-
-    A slice then has at most twice as many pixels as the crop that NormNet is trained on.
-    """
-    if scale.name == "paper":
-        return SupervisedSettings()
-    training = scale.config().training
-    return SupervisedSettings(
-        size=min(192, 2 * training.slab_vox[1]),
-        batch=8,
-        iterations=min(1000, training.iterations),
-        learning_rate=1e-3,
-    )
+    """Size and length of a training at a scale."""
+    sizes = scale.supervised
+    return SupervisedSettings(sizes.size, sizes.batch, sizes.iterations, sizes.learning_rate)
 
 
 def predict_left_out(
@@ -172,7 +166,7 @@ def predict_left_out(
         Interrupted: If the run shall stop; the checkpoint and finished masks stay.
     """
     method, config = find_supervised(name), scale.config()
-    for fold in folds(bench.data.tests, scheme):
+    for fold in folds(bench.data.tests, scheme, scale.supervised.folds):
         folder, trained = fold_folder(method, scale, bench, fold, seed), None
         for case in fold.held_out:
             if bench.stop():
@@ -193,7 +187,8 @@ def read_trainings(
     """How the network of each fold was trained (iterations, loss, …); {} where it is unknown."""
     method = find_supervised(name)
     folders = [
-        fold_folder(method, scale, bench, fold, seed) for fold in folds(bench.data.tests, scheme)
+        fold_folder(method, scale, bench, fold, seed)
+        for fold in folds(bench.data.tests, scheme, scale.supervised.folds)
     ]
     return [read_json(folder / "training.json") or {} for folder in folders]
 
@@ -240,12 +235,6 @@ def load_mask(path: Path) -> np.ndarray:
     return lesion_mask
 
 
-def lesions_on_grid(subject: Subject) -> np.ndarray:
-    """The reference on the prepared grid, (z, y, x) bool."""
-    prepared = subject.prepared
-    return resample_mask(prepared.cut(subject.reference), prepared.grid)
-
-
 def _train_or_load(
     method: Supervised, scale: Scale, bench: Bench, fold: Fold, seed: int
 ) -> Trained:
@@ -290,5 +279,5 @@ def _read_slices(
         if bench.stop():
             raise Interrupted
         subject = bench.subject(case, scale.config())
-        learned.append(cut_slices(method, subject.prepared, lesions_on_grid(subject), size))
+        learned.append(cut_slices(method, subject.prepared, reference_on_grid(subject), size))
     return learned
