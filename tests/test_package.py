@@ -22,7 +22,7 @@ LAYERS = {
         ("io", "datasets", "lungs", "preparation", "synthesis", "network", "inference"), 2
     ),
     **dict.fromkeys(("postprocessing", "quantification"), 2),
-    "models": 3,
+    **dict.fromkeys(("models", "quality"), 3),
     "findings": 4,
     "restoration": 5,
     **dict.fromkeys(("training", "pipeline"), 6),
@@ -39,7 +39,7 @@ STAGES = {
     "preparation": {"io"},
     "inference": {"preparation"},
     "synthesis": {"preparation"},
-    "lungs": {"inference", "io", "network", "preparation"},
+    "lungs": {"inference", "io", "network", "preparation", "quantification"},
 }
 
 

@@ -363,7 +363,7 @@ def test_millilitres_at_other_shares(phantom, n_lesion, lesion_ml, range_ml):
     )
     told = describe_certainty(
         prepared,
-        steps_of(n_lesion, Boundary(-901.23, -499.98, -800.92, (10, 40))),
+        steps_of(n_lesion, Boundary(-901.23, -499.98, -800.92, (-850.0, -750.0), (10, 40))),
         lesion_ml,
         Config(),
     )

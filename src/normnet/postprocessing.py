@@ -24,12 +24,14 @@ class Boundary(NamedTuple):
         healthy_hu: Density of the healthy lung.
         disease_hu: Density of the disease.
         lesion_hu: Lesions are denser than this.
+        range_hu: The same at the smaller and at the larger of ``share_range``.
         n_vox_range: Voxels of the lesions at the larger and at the smaller of ``share_range``.
     """
 
     healthy_hu: float
     disease_hu: float
     lesion_hu: float
+    range_hu: tuple[float, float]
     n_vox_range: tuple[int, int]
 
 
@@ -45,6 +47,9 @@ class LesionSteps(NamedTuple):
         lesions: bool. With the lesion networks: the candidates that are denser than the boundary,
             without the rim of the lungs; else ``core`` without the rim.
         boundary: None without the lesion networks.
+        n_edges: uint8, in how many of three edges a voxel lies: the one at the smaller share of
+            ``share_range`` (the wider edge), that of ``lesions``, the one at the larger share. None
+            without the lesion networks.
     """
 
     anomaly: np.ndarray
@@ -54,6 +59,7 @@ class LesionSteps(NamedTuple):
     core: np.ndarray
     lesions: np.ndarray
     boundary: Boundary | None = None
+    n_edges: np.ndarray | None = None
 
 
 def mean_filter(
@@ -174,8 +180,8 @@ def postprocess(
         lesions = core & without_rim(lung_mask, config.rim_vox)
         return LesionSteps(anomaly, seeds, remainder, cap, core, lesions)
     density_hu = parenchyma_density(volume_hu, lung_mask, normal_mask, config.density_sigma_vox)
-    lesions, boundary = bound_lesions(density_hu, core, prob_lesion, lung_mask, normal_mask, config)
-    return LesionSteps(anomaly, seeds, remainder, cap, core, lesions, boundary)
+    n_edges, boundary = bound_lesions(density_hu, core, prob_lesion, lung_mask, normal_mask, config)
+    return LesionSteps(anomaly, seeds, remainder, cap, core, n_edges > 1, boundary, n_edges)
 
 
 def bound_lesions(
@@ -197,7 +203,8 @@ def bound_lesions(
         config: Candidates, boundary and rim.
 
     Returns:
-        The lesions, same shape, bool; and the boundary.
+        In how many of the three edges each voxel lies, see ``LesionSteps``: same shape, uint8, more
+        than 1 in the lesions; and the boundary.
     """
     inside = without_rim(lung_mask, 1)
     candidates = (prob_lesion > config.prob_lesion) | (core & (prob_lesion > config.prob_possible))
@@ -207,7 +214,13 @@ def bound_lesions(
     boundary = find_boundary(
         density_hu[healthy], density_hu[disease], density_hu[candidates], config
     )
-    return candidates & (density_hu > boundary.lesion_hu), boundary
+    n_edges = np.zeros(candidates.shape, np.uint8)
+    dense_hu = density_hu[candidates]
+    wide_hu, narrow_hu = boundary.range_hu
+    n_edges[candidates] = sum(
+        (dense_hu > edge_hu).astype(np.uint8) for edge_hu in (wide_hu, boundary.lesion_hu, narrow_hu)
+    )
+    return n_edges, boundary
 
 
 def find_boundary(
@@ -236,4 +249,4 @@ def find_boundary(
     shares = (config.share_range[0], config.share, config.share_range[1])
     low, lesion, high = (healthy + config.step_hu + share * (disease - healthy) for share in shares)
     n_vox_range = int((candidates_hu > high).sum()), int((candidates_hu > low).sum())
-    return Boundary(healthy, disease, lesion, n_vox_range)
+    return Boundary(healthy, disease, lesion, (low, high), n_vox_range)

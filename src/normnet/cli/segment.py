@@ -51,6 +51,7 @@ class Run:
         config: Settings.
         load: Loads the model and chooses the device; its errors are not those of a scan.
         lungs: A lung mask, if there is one.
+        lobes: A lobe mask, if there is one.
         inputs: Resolved paths of all that the run reads.
         owners: As ``read_owners`` makes it.
         taken: Result folders of the scans of this run.
@@ -61,6 +62,7 @@ class Run:
     config: Config
     load: Callable[[], tuple[Model, str]]
     lungs: Path | None
+    lobes: Path | None
     inputs: Set[Path]
     owners: Mapping[str, Path]
     taken: set[Path]
@@ -82,6 +84,13 @@ def segment(
     model: Annotated[Path | None, typer.Option(help="Folder made by 'normnet train'.")] = None,
     lungs: Annotated[
         Path | None, typer.Option(help="Lung mask of one scan: one value, two sides, or lobes.")
+    ] = None,
+    lobes: Annotated[
+        Path | None,
+        typer.Option(
+            help="Lobe mask of one scan: 1 left upper, 2 left lower, 3 right upper, 4 right middle, "
+            "5 right lower, or the numbers of TotalSegmentator."
+        ),
     ] = None,
     lung_model: Annotated[
         Path | None, typer.Option(help="Folder of train-lungs or nnU-Net, or lungmask file.")
@@ -123,10 +132,12 @@ def segment(
     from normnet.results.table import check_table
 
     items = find_cts(scans, series)
-    if lungs is not None and len(items) != 1:
-        raise ConfigError(
-            "NN-CLI-002", f"--lungs with {len(items)} scans", "--lungs", "give one scan"
-        )
+    masks = {"--lungs": lungs, "--lobes": lobes}
+    for option, mask in masks.items():
+        if mask is not None and len(items) != 1:
+            raise ConfigError(
+                "NN-CLI-002", f"{option} with {len(items)} scans", option, "give one scan"
+            )
     manifests = read_manifests(model, lung_model, lesion_model)
     own, _ = settings_of(manifests[0], model or shipped("normnet"))  # load_model warns of others
     settings = override_config(with_lungs(own, manifests[1]), config)
@@ -145,9 +156,9 @@ def segment(
     def load() -> tuple[Model, str]:
         return load_model(model, lung_model, lesion_model), choose_device(device)
 
-    read = [*(item.path for item in items), *([lungs] if lungs else [])]
+    read = [*(item.path for item in items), *filter(None, masks.values())]
     inputs = {path.resolve() for path in (*read, *([Path(config)] if config else []))}
-    run = Run(out, settings, load, lungs, inputs, read_owners(out), set(), context.obj)
+    run = Run(out, settings, load, lungs, lobes, inputs, read_owners(out), set(), context.obj)
     jobs = _plan(items, run, manifests)
     return _work(
         jobs, {job.folder for job in jobs if not overwrite and is_done(job.folder, job.key)}, run
@@ -162,7 +173,7 @@ def _plan(items: list[Item], run: Run, manifests: list[dict[str, Any]]) -> list[
     names = result_names([item.path for item in items], [item.root for item in items])
     jobs = []
     for item, name in zip(items, names, strict=True):
-        key = result_key(item.path, manifests, run.config, run.lungs, item)
+        key = result_key(item.path, manifests, run.config, run.lungs, item, run.lobes)
         folder = output_folder(run.out, item.path, run.taken, key, name, run.owners)
         jobs.append(Job(item, name, folder, key))
     return jobs
@@ -247,16 +258,18 @@ def _segment_one(job: Job, run: Run, bar: Bar) -> NormNetError | None:
     start = time.perf_counter()
     bar(f"{job.name}: reading", 0, 1)
 
-    def read() -> tuple[Scan, np.ndarray | None]:
+    def read() -> tuple[Scan, list[np.ndarray | None]]:
         scan = read_item(job.item, job.name)
-        return scan, None if run.lungs is None else read_labels(run.lungs, scan)
+        masks = (run.lungs, run.lobes)
+        return scan, [None if mask is None else read_labels(mask, scan) for mask in masks]
 
     def find_and_write() -> dict[str, Any]:
         found = segment_scan(
             scan,
             model,
             run.config,
-            lung_labels=labels,
+            lung_labels=lung_labels,
+            lobe_labels=lobe_labels,
             device=device,
             on_progress=lambda stage, done, total: bar(f"{job.name}: {stage}", done, total),
         )
@@ -269,7 +282,7 @@ def _segment_one(job: Job, run: Run, bar: Bar) -> NormNetError | None:
     inputs = _try(job, read, run.debug)
     if isinstance(inputs, NormNetError):
         return inputs
-    scan, labels = inputs
+    scan, (lung_labels, lobe_labels) = inputs
     reading = round(time.perf_counter() - start, 3)
     model, device = run.load()
     result = _try(job, find_and_write, run.debug)
@@ -310,8 +323,10 @@ def _print_line(
     both = result.get("volumes", {}).get("both", {})
     parts = [f"{job.folder.name}: {status}"]
     if both:
+        edges = result.get("uncertainty", {}).get("lesion_ml")
+        span = f" ({edges[0]:.1f} to {edges[1]:.1f})" if edges else ""
         parts.append(
-            f"lesions {both['lesion_ml']:.1f} ml, {both['lesion_percent']:.2f} % of the lung"
+            f"lesions {both['lesion_ml']:.1f} ml{span}, {both['lesion_percent']:.2f} % of the lung"
         )
     if seconds is not None:
         parts.append(f"{seconds:.1f} s")
