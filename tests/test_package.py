@@ -27,7 +27,7 @@ LAYERS = {
     "restoration": 5,
     **dict.fromkeys(("training", "pipeline"), 6),
     **dict.fromkeys(("baselines", "results"), 7),
-    "evaluation": 8,
+    **dict.fromkeys(("evaluation", "followup"), 8),
     "report": 9,
     "experiments": 10,
     "cli": 11,

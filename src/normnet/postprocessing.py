@@ -218,7 +218,8 @@ def bound_lesions(
     dense_hu = density_hu[candidates]
     wide_hu, narrow_hu = boundary.range_hu
     n_edges[candidates] = sum(
-        (dense_hu > edge_hu).astype(np.uint8) for edge_hu in (wide_hu, boundary.lesion_hu, narrow_hu)
+        (dense_hu > edge_hu).astype(np.uint8)
+        for edge_hu in (wide_hu, boundary.lesion_hu, narrow_hu)
     )
     return n_edges, boundary
 

@@ -1,7 +1,7 @@
 """What may make the numbers of a scan unreliable: one list of flags.
 
-Most flags belong to a warning, which says more: a ``Doubt`` of any stage carries its flag. Three are
-measured here and have no warning: thick slices, noise and contrast medium.
+Most flags belong to a warning, which says more: a ``Doubt`` of any stage carries its flag. Three
+are measured here and have no warning: thick slices, noise and contrast medium.
 """
 
 from __future__ import annotations

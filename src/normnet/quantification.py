@@ -1,4 +1,4 @@
-"""What a lesion mask and a lung mask say in numbers: millilitres, zones, densities, lesions, scores.
+"""Numbers of a lesion mask and a lung mask: volumes, zones, densities, lesions and scores.
 
 All arrays are turned: z to the head, y to the back, x to the patient's left. The HU are those of
 the scan, at its own depth of breath. ``docs/explanation/quantification.md`` explains each number.
@@ -178,8 +178,8 @@ def measure_range(
     Args:
         volumes: As made by ``quantify``.
         quantification: As made by ``measure``.
-        n_vox: (6, 3) voxels of each zone inside the wider edge, the chosen one and the narrower one,
-            on the grid of the networks.
+        n_vox: (6, 3) voxels of each zone inside the wider edge, the chosen one and the narrower
+            one, on the grid of the networks.
         total_ml: Of both lungs at the narrower and at the wider edge.
         voxel_ml: Volume of a voxel of that grid.
 
@@ -342,9 +342,7 @@ def _describe_votes(found: Found) -> dict[str, float | None]:
         return round(100 * n / n_all, 3) if n_all else None
 
     return {
-        "split_votes_percent": percent(
-            np.count_nonzero(split), np.count_nonzero(found.bright)
-        ),
+        "split_votes_percent": percent(np.count_nonzero(split), np.count_nonzero(found.bright)),
         "split_votes_lesion_percent": percent(
             np.count_nonzero(split & found.lesion_mask),
             np.count_nonzero(found.bright & found.lesion_mask),

@@ -23,6 +23,7 @@ class Doubt(str):
     flag: str
 
     def __new__(cls, text: str, flag: str = "") -> Doubt:
+        """A str with an attribute."""
         doubt = super().__new__(cls, text)
         doubt.flag = flag
         return doubt

@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from normnet.cli import (
+    compare,
     datasets,
     evaluate,
     info,
@@ -50,6 +51,7 @@ app.command("train")(train.train)
 app.command("train-lungs")(train_lungs.train_lungs)
 app.command("synthesize")(synthesize.synthesize)
 app.command("evaluate")(evaluate.evaluate)
+app.command("compare")(compare.compare)
 app.command("info")(info.info)
 app.command("datasets")(datasets.datasets)
 app.command("reproduce")(reproduce.reproduce)

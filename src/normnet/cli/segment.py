@@ -88,8 +88,8 @@ def segment(
     lobes: Annotated[
         Path | None,
         typer.Option(
-            help="Lobe mask of one scan: 1 left upper, 2 left lower, 3 right upper, 4 right middle, "
-            "5 right lower, or the numbers of TotalSegmentator."
+            help="Lobe mask of one scan: 1 left upper, 2 left lower, 3 right upper, 4 right middle,"
+            " 5 right lower, or the numbers of TotalSegmentator."
         ),
     ] = None,
     lung_model: Annotated[

@@ -29,9 +29,10 @@ file is written last: where it is, the result is complete. Its keys:
                  voxels voted on where the members disagree, split_votes_lesion_percent: the same in
                  the lesions; with a lobe mask also lobes and severity.lobes_score of 0 to 25
     certainty    lesion_ml_range: deprecated, the numbers of uncertainty.lesion_ml; share_range: the
-                 shares at which these are measured; healthy_hu, disease_hu and boundary_hu: densities of healthy lung, of disease and
-                 of the boundary between them, in a deep inspiration; tissue_in_air: the share of
-                 tissue that was taken out of the air for that
+                 shares at which these are measured; healthy_hu, disease_hu and boundary_hu:
+                 densities of healthy lung, of disease and of the boundary between them, in a deep
+                 inspiration; tissue_in_air: the share of tissue that was taken out of the air for
+                 that
     labels       what the values of the images mean
     model        name, version, n_members, min_votes, prob_normal, the sha256 of all manifests,
                  the name of the lung segmenter, and the precision: bfloat16 or float32, the type
@@ -283,8 +284,12 @@ COLUMNS = (
             ("lesion_percent", "% of that third of the lung"),
         )
     ),
-    Column("ground_glass_percent", "-750 to -300 HU, % of the lesions", _in("ground_glass_percent")),
-    Column("consolidation_percent", "-300 to 50 HU, % of the lesions", _in("consolidation_percent")),
+    Column(
+        "ground_glass_percent", "-750 to -300 HU, % of the lesions", _in("ground_glass_percent")
+    ),
+    Column(
+        "consolidation_percent", "-300 to 50 HU, % of the lesions", _in("consolidation_percent")
+    ),
     *(
         Column(
             f"{band}_lung_percent",
