@@ -145,7 +145,7 @@ def test_bands_hold_their_lower_limit():
     expected, edges = np.histogram(hu, np.arange(-1050, 175, 25))
     assert histogram["edges_hu"] == edges.tolist()
     assert histogram["lung_ml"] == expected.tolist()
-    assert sum(histogram["lesion_ml"]) == 4  # 49 and 50, not 1500
+    assert sum(histogram["lesion_ml"]) == 5  # all but 1500
 
 
 def test_hu_with_decimals_are_rounded():

@@ -338,13 +338,12 @@ def _describe_votes(found: Found) -> dict[str, float | None]:
     """Where some members voted normal and others did not, as % of what they voted on."""
     split = (found.n_votes_normal > 0) & (found.n_votes_normal < found.n_members) & found.bright
 
-    def percent(n: int, n_all: int) -> float | None:
-        return round(100 * n / n_all, 3) if n_all else None
+    def percent(part: np.ndarray, whole: np.ndarray) -> float | None:
+        n = int(np.count_nonzero(whole))
+        return round(100 * int(np.count_nonzero(part)) / n, 3) if n else None
 
+    in_lesion = found.bright & found.lesion_mask
     return {
-        "split_votes_percent": percent(np.count_nonzero(split), np.count_nonzero(found.bright)),
-        "split_votes_lesion_percent": percent(
-            np.count_nonzero(split & found.lesion_mask),
-            np.count_nonzero(found.bright & found.lesion_mask),
-        ),
+        "split_votes_percent": percent(split, found.bright),
+        "split_votes_lesion_percent": percent(split & found.lesion_mask, in_lesion),
     }

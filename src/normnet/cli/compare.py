@@ -74,7 +74,10 @@ def _write(
         view, geometry = read_view(exam)
         volume_hu = read_volume(exam, ct)
         if volume_hu is None:
-            say(f"{exam.name}: its CT was not found, so the picture shows the masks alone")
+            say(
+                f"{exam.name}: its CT was not found, so the picture shows the masks alone; "
+                "see --earlier-ct and --later-ct"
+            )
         shown.append(Shown(exam.name, view, volume_hu))
         geometries.append(geometry)
     change = None

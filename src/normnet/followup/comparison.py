@@ -15,9 +15,12 @@ from normnet.results.schema import NOTICE, RESULT, Result, read_result
 from normnet.version import __version__
 
 REGIONS = ("both", *SIDES, *ZONES)
+# Largest change of a volume when one CT was made into those of other protocols (docs/results.md).
+PROTOCOL_SHARE = 0.16
 CHANGE_RANGE = (
-    "sqrt(a² + b²) below and above the change: a and b are the distances of the two volumes from "
-    "their own narrower and wider edges; 0 for two results of the same scan"
+    "below and above the change the square root of the sum of four squares: for each volume its "
+    f"distance from its narrower or wider edge, and {100 * PROTOCOL_SHARE:.0f} % of it for the "
+    "protocol; 0 for two results of the same scan"
 )
 # Larger ratios of slice distance, slice thickness or pixel size are told of. Slices of 3 in place
 # of 1 mm moved a volume by 5 to 7 %, pixels twice as large by 2 to 16 % (docs/results.md).
@@ -63,8 +66,9 @@ class Span(NamedTuple):
     def change_to(self, later: Span) -> Span:
         """The change with its range, see ``CHANGE_RANGE``."""
         change = later.value - self.value
-        down = math.hypot(later.value - later.low, self.high - self.value)
-        up = math.hypot(later.high - later.value, self.value - self.low)
+        protocol = math.hypot(PROTOCOL_SHARE * self.value, PROTOCOL_SHARE * later.value)
+        down = math.hypot(later.value - later.low, self.high - self.value, protocol)
+        up = math.hypot(later.high - later.value, self.value - self.low, protocol)
         return Span(change, change - down, change + up)
 
 

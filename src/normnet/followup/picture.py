@@ -107,7 +107,8 @@ def choose_places(earlier: View, later: View) -> list[float]:
     """Heights in the lungs, 0 at their base and 1 at their top, from head to foot.
 
     The height is divided into ``N_PLACES`` parts. Of each part the height with the largest area of
-    lesion in both scans is chosen; its middle where there is none.
+    lesion in both scans is chosen, heights near its middle being preferred; its middle where there
+    is no lesion.
     """
     levels = (np.arange(N_LEVELS) + 0.5) / N_LEVELS
     area = np.zeros(N_LEVELS)
@@ -116,7 +117,8 @@ def choose_places(earlier: View, later: View) -> list[float]:
         area += of_plane[[_plane_at(view, float(level)) for level in levels]]
     chosen = []
     for part in np.array_split(np.arange(N_LEVELS), N_PLACES):
-        best = part[area[part].argmax()] if area[part].any() else part[len(part) // 2]
+        nearness = 1 - 1.6 * np.abs(np.arange(len(part)) - len(part) / 2) / len(part)
+        best = part[(area[part] * nearness).argmax()] if area[part].any() else part[len(part) // 2]
         chosen.append(float(levels[best]))
     return chosen[::-1]
 

@@ -17,10 +17,10 @@ from normnet.scan import Triple
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
-GRID_MM = 4.0
+GRID_MM = 6.0
 REACH_MM = 30.0  # distances beyond count as this
 MARGIN_MM = 20.0
-N_AFFINE, N_BSPLINE, MESH = 100, 40, (5, 5, 5)
+N_AFFINE, N_BSPLINE, MESH = 60, 15, (4, 4, 4)
 KEPT, NEW, GONE = 1, 2, 3
 
 
