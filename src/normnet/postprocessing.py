@@ -47,9 +47,9 @@ class LesionSteps(NamedTuple):
         lesions: bool. With the lesion networks: the candidates that are denser than the boundary,
             without the rim of the lungs; else ``core`` without the rim.
         boundary: None without the lesion networks.
-        n_edges: uint8, in how many of three edges a voxel lies: the one at the smaller share of
-            ``share_range`` (the wider edge), that of ``lesions``, the one at the larger share. None
-            without the lesion networks.
+        edges: uint8, the sum of 1 inside the wider edge (at the smaller share of ``share_range``),
+            2 inside that of ``lesions`` and 4 inside the narrower one. None without the lesion
+            networks.
     """
 
     anomaly: np.ndarray
@@ -59,7 +59,7 @@ class LesionSteps(NamedTuple):
     core: np.ndarray
     lesions: np.ndarray
     boundary: Boundary | None = None
-    n_edges: np.ndarray | None = None
+    edges: np.ndarray | None = None
 
 
 def mean_filter(
@@ -180,8 +180,9 @@ def postprocess(
         lesions = core & without_rim(lung_mask, config.rim_vox)
         return LesionSteps(anomaly, seeds, remainder, cap, core, lesions)
     density_hu = parenchyma_density(volume_hu, lung_mask, normal_mask, config.density_sigma_vox)
-    n_edges, boundary = bound_lesions(density_hu, core, prob_lesion, lung_mask, normal_mask, config)
-    return LesionSteps(anomaly, seeds, remainder, cap, core, n_edges > 1, boundary, n_edges)
+    edges, boundary = bound_lesions(density_hu, core, prob_lesion, lung_mask, normal_mask, config)
+    lesions = (edges & 2) > 0
+    return LesionSteps(anomaly, seeds, remainder, cap, core, lesions, boundary, edges)
 
 
 def bound_lesions(
@@ -203,8 +204,7 @@ def bound_lesions(
         config: Candidates, boundary and rim.
 
     Returns:
-        In how many of the three edges each voxel lies, see ``LesionSteps``: same shape, uint8, more
-        than 1 in the lesions; and the boundary.
+        ``edges`` of ``LesionSteps``, same shape, uint8; and the boundary.
     """
     inside = without_rim(lung_mask, 1)
     candidates = (prob_lesion > config.prob_lesion) | (core & (prob_lesion > config.prob_possible))
@@ -214,14 +214,14 @@ def bound_lesions(
     boundary = find_boundary(
         density_hu[healthy], density_hu[disease], density_hu[candidates], config
     )
-    n_edges = np.zeros(candidates.shape, np.uint8)
+    edges = np.zeros(candidates.shape, np.uint8)
     dense_hu = density_hu[candidates]
     wide_hu, narrow_hu = boundary.range_hu
-    n_edges[candidates] = sum(
-        (dense_hu > edge_hu).astype(np.uint8)
-        for edge_hu in (wide_hu, boundary.lesion_hu, narrow_hu)
+    edges[candidates] = sum(
+        (dense_hu > edge_hu) * np.uint8(bit)
+        for bit, edge_hu in ((1, wide_hu), (2, boundary.lesion_hu), (4, narrow_hu))
     )
-    return n_edges, boundary
+    return edges, boundary
 
 
 def find_boundary(

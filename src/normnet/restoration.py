@@ -103,14 +103,14 @@ def doubt_volumes(
         As ``measure_range``; empty without the lesion networks.
     """
     steps = findings.steps
-    if steps.boundary is None or steps.n_edges is None:
+    if steps.boundary is None or steps.edges is None:
         return {}
     voxel_ml = math.prod(prepared.spacing_mm) / 1000
     lesion_ml, n_here = volumes["both"]["lesion_ml"], int(np.count_nonzero(steps.lesions))
     total_scale = lesion_ml / n_here if n_here else voxel_ml
     low, high = (n * total_scale for n in steps.boundary.n_vox_range)
 
-    inside = np.nonzero(steps.n_edges)
+    inside = np.nonzero(steps.edges)
     nearest = tuple(
         np.rint(start + step * at).astype(np.intp).clip(0, n - 1)
         for start, step, at, n in zip(
@@ -118,9 +118,9 @@ def doubt_volumes(
         )
     )
     zone = zones_of_planes(labels)[nearest[0], labels[nearest]]
-    counted = np.bincount(zone * np.uint8(4) + steps.n_edges[inside], minlength=28)
-    in_one, in_two, in_three = counted.reshape(7, 4)[1:, 1:].T
-    n_vox = np.stack([in_one + in_two + in_three, in_two + in_three, in_three], axis=1)
+    of_zone = np.bincount(zone * np.uint8(8) + steps.edges[inside], minlength=56).reshape(7, 8)[1:]
+    sums = np.arange(8)
+    n_vox = np.stack([of_zone[:, (sums & bit) > 0].sum(axis=1) for bit in (1, 2, 4)], axis=1)
     return measure_range(volumes, quantification, n_vox, (low, high), voxel_ml)
 
 

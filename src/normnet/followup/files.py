@@ -133,9 +133,10 @@ def write_comparison(
 
 
 def _check_own(out: Path) -> None:
-    older = read_json(out / COMPARISON)
-    own = isinstance(older, dict) and {"normnet", "regions", "files"} <= set(older)
-    files = older["files"] if own and isinstance(older["files"], dict) else {}
+    read = read_json(out / COMPARISON)
+    older: dict[str, Any] = read if isinstance(read, dict) else {}
+    own = {"normnet", "regions", "files"} <= set(older) and isinstance(older["files"], dict)
+    files = older["files"] if own else {}
     for name in (COMPARISON, TABLE, PICTURE, CHANGE):
         path = out / name
         check_regular(path)

@@ -77,6 +77,7 @@ def draw_comparison(
     px_per_mm = TILE_PX / width_mm
     size = (TILE_PX, max(1, round(height_mm * px_per_mm)))
     warnings = [f"Warning: {text}" for text in comparison["warnings"]]
+    rows: list[tuple[Shown, tuple[float, float], np.ndarray | None]]
     rows = [(earlier, centres[0], None), (later, centres[1], None)]
     if change is not None:
         rows.append((earlier, centres[0], change))
