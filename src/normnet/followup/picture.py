@@ -34,7 +34,7 @@ N_LEVELS = 120
 CHANGES = {
     KEPT: ("in both", (240, 228, 66)),
     NEW: ("only later", (213, 94, 0)),
-    GONE: ("only earlier", (86, 180, 233)),
+    GONE: ("only earlier", (204, 121, 167)),
 }
 
 
