@@ -323,10 +323,8 @@ def _print_line(
     both = result.get("volumes", {}).get("both", {})
     parts = [f"{job.folder.name}: {status}"]
     if both:
-        edges = result.get("uncertainty", {}).get("lesion_ml")
-        span = f" ({edges[0]:.1f} to {edges[1]:.1f})" if edges else ""
         parts.append(
-            f"lesions {both['lesion_ml']:.1f} ml{span}, {both['lesion_percent']:.2f} % of the lung"
+            f"lesions {both['lesion_ml']:.1f} ml, {both['lesion_percent']:.2f} % of the lung"
         )
     if seconds is not None:
         parts.append(f"{seconds:.1f} s")
