@@ -295,6 +295,10 @@ FAMILIES = {
         "training itself failed.",
     ),
     "SYN": ("Synthetic lesions", "No lesion can be put into this CT."),
+    "CMP": (
+        "Comparison of two scans",
+        "A result to compare is missing, incomplete, or of an older version.",
+    ),
     "EVA": ("Evaluation", "Results and reference masks cannot be paired."),
     "DAT": (
         "Data sets and lists of cases",

@@ -22,12 +22,12 @@ LAYERS = {
         ("io", "datasets", "lungs", "preparation", "synthesis", "network", "inference"), 2
     ),
     **dict.fromkeys(("postprocessing", "quantification"), 2),
-    "models": 3,
+    **dict.fromkeys(("models", "quality"), 3),
     "findings": 4,
     "restoration": 5,
     **dict.fromkeys(("training", "pipeline"), 6),
     **dict.fromkeys(("baselines", "results"), 7),
-    "evaluation": 8,
+    **dict.fromkeys(("evaluation", "followup"), 8),
     "report": 9,
     "experiments": 10,
     "cli": 11,
@@ -39,7 +39,7 @@ STAGES = {
     "preparation": {"io"},
     "inference": {"preparation"},
     "synthesis": {"preparation"},
-    "lungs": {"inference", "io", "network", "preparation"},
+    "lungs": {"inference", "io", "network", "preparation", "quantification"},
 }
 
 

@@ -17,10 +17,12 @@ from normnet.config import (
     PreparationConfig,
     WindowConfig,
 )
+from normnet.errors import ValueRangeError
 from normnet.findings import Findings
 from normnet.inference.precision import choose_precision
 from normnet.inference.voting import Votes
 from normnet.io.plausibility import doubt_scan, tissue_peaks
+from normnet.lungs.given import check_lobes
 from normnet.lungs.learned import Lungs
 from normnet.models import Members, Model
 from normnet.network.unet import build_unet
@@ -111,6 +113,39 @@ def test_volumes_follow_from_the_masks(phantom, found):
     assert found.volumes["both"]["lesion_ml"] == pytest.approx(
         n_lesion * 5.0 * 4.4 * 4.0 / 1000, rel=1e-3
     )
+
+
+def test_numbers_of_the_zones_and_the_quality(phantom, found):
+    zones = found.quantification["zones"]
+    for name in ("lung_ml", "lesion_ml"):
+        total = sum(row[name] for row in zones.values())
+        assert total == pytest.approx(found.volumes["both"][name], abs=0.05)
+    assert 0 < found.quantification["split_votes_percent"] < 100
+    assert found.uncertainty == {}
+    assert found.quality["flags"] == ["thick_slices"]
+    assert json.loads(json.dumps(found.quantification)) == found.quantification
+
+
+def test_a_lobe_mask_gives_lobes(phantom, tiny_model, found):
+    """Numbers of lungmask and of TotalSegmentator; a lobe on the wrong side is refused."""
+    sides, upper = sides_of(phantom), np.arange(phantom.scan.shape[0])[:, None, None] >= 16
+    lobes = np.select([sides == 2, sides == 1], [np.where(upper, 1, 2), np.where(upper, 3, 5)], 0)
+    with_lobes = segment(phantom.scan, tiny_model, lung_labels=sides, lobe_labels=lobes)
+    rows = with_lobes.quantification["lobes"]
+    assert rows["right_middle"]["lung_ml"] == 0
+    for name in ("lung_ml", "lesion_ml"):
+        total = sum(row[name] for row in rows.values())
+        assert total == pytest.approx(found.volumes["both"][name], abs=0.05)
+    assert with_lobes.quantification["severity"]["lobes_score"] > 0
+    numbers = np.where(lobes > 0, lobes + 9, 0)
+    np.testing.assert_array_equal(check_lobes(numbers, phantom.scan, sides), lobes)
+    for wrong, code in (
+        (np.where(lobes == 1, 7, lobes), "NN-VAL-023"),
+        (np.zeros_like(lobes), "NN-VAL-023"),
+        (np.where(lobes > 0, 6 - lobes, 0), "NN-VAL-024"),
+    ):
+        with pytest.raises(ValueRangeError, match=code):
+            check_lobes(wrong, phantom.scan, sides)
 
 
 def test_stages_are_timed_and_told(phantom, tiny_model):
@@ -363,7 +398,7 @@ def test_millilitres_at_other_shares(phantom, n_lesion, lesion_ml, range_ml):
     )
     told = describe_certainty(
         prepared,
-        steps_of(n_lesion, Boundary(-901.23, -499.98, -800.92, (10, 40))),
+        steps_of(n_lesion, Boundary(-901.23, -499.98, -800.92, (-850.0, -750.0), (10, 40))),
         lesion_ml,
         Config(),
     )
@@ -398,6 +433,12 @@ def test_how_sure_the_volume_is(phantom, tiny_model, found, monkeypatch):
         assert told["share_range"] == list(shares)
         assert -870 < told["healthy_hu"] < told["boundary_hu"] < told["disease_hu"] < 100
         low, high = told["lesion_ml_range"]
+        zones, ranges = found_so.quantification["zones"], found_so.uncertainty["regions"]
+        assert found_so.uncertainty["lesion_ml"] == [low, high]
+        for zone, row in zones.items():
+            assert ranges[zone][0] <= row["lesion_ml"] <= ranges[zone][1]
+        for end, total in enumerate((low, high)):
+            assert sum(ranges[zone][end] for zone in zones) == pytest.approx(total, rel=0.05)
         if shares == (0.1, 0.6):
             assert 0 < 1.1 * low < lesion_ml < 0.9 * high
         else:

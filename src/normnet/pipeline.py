@@ -15,14 +15,16 @@ from normnet.findings import find_lesions
 from normnet.inference.precision import choose_precision
 from normnet.io.acceptance import accept
 from normnet.io.plausibility import doubt_scan
-from normnet.lungs.given import sort_lungs
+from normnet.lungs.given import check_lobes, sort_lungs
 from normnet.lungs.learned import Lungs, doubt_lungs, find_lungs
 from normnet.models import Model
 from normnet.postprocessing import LesionSteps
 from normnet.preparation.breath import BRIGHT_HU
 from normnet.preparation.prepare import Prepared, prepare
+from normnet.quality import describe_quality
+from normnet.quantification import add_lobes
 from normnet.restoration import restore_findings
-from normnet.scan import Scan
+from normnet.scan import Doubt, Scan
 
 # Share of tissue in the air from which on a warning says that the scan was taken in a breath out.
 EXPIRED_FLUID = 0.06
@@ -45,6 +47,9 @@ class Segmentation:
         seconds: Time of each stage.
         lungs_by: Name of the lung segmenter, ``given mask`` where the caller gave one.
         certainty: How sure the volume is, see ``describe_certainty``.
+        quantification: Zones, densities, lesions and scores, see ``quantification.measure``.
+        uncertainty: Volumes at a narrower and at a wider edge, see ``measure_range``.
+        quality: What may make the numbers unreliable, see ``quality.describe_quality``.
         precision: Type that the networks computed in, see ``choose_precision``.
     """
 
@@ -58,6 +63,9 @@ class Segmentation:
     lungs_by: str = ""
     certainty: dict[str, Any] = field(default_factory=dict)
     precision: str = ""
+    quantification: dict[str, Any] = field(default_factory=dict)
+    uncertainty: dict[str, Any] = field(default_factory=dict)
+    quality: dict[str, Any] = field(default_factory=dict)
 
 
 def segment(
@@ -66,6 +74,7 @@ def segment(
     config: Config | None = None,
     *,
     lung_labels: np.ndarray | None = None,
+    lobe_labels: np.ndarray | None = None,
     device: str = "cpu",
     on_progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> Segmentation:
@@ -77,13 +86,16 @@ def segment(
         config: Settings; the model's own where None.
         lung_labels: A lung mask of the scan's shape to use instead of the learned one, with labels
             as ``sort_lungs`` understands them.
+        lobe_labels: A lobe mask of the scan's shape, with labels as ``check_lobes`` takes them; the
+            numbers of each lobe are then found, too.
         device: Torch device.
         on_progress: Called with (stage, steps done, steps in all).
 
     Raises:
         NormNetError: As the readers, where the scan cannot be a chest CT in HU, see ``accept``.
-        ValueRangeError: If no lung is found, or the given mask is empty or lies on no lung.
-        GeometryError: If the given mask has another shape.
+        ValueRangeError: If no lung is found, or the given mask is empty or lies on no lung; as
+            ``check_lobes``.
+        GeometryError: If a given mask has another shape.
     """
     scan = accept(scan)
     config = config or model.config
@@ -96,6 +108,7 @@ def segment(
         labels, sorting = sort_lungs(lung_labels, scan)
         lungs, lungs_by = Lungs(labels, None), "given mask"
     warnings = scan.warnings + doubt_scan(scan) + sorting + doubt_lungs(scan, lungs.labels)
+    lobes = None if lobe_labels is None else check_lobes(lobe_labels, scan, lungs.labels)
     clock("lungs")
 
     prepared = prepare(scan, lungs.labels, config.preparation, config.window)
@@ -107,9 +120,27 @@ def segment(
     found = restore_findings(scan, lungs, prepared, findings, config)
     lesion_ml = found.volumes["both"]["lesion_ml"]
     certainty = describe_certainty(prepared, findings.steps, lesion_ml, config)
-    precision = choose_precision(device)
+    quantification = found.quantification
+    if lobes is not None:
+        voxel_ml = scan.geometry.voxel_ml
+        quantification = add_lobes(quantification, found.lesion_mask, lobes, voxel_ml)
+    quality = describe_quality(scan, lungs.labels, warnings)
     clock("restoring")
-    return Segmentation(*found, warnings, clock.rounded(), lungs_by, certainty, precision)
+    return Segmentation(
+        lesion_mask=found.lesion_mask,
+        lung_labels=found.lung_labels,
+        prob_anomaly=found.prob_anomaly,
+        n_votes_normal=found.n_votes_normal,
+        volumes=found.volumes,
+        warnings=warnings,
+        seconds=clock.rounded(),
+        lungs_by=lungs_by,
+        certainty=certainty,
+        precision=choose_precision(device),
+        quantification=quantification,
+        uncertainty=found.uncertainty,
+        quality=quality,
+    )
 
 
 def _find_lungs(scan: Scan, model: Model, config: Config, device: str) -> Lungs:
@@ -123,10 +154,11 @@ def doubt_breath(prepared: Prepared) -> tuple[str, ...]:
     """A warning where the lungs are far denser than in a deep inspiration."""
     if prepared.fluid < EXPIRED_FLUID:
         return ()
-    return (
+    found = (
         f"the lightest lung holds {100 * prepared.fluid:.0f} % more tissue than in a deep "
-        "inspiration (breath out, or HU too bright): pale disease is less certain",
+        "inspiration (breath out, or HU too bright): pale disease is less certain"
     )
+    return (Doubt(found, "breath_out"),)
 
 
 def doubt_density(scan: Scan, lung_labels: np.ndarray) -> tuple[str, ...]:
@@ -141,10 +173,11 @@ def doubt_density(scan: Scan, lung_labels: np.ndarray) -> tuple[str, ...]:
     mean_hu = float(aerated.mean()) if len(aerated) else BRIGHT_HU
     if mean_hu <= EXPIRED_HU:
         return ()
-    return (
+    found = (
         f"the aerated lung has a mean of {mean_hu:.0f} HU (breath out, disease all over, or HU too "
-        "bright): pale disease is less certain",
+        "bright): pale disease is less certain"
     )
+    return (Doubt(found, "breath_out"),)
 
 
 def describe_certainty(

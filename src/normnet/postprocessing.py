@@ -24,12 +24,14 @@ class Boundary(NamedTuple):
         healthy_hu: Density of the healthy lung.
         disease_hu: Density of the disease.
         lesion_hu: Lesions are denser than this.
+        range_hu: The same at the smaller and at the larger of ``share_range``.
         n_vox_range: Voxels of the lesions at the larger and at the smaller of ``share_range``.
     """
 
     healthy_hu: float
     disease_hu: float
     lesion_hu: float
+    range_hu: tuple[float, float]
     n_vox_range: tuple[int, int]
 
 
@@ -45,6 +47,9 @@ class LesionSteps(NamedTuple):
         lesions: bool. With the lesion networks: the candidates that are denser than the boundary,
             without the rim of the lungs; else ``core`` without the rim.
         boundary: None without the lesion networks.
+        edges: uint8, the sum of 1 inside the wider edge (at the smaller share of ``share_range``),
+            2 inside that of ``lesions`` and 4 inside the narrower one. None without the lesion
+            networks.
     """
 
     anomaly: np.ndarray
@@ -54,6 +59,7 @@ class LesionSteps(NamedTuple):
     core: np.ndarray
     lesions: np.ndarray
     boundary: Boundary | None = None
+    edges: np.ndarray | None = None
 
 
 def mean_filter(
@@ -174,8 +180,9 @@ def postprocess(
         lesions = core & without_rim(lung_mask, config.rim_vox)
         return LesionSteps(anomaly, seeds, remainder, cap, core, lesions)
     density_hu = parenchyma_density(volume_hu, lung_mask, normal_mask, config.density_sigma_vox)
-    lesions, boundary = bound_lesions(density_hu, core, prob_lesion, lung_mask, normal_mask, config)
-    return LesionSteps(anomaly, seeds, remainder, cap, core, lesions, boundary)
+    edges, boundary = bound_lesions(density_hu, core, prob_lesion, lung_mask, normal_mask, config)
+    lesions = (edges & 2) > 0
+    return LesionSteps(anomaly, seeds, remainder, cap, core, lesions, boundary, edges)
 
 
 def bound_lesions(
@@ -197,7 +204,7 @@ def bound_lesions(
         config: Candidates, boundary and rim.
 
     Returns:
-        The lesions, same shape, bool; and the boundary.
+        ``edges`` of ``LesionSteps``, same shape, uint8; and the boundary.
     """
     inside = without_rim(lung_mask, 1)
     candidates = (prob_lesion > config.prob_lesion) | (core & (prob_lesion > config.prob_possible))
@@ -207,7 +214,14 @@ def bound_lesions(
     boundary = find_boundary(
         density_hu[healthy], density_hu[disease], density_hu[candidates], config
     )
-    return candidates & (density_hu > boundary.lesion_hu), boundary
+    edges = np.zeros(candidates.shape, np.uint8)
+    dense_hu = density_hu[candidates]
+    wide_hu, narrow_hu = boundary.range_hu
+    edges[candidates] = sum(
+        (dense_hu > edge_hu) * np.uint8(bit)
+        for bit, edge_hu in ((1, wide_hu), (2, boundary.lesion_hu), (4, narrow_hu))
+    )
+    return edges, boundary
 
 
 def find_boundary(
@@ -236,4 +250,4 @@ def find_boundary(
     shares = (config.share_range[0], config.share, config.share_range[1])
     low, lesion, high = (healthy + config.step_hu + share * (disease - healthy) for share in shares)
     n_vox_range = int((candidates_hu > high).sum()), int((candidates_hu > low).sum())
-    return Boundary(healthy, disease, lesion, n_vox_range)
+    return Boundary(healthy, disease, lesion, (low, high), n_vox_range)

@@ -7,6 +7,7 @@ of the scan's shape and axis order.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +17,13 @@ from normnet.findings import Findings
 from normnet.lungs.learned import Lungs
 from normnet.postprocessing import dilate
 from normnet.preparation.prepare import Prepared
-from normnet.quantification import quantify
+from normnet.quantification import (
+    Found,
+    measure,
+    measure_range,
+    quantify,
+    zones_of_planes,
+)
 from normnet.scan import Scan
 
 # Edge of the square in a slice over which the tissue that is added to the lungs is smoothed.
@@ -31,6 +38,8 @@ class Restored(NamedTuple):
     prob_anomaly: np.ndarray
     n_votes_normal: np.ndarray
     volumes: dict[str, Any]
+    quantification: dict[str, Any]
+    uncertainty: dict[str, Any]
 
 
 def restore_findings(
@@ -56,13 +65,63 @@ def restore_findings(
         possible = prepared.cut(lungs.possible)
         labels = widen_lungs(volume_hu, labels, possible, prepared, findings, config)
         lung_labels = prepared.embed(labels)
+    votes = np.where(bright, n_votes, np.uint8(0))
+    spacing_mm = prepared.orientation.spacing_mm(scan.geometry)
+    volumes = quantify(lesion_mask, labels, scan.geometry.voxel_ml)
+    n_members = findings.votes.n_members
+    quantification = measure(
+        Found(volume_hu, lesion_mask, labels, votes, bright, n_members, spacing_mm)
+    )
     return Restored(
         prepared.embed(lesion_mask),
         lung_labels,
         prepared.embed(prob_anomaly),
-        prepared.embed(np.where(bright, n_votes, np.uint8(0))),
-        quantify(lesion_mask, labels, scan.geometry.voxel_ml),
+        prepared.embed(votes),
+        volumes,
+        quantification,
+        doubt_volumes(prepared, findings, labels, volumes, quantification),
     )
+
+
+def doubt_volumes(
+    prepared: Prepared,
+    findings: Findings,
+    labels: np.ndarray,
+    volumes: dict[str, Any],
+    quantification: dict[str, Any],
+) -> dict[str, Any]:
+    """How much the volumes depend on the density at which the edge of a lesion is drawn.
+
+    Args:
+        prepared: The thorax.
+        findings: Made of ``prepared``.
+        labels: (z, y, x) in the lungs' box of the scan, 1 right, 2 left.
+        volumes: As made by ``quantify``.
+        quantification: As made by ``measure``.
+
+    Returns:
+        As ``measure_range``; empty without the lesion networks.
+    """
+    steps = findings.steps
+    if steps.boundary is None or steps.edges is None:
+        return {}
+    voxel_ml = math.prod(prepared.spacing_mm) / 1000
+    lesion_ml, n_here = volumes["both"]["lesion_ml"], int(np.count_nonzero(steps.lesions))
+    total_scale = lesion_ml / n_here if n_here else voxel_ml
+    low, high = (n * total_scale for n in steps.boundary.n_vox_range)
+
+    inside = np.nonzero(steps.edges)
+    nearest = tuple(
+        np.rint(start + step * at).astype(np.intp).clip(0, n - 1)
+        for start, step, at, n in zip(
+            prepared.grid.start, prepared.grid.step, inside, labels.shape, strict=True
+        )
+    )
+    zone = zones_of_planes(labels)[nearest[0], labels[nearest]]
+    of_zone = np.bincount(zone * np.uint8(8) + steps.edges[inside], minlength=56).reshape(7, 8)[1:]
+    sums = np.arange(8)
+    n_vox = np.stack([of_zone[:, (sums & bit) > 0].sum(axis=1) for bit in (1, 2, 4)], axis=1)
+    return measure_range(volumes, quantification, n_vox, (low, high), voxel_ml)
 
 
 def restore_anomaly(

@@ -12,6 +12,23 @@ _IDENTITY = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 Triple = tuple[float, ...]  # always three values: z, y, x
 
 
+class Doubt(str):
+    """A line of warning about a scan, with the id of the quality flag that it raises.
+
+    Attributes:
+        flag: One of ``quality.FLAGS``.
+    """
+
+    __slots__ = ("flag",)
+    flag: str
+
+    def __new__(cls, text: str, flag: str = "") -> Doubt:
+        """A str with an attribute."""
+        doubt = super().__new__(cls, text)
+        doubt.flag = flag
+        return doubt
+
+
 @dataclass(frozen=True)
 class Geometry:
     """Where a (z, y, x) array lies in the patient.
@@ -57,12 +74,17 @@ class Scan:
         geometry: Where the array lies in the patient.
         case_id: Name of the input file or folder as the user named it, never a DICOM tag.
         warnings: What the reader noticed and accepted, one line each.
+        thickness_mm: Of a slice, as the header states it; None where it states nothing. It may
+            differ from the distance of the slices.
+        kernel: Reconstruction kernel, as the header states it; empty where it states nothing.
     """
 
     volume_hu: np.ndarray
     geometry: Geometry = field(default_factory=Geometry)
     case_id: str = "scan"
     warnings: tuple[str, ...] = ()
+    thickness_mm: float | None = None
+    kernel: str = ""
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -100,6 +100,8 @@ def test_result_json_tells_what_a_reader_needs(tmp_path, result):
     assert told["scan"] == {
         "shape_zyx": list(scan.shape),
         "spacing_mm_zyx": list(scan.geometry.spacing_mm),
+        "thickness_mm": None,
+        "kernel": "",
     }
     assert told["volumes"]["both"]["lesion_ml"] == pytest.approx(
         found.lesion_mask.sum() * scan.geometry.voxel_ml

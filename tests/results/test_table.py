@@ -19,7 +19,7 @@ OK = {
     "normnet": "0",
     "status": "ok",
     "volumes": VOLUMES,
-    "certainty": {"lesion_ml_range": [250.5, 350.25]},
+    "uncertainty": {"lesion_ml": [250.5, 350.25]},
     "warnings": ["a breath out", 'dense, "left out"'],
     "seconds": {"reading": 0.25, "lungs": 1.5},
 }
@@ -72,7 +72,7 @@ def test_a_row_per_result_folder(tmp_path):
 
 
 def test_a_result_without_a_boundary_has_empty_cells(tmp_path):
-    _write(tmp_path, "a", certainty={"tissue_in_air": 0.0})
+    _write(tmp_path, "a", uncertainty={})
     write_table(tmp_path)
     (row,) = _rows(tmp_path)
     assert row["lesion_ml_low"] == row["lesion_ml_high"] == ""
@@ -125,7 +125,9 @@ def test_a_new_number_is_one_column(tmp_path, monkeypatch):
     write_table(tmp_path)
     assert _rows(tmp_path)[0]["mean_hu"] == "-700.4"
     result = schema.read_result(tmp_path / "a")
-    assert write_caption(result) == "Lesions 300.0 ml, 10.0 % of the lung, -700 HU"
+    assert write_caption(result) == (
+        "Lesions 300.0 ml, 10.0 % of the lung, narrower edge 250.5 ml, wider edge 350.2 ml, -700 HU"
+    )
 
 
 def test_columns_are_named_once_and_explained():

@@ -20,6 +20,7 @@ import typer
 
 from normnet.cli import (
     baseline,
+    compare,
     datasets,
     evaluate,
     info,
@@ -54,6 +55,7 @@ app.command("train")(train.train)
 app.command("train-lungs")(train_lungs.train_lungs)
 app.command("synthesize")(synthesize.synthesize)
 app.command("evaluate")(evaluate.evaluate)
+app.command("compare")(compare.compare)
 app.command("info")(info.info)
 app.command("datasets")(datasets.datasets)
 app.command("reproduce")(reproduce.reproduce)

@@ -52,6 +52,7 @@ class Run:
         config: Settings.
         load: Loads the model and chooses the device; its errors are not those of a scan.
         lungs: A lung mask, if there is one.
+        lobes: A lobe mask, if there is one.
         inputs: Resolved paths of all that the run reads.
         owners: As ``read_owners`` makes it.
         taken: Result folders of the scans of this run.
@@ -64,6 +65,7 @@ class Run:
     config: Config
     load: Callable[[], tuple[Model, str]]
     lungs: Path | None
+    lobes: Path | None
     inputs: Set[Path]
     owners: Mapping[str, Path]
     taken: set[Path]
@@ -88,6 +90,13 @@ def segment(
     model: Annotated[Path | None, typer.Option(help="Folder made by 'normnet train'.")] = None,
     lungs: Annotated[
         Path | None, typer.Option(help="Lung mask of one scan: one value, two sides, or lobes.")
+    ] = None,
+    lobes: Annotated[
+        Path | None,
+        typer.Option(
+            help="Lobe mask of one scan: 1 left upper, 2 left lower, 3 right upper, 4 right middle,"
+            " 5 right lower, or the numbers of TotalSegmentator."
+        ),
     ] = None,
     lung_model: Annotated[
         Path | None, typer.Option(help="Folder of train-lungs or nnU-Net, or lungmask file.")
@@ -163,10 +172,12 @@ def segment(
     server = choose_server(scans, dicomweb, study, store, exports)
     paths = inputs_of(context, scans, server, study, series)
     items = find_cts(paths, series)
-    if lungs is not None and len(items) != 1:
-        raise ConfigError(
-            "NN-CLI-002", f"--lungs with {len(items)} scans", "--lungs", "give one scan"
-        )
+    masks = {"--lungs": lungs, "--lobes": lobes}
+    for option, mask in masks.items():
+        if mask is not None and len(items) != 1:
+            raise ConfigError(
+                "NN-CLI-002", f"{option} with {len(items)} scans", option, "give one scan"
+            )
     manifests = read_manifests(model, lung_model, lesion_model)
     own, _ = settings_of(manifests[0], model or shipped("normnet"))  # load_model warns of others
     settings = override_config(with_lungs(own, manifests[1]), config)
@@ -184,11 +195,11 @@ def segment(
     def load() -> tuple[Model, str]:
         return load_model(model, lung_model, lesion_model), choose_device(device)
 
-    read = [*(item.path for item in items), *([lungs] if lungs else [])]
+    read = [*(item.path for item in items), *filter(None, masks.values())]
     inputs = {path.resolve() for path in (*read, *([Path(config)] if config else []))}
     send = server.store if server and store else None
     owners = read_owners(out)
-    run = Run(out, settings, load, lungs, inputs, owners, set(), context.obj, exports, send)
+    run = Run(out, settings, load, lungs, lobes, inputs, owners, set(), context.obj, exports, send)
     jobs = _plan(items, run, manifests)
     done = {job.folder for job in jobs if not overwrite and is_done(job.folder, job.key, exports)}
     return _work(jobs, done, run)
@@ -202,7 +213,7 @@ def _plan(items: list[Item], run: Run, manifests: list[dict[str, Any]]) -> list[
     names = result_names([item.path for item in items], [item.root for item in items])
     jobs = []
     for item, name in zip(items, names, strict=True):
-        key = result_key(item.path, manifests, run.config, run.lungs, item)
+        key = result_key(item.path, manifests, run.config, run.lungs, item, run.lobes)
         folder = output_folder(run.out, item.path, run.taken, key, name, run.owners)
         jobs.append(Job(item, name, folder, key))
     return jobs
@@ -291,17 +302,19 @@ def _segment_one(job: Job, run: Run, bar: Bar) -> NormNetError | None:
     start = time.perf_counter()
     bar(f"{job.name}: reading", 0, 1)
 
-    def read() -> tuple[Scan, np.ndarray | None]:
+    def read() -> tuple[Scan, list[np.ndarray | None]]:
         check_dicom(run.exports, job.item.kind, job.name)
         scan = read_item(job.item, job.name)
-        return scan, None if run.lungs is None else read_labels(run.lungs, scan)
+        masks = (run.lungs, run.lobes)
+        return scan, [None if mask is None else read_labels(mask, scan) for mask in masks]
 
     def find_and_write() -> dict[str, Any]:
         found = segment_scan(
             scan,
             model,
             run.config,
-            lung_labels=labels,
+            lung_labels=lung_labels,
+            lobe_labels=lobe_labels,
             device=device,
             on_progress=lambda stage, done, total: bar(f"{job.name}: {stage}", done, total),
         )
@@ -322,7 +335,7 @@ def _segment_one(job: Job, run: Run, bar: Bar) -> NormNetError | None:
     inputs = _try(job, read, run.debug)
     if isinstance(inputs, NormNetError):
         return inputs
-    scan, labels = inputs
+    scan, (lung_labels, lobe_labels) = inputs
     reading = round(time.perf_counter() - start, 3)
     model, device = run.load()
     result = _try(job, find_and_write, run.debug)

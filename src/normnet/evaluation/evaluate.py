@@ -12,7 +12,6 @@ import numpy as np
 from normnet.datasets.reading import read_lesions, read_scan
 from normnet.errors import InputError
 from normnet.evaluation.bright import BRIGHT_HU, BrightCounts, count_bright, pool_bright
-from normnet.evaluation.lesions import MIN_LESION_ML
 from normnet.evaluation.pairing import Reference, find_predictions, find_references, pair_names
 from normnet.evaluation.scores import SCORES, Comparison, compute_scores, scores_of
 from normnet.evaluation.statistics import Interval, Paired, bootstrap_mean, compare_paired
@@ -21,6 +20,7 @@ from normnet.evaluation.volumes import Agreement, SliceAreas, compute_agreement,
 from normnet.io.masks import read_labels
 from normnet.io.read import read_stored
 from normnet.io.values import labels_of
+from normnet.quantification import MIN_LESION_ML
 from normnet.results.schema import read_result
 from normnet.scan import Geometry, Scan
 

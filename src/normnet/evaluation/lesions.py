@@ -8,9 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from normnet.evaluation.metrics import check_shapes
-
-# 100 mm³, below which a nodule needs no follow-up (doi:10.1148/radiol.2017161659)
-MIN_LESION_ML = 0.1
+from normnet.quantification import MIN_LESION_ML
 
 
 class Detection(NamedTuple):

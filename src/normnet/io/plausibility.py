@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from normnet.scan import Scan
+from normnet.scan import Doubt, Scan
 
 BLOCK_MM = 2.5  # voxels are averaged over cubes of about this edge, against noise
 EVEN_HU = 30.0  # largest step between neighbouring blocks inside one tissue ...
@@ -78,22 +78,25 @@ def doubt_scan(scan: Scan) -> tuple[str, ...]:
         and geometry.origin_mm == (0, 0, 0)
         and np.array_equal(geometry.direction, NIFTI_IDENTITY)
     ):
-        found.append(
+        told = (
             "the affine is the identity, so orientation and spacing seem to be lost: volumes may "
             "be wrong, and right and left may be swapped"
         )
+        found.append(Doubt(told, "orientation_unsure"))
     peaks = tissue_peaks(scan)
     offset_hu = _offset_hu(peaks)
     if abs(offset_hu) >= OFFSET_HU:
-        found.append(
+        told = (
             f"the HU are about {abs(offset_hu):.0f} too {'high' if offset_hu > 0 else 'low'} "
             f"({_listed(peaks)}): volumes are less certain"
         )
+        found.append(Doubt(told, "hu_scale"))
     elif peaks.air_hu is not None and peaks.air_hu < LOWEST_AIR_HU:
-        found.append(
+        told = (
             f"the air around the body has {peaks.air_hu:.0f} HU: the scale of HU may be wrong, and "
             "volumes are less certain"
         )
+        found.append(Doubt(told, "hu_scale"))
     return tuple(found)
 
 

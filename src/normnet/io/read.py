@@ -87,7 +87,9 @@ def read_item(item: Item, case_id: str = "") -> Scan:
             return accept(Scan(volume_hu, stored.geometry, case_id, warnings), item.path.name)
         from normnet.io.dicom.series import read_dicom
 
-        return read_dicom(files, item.path.name, case_id, item.warnings)
+        scan = read_dicom(files, item.path.name, case_id, item.warnings)
+        thickness_mm = item.thickness_mm if item.thickness_mm > 0 else None
+        return replace(scan, thickness_mm=thickness_mm, kernel=item.kernel)
 
 
 def _with_data(item: Item) -> list[Path]:

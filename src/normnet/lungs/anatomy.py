@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from normnet.lungs.sides import doubt_sides
+from normnet.scan import Doubt
 
 SMALL_ML = 30.0  # smaller components are airways, bowel gas or noise
 SMALL_SHARE = 0.04  # of the largest component
@@ -130,23 +131,26 @@ def doubts(
     found = []
     share = left_out_share(volume_hu, lung_labels, spacing_mm)
     if share > BAY_SHARE:
-        found.append(
+        told = (
             f"dense tissue of {100 * share:.1f} % of the lungs lies in bays of the lung mask: "
             "lung may have been left out; look at lungs.nii.gz"
         )
+        found.append(Doubt(told, "dense_lung_left_out"))
     share = jumping_share(lung_labels)
     if share > JUMPS_SHARE:
-        found.append(
+        told = (
             f"slices of the lung mask disagree on {100 * share:.1f} % of the lungs: "
             "look at lungs.nii.gz, solid bases above all"
         )
+        found.append(Doubt(told, "lung_slices_disagree"))
     right, left = (int((lung_labels == label).sum()) for label in (1, 2))
     apart = doubt_sides(volume_hu, lung_labels, spacing_mm)
     if not apart and min(right, left) < SMALL_SIDE * max(right, left):
-        found.append(
+        told = (
             f"the {'left' if left < right else 'right'} lung is less than half the other: "
             "a lung may have been left out; look at lungs.nii.gz"
         )
+        found.append(Doubt(told, "lung_missing"))
     return (*found, *apart)
 
 
@@ -173,7 +177,8 @@ def doubt_cut(lung_labels: np.ndarray, spacing_mm: tuple[float, ...]) -> tuple[s
     ]
     if not cut:
         return ()
-    return (
+    found = (
         f"the scan cuts the lungs {' and '.join(cut)}: volumes and shares are those of the part "
-        "that is in view",
+        "that is in view"
     )
+    return (Doubt(found, "lungs_cut"),)

@@ -12,6 +12,7 @@ from normnet.lungs.external import LEFT, RIGHT
 from normnet.lungs.organs import LOBES, ORGANS
 from normnet.lungs.sides import find_middle, split_left_right
 from normnet.preparation.orient import Orientation
+from normnet.quantification import LOBES as LOBE_NAMES
 from normnet.scan import Scan
 
 THIN_MM = 2.5  # the labels are looked at on a grid of about this
@@ -97,6 +98,44 @@ def sort_lungs(given: np.ndarray, scan: Scan) -> tuple[np.ndarray, tuple[str, ..
         both = np.isin(labels, sorted(set(lungs) - set(sides)))
         sorted_labels = np.where(both, placed, sorted_labels)
     return np.ascontiguousarray(sorted_labels), warnings
+
+
+def check_lobes(given: np.ndarray, scan: Scan, lung_labels: np.ndarray) -> np.ndarray:
+    """Check a lobe mask, and bring its labels to 1 to 5 in the order of ``quantification.LOBES``.
+
+    Understood are 1 to 5 as lungmask numbers them and 10 to 14 as TotalSegmentator does: left
+    upper, left lower, right upper, right middle, right lower lobe.
+
+    Args:
+        given: (z, y, x) whole numbers, on the grid of the scan.
+        scan: As read.
+        lung_labels: The scan's shape, 1 right, 2 left.
+
+    Returns:
+        uint8 of the scan's shape, 0 outside the lobes.
+
+    Raises:
+        GeometryError: NN-GEO-031 if the mask has another shape.
+        ValueRangeError: NN-VAL-009 if the values are not labels, 023 if they are not those of
+            lobes, 024 if a lobe lies in the lung of the other side.
+    """
+    labels = accept_labels(given, scan)
+    found = set(map(int, np.unique(labels))) - {0}
+    todo = f"number the lobes 1 to 5: {', '.join(name.replace('_', ' ') for name in LOBE_NAMES)}"
+    if found and found <= set(LOBES):
+        labels = np.where(labels > 0, labels - np.uint8(LOBES[0] - 1), np.uint8(0))
+    elif not found or not found <= set(range(1, 6)):
+        shown = ", ".join(map(str, sorted(found)[:MAX_NAMES])) or "none"
+        raise ValueRangeError("NN-VAL-023", f"the labels of the lobe mask are {shown}",
+                              scan.case_id, todo)  # fmt: skip
+    in_lung = np.bincount((labels * np.uint8(3) + lung_labels).reshape(-1), minlength=18)
+    for label, (_, n_right, n_left) in enumerate(in_lung.reshape(6, 3)[1:].tolist(), start=1):
+        own, other = (n_left, n_right) if label <= 2 else (n_right, n_left)
+        if other > own:
+            name = LOBE_NAMES[label - 1].replace("_", " ")
+            fault = f"label {label} of the lobe mask ({name}) lies in the other lung"
+            raise ValueRangeError("NN-VAL-024", fault, scan.case_id, todo)
+    return labels
 
 
 def _checked(given: np.ndarray, scan: Scan) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from normnet.lungs.external import LEFT, RIGHT
+from normnet.scan import Doubt
 
 BLOCK_MM = 3.0
 BONE_HU, SPINE_MM = 110.0, 18.0  # a vertebra fills a disc of this radius
@@ -223,19 +224,21 @@ def doubt_sides(
         found = f"no {missing} lung in view: all lung was taken for the {there} one"
         if middle.by == "guess":
             found += "; this is a guess, since neither spine nor body outline is in view"
-        return (found,)
+        return (Doubt(found, "lung_missing"),)
     if middle.in_front:
-        return (
+        found = (
             "the spine lies in front of the lungs: the orientation of the image may be wrong, and "
-            "right and left may be swapped",
+            "right and left may be swapped"
         )
+        return (Doubt(found, "orientation_unsure"),)
     if middle.by == "spine" and MIRRORED_TIMES[0] < n_left / n_right < MIRRORED_TIMES[1]:
         leftness = _heart_leftness(lung_labels, middle.column, spacing_mm)
         if leftness < -MIRRORED_SHARE:
-            return (
+            found = (
                 "the heart lies on the right and the left lung is the larger one: the image may be "
-                "mirrored, and right and left may be swapped",
+                "mirrored, and right and left may be swapped"
             )
+            return (Doubt(found, "orientation_unsure"),)
     return ()
 
 

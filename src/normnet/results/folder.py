@@ -53,6 +53,7 @@ def result_key(
     config: Config,
     lungs: Path | None = None,
     item: Item | None = None,
+    lobes: Path | None = None,
 ) -> dict[str, str]:
     """What a result follows from, as sha256 sums.
 
@@ -64,6 +65,7 @@ def result_key(
         config: Settings used.
         lungs: A lung mask given by the user.
         item: The scan in the census; one that cannot be read is not hashed.
+        lobes: A lobe mask given by the user.
     """
     place = digest_of(str(path.resolve()))[:16]
     readable = item is None or item.error is None
@@ -74,7 +76,8 @@ def result_key(
         "config": digest_of(config.model_dump(mode="json")),
         "place": place,
     }
-    return key if lungs is None else {**key, "lungs": fingerprint(lungs)}
+    masks = {"lungs": lungs, "lobes": lobes}
+    return key | {name: fingerprint(mask) for name, mask in masks.items() if mask is not None}
 
 
 def read_owners(out: Path) -> dict[str, Path]:

@@ -10,13 +10,29 @@ file is written last: where it is, the result is complete. Its keys:
     source       path of the input, from the given argument on; empty if it is unknown
     key          sha256 of all that the result follows from: the input, the model, the settings and
                  a given lung mask
-    scan         shape_zyx and spacing_mm_zyx of the input's own grid
+    scan         shape_zyx and spacing_mm_zyx of the input's own grid; thickness_mm of a slice and
+                 kernel, as a DICOM header states them, else null and empty
     volumes      lung_ml, lesion_ml and lesion_percent (% of the lung) of both lungs, of the right
                  and of the left one
-    certainty    lesion_ml_range: the volume at the larger and at the smaller of share_range;
-                 healthy_hu, disease_hu and boundary_hu: densities of healthy lung, of disease and
-                 of the boundary between them, in a deep inspiration; tissue_in_air: the share of
-                 tissue that was taken out of the air for that
+    uncertainty  lesion_ml and lesion_percent of both lungs at a narrower and at a wider edge, as
+                 [low, high]; regions: lesion_ml of each side and zone; empty without the lesion
+                 networks
+    quality      flags: ids of what may make the numbers unreliable; slice_mm, noise_hu and
+                 contrast_percent, which decide on three of them
+    quantification  zones: volumes of the upper, middle and lower third of each lung; hu_bands: lung
+                 and lesion in bands of density, a band holds low_hu but not high_hu;
+                 ground_glass_percent and consolidation_percent: of the lesion;
+                 mean_lung_density_hu and mean_lesion_density_hu; lung_density_histogram: ml in bins
+                 of 25 HU, what lies beyond is left out; lesions: count of those of min_ml and more,
+                 and the largest ten with volume, largest diameter in 3D, zone and mean density;
+                 severity: zones_score of 0 to 24 and its parts; split_votes_percent: share of the
+                 voxels voted on where the members disagree, split_votes_lesion_percent: the same in
+                 the lesions; with a lobe mask also lobes and severity.lobes_score of 0 to 25
+    certainty    lesion_ml_range: deprecated, the numbers of uncertainty.lesion_ml; share_range: the
+                 shares at which these are measured; healthy_hu, disease_hu and boundary_hu:
+                 densities of healthy lung, of disease and of the boundary between them, in a deep
+                 inspiration; tissue_in_air: the share of tissue that was taken out of the air for
+                 that
     labels       what the values of the images mean
     model        name, version, n_members, min_votes, prob_normal, the sha256 of all manifests,
                  the name of the lung segmenter, and the precision: bfloat16 or float32, the type
@@ -42,6 +58,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from normnet.io.fingerprint import digest_of
 from normnet.io.json_files import read_json
+from normnet.quantification import BANDS_HU, ZONES
 from normnet.version import __version__
 
 if TYPE_CHECKING:
@@ -68,7 +85,10 @@ NO_LUNG = "NN-VAL-020"
 # Types of what is looked up in a result that was read.
 _KINDS: dict[str, type] = {
     **dict.fromkeys(("normnet", "status", "case_id"), str),
-    **dict.fromkeys(("key", "volumes", "certainty", "files", "error", "seconds"), dict),
+    **dict.fromkeys(
+        ("key", "scan", "volumes", "certainty", "uncertainty", "quality", "quantification"), dict
+    ),
+    **dict.fromkeys(("files", "error", "seconds"), dict),
     "warnings": list,
 }
 
@@ -98,8 +118,13 @@ def describe_result(
         "scan": {
             "shape_zyx": list(scan.shape),
             "spacing_mm_zyx": [round(v, 6) for v in scan.geometry.spacing_mm],
+            "thickness_mm": scan.thickness_mm,
+            "kernel": scan.kernel,
         },
         "volumes": segmentation.volumes,
+        "uncertainty": segmentation.uncertainty,
+        "quality": segmentation.quality,
+        "quantification": segmentation.quantification,
         "certainty": segmentation.certainty,
         "labels": LABELS,
         "model": {
@@ -189,8 +214,17 @@ def _at(*keys: str | int) -> Callable[[Result], Any]:
     return look_up
 
 
+def _in(name: str) -> Callable[[Result], Any]:
+    return _at("quantification", name)
+
+
 def _warnings(result: Result) -> str:
     return " | ".join(map(str, result.get("warnings", [])))
+
+
+def _flags(result: Result) -> str:
+    flags = result.get("quality", {}).get("flags")
+    return " ".join(map(str, flags)) if isinstance(flags, list) else ""
 
 
 def _seconds(result: Result) -> float | None:
@@ -235,8 +269,62 @@ COLUMNS = (
     ),
     Column("right_lesion_percent", "% of that lung", _at("volumes", "right", "lesion_percent")),
     Column("left_lesion_percent", "% of that lung", _at("volumes", "left", "lesion_percent")),
-    Column("lesion_ml_low", "narrower boundary", _at("certainty", "lesion_ml_range", 0)),
-    Column("lesion_ml_high", "wider boundary", _at("certainty", "lesion_ml_range", 1)),
+    Column(
+        "lesion_ml_low",
+        "narrower edge",
+        _at("uncertainty", "lesion_ml", 0),
+        "narrower edge {:.1f} ml",
+    ),
+    Column(
+        "lesion_ml_high", "wider edge", _at("uncertainty", "lesion_ml", 1), "wider edge {:.1f} ml"
+    ),
+    Column("lesion_percent_low", "narrower edge", _at("uncertainty", "lesion_percent", 0)),
+    Column("lesion_percent_high", "wider edge", _at("uncertainty", "lesion_percent", 1)),
+    *(
+        Column(f"{zone}_{name}", meaning, _at("quantification", "zones", zone, name))
+        for zone in ZONES
+        for name, meaning in (
+            ("lesion_ml", "lesions in that third of the lung"),
+            ("lesion_percent", "% of that third of the lung"),
+        )
+    ),
+    Column(
+        "ground_glass_percent", "-750 to -300 HU, % of the lesions", _in("ground_glass_percent")
+    ),
+    Column(
+        "consolidation_percent", "-300 to 50 HU, % of the lesions", _in("consolidation_percent")
+    ),
+    *(
+        Column(
+            f"{band}_lung_percent",
+            "% of the lungs in this band of HU",
+            _at("quantification", "hu_bands", band, "lung_percent"),
+        )
+        for band in BANDS_HU
+    ),
+    Column("mean_lung_density_hu", "of both lungs with the lesions", _in("mean_lung_density_hu")),
+    Column("mean_lesion_density_hu", "of the lesions", _in("mean_lesion_density_hu")),
+    Column("n_lesions", "lesions of 0.1 ml and more", _at("quantification", "lesions", "count")),
+    Column(
+        "largest_lesion_ml",
+        "volume of the largest lesion",
+        _at("quantification", "lesions", "largest", 0, "ml"),
+    ),
+    Column(
+        "largest_lesion_mm",
+        "largest diameter of that lesion",
+        _at("quantification", "lesions", "largest", 0, "diameter_mm"),
+    ),
+    Column("zones_score", "severity, 0 to 24", _at("quantification", "severity", "zones_score")),
+    Column(
+        "lobes_score",
+        "severity, 0 to 25; empty without a lobe mask",
+        _at("quantification", "severity", "lobes_score"),
+    ),
+    Column("split_votes_percent", "% of the voxels voted on", _in("split_votes_percent")),
+    Column("slice_mm", "distance of the slices", _at("quality", "slice_mm")),
+    Column("noise_hu", "standard deviation in soft tissue", _at("quality", "noise_hu")),
+    Column("flags", "quality flags, separated by spaces", _flags),
     Column("warnings", "all warnings, separated by ' | '", _warnings),
     Column("seconds", "time of all stages together", _seconds),
 )

@@ -1,0 +1,146 @@
+"""What a comparison reads and writes: masks and CTs of two results, and the files of the change.
+
+Error ids: NN-CMP-004 a mask of a result is missing or was changed, 005 a CT is not that of the
+result, NN-OUT-015 a file that normnet did not write.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from normnet.errors import InputError, NormNetError
+from normnet.followup.comparison import COLUMNS, Exam
+from normnet.followup.registration import View
+from normnet.io.atomic import check_regular, foreign_file, remove_temporaries, write_bytes
+from normnet.io.csv_text import csv_text
+from normnet.io.fingerprint import fingerprint, sha256_of
+from normnet.io.formats.nifti import write_image
+from normnet.io.json_files import read_json, write_json
+from normnet.io.lock import locked_folder
+from normnet.io.output_folder import make_folder
+from normnet.io.read import find_item, read_item, read_stored
+from normnet.io.values import labels_of
+from normnet.preparation.orient import Orientation
+from normnet.scan import Geometry
+
+COMPARISON, TABLE, PICTURE, CHANGE = (
+    "comparison.json",
+    "comparison.csv",
+    "comparison.png",
+    "change.nii.gz",
+)
+
+
+def read_view(exam: Exam) -> tuple[View, Geometry]:
+    """The masks of a result, turned; and the geometry of their files.
+
+    Raises:
+        InputError: NN-CMP-004.
+    """
+    arrays = []
+    for name in ("lungs.nii.gz", "lesions.nii.gz"):
+        path = exam.folder / name
+        try:
+            sum_256 = sha256_of(path)
+        except OSError:
+            sum_256 = ""
+        if sum_256 != exam.result.get("files", {}).get(name):
+            todo = "run normnet segment on this scan again"
+            where = f"{exam.folder.name}/{name}"
+            raise InputError("NN-CMP-004", "a mask is missing or was changed", where, todo)
+        stored = read_stored(path)
+        orientation = Orientation.of(stored.geometry)
+        arrays.append(orientation.apply(labels_of(stored, name)))
+    spacing_mm = orientation.spacing_mm(stored.geometry)
+    return View(arrays[0], arrays[1] > 0, spacing_mm), stored.geometry
+
+
+def read_volume(exam: Exam, given: Path | None) -> np.ndarray | None:
+    """The HU of the CT of a result, turned.
+
+    Args:
+        exam: The result. Its ``source`` is looked for from the current folder on.
+        given: Where the CT lies, if the user said so.
+
+    Returns:
+        None where ``source`` is not there, or is not the CT of the result any more.
+
+    Raises:
+        InputError: NN-CMP-005 if ``given`` is not the CT of the result.
+        NormNetError: As the readers, if ``given`` cannot be read.
+    """
+    source = str(exam.result.get("source", ""))
+    path = given or Path(source)
+    if given is None and not (source and path.exists()):
+        return None
+    try:
+        item = find_item(path)
+        fits = fingerprint(item.path, item.files) == exam.result.get("key", {}).get("input")
+        if fits:
+            scan = read_item(item)
+            return Orientation.of(scan.geometry).apply(scan.volume_hu)
+    except NormNetError:
+        if given is not None:
+            raise
+    if given is None:
+        return None
+    found = f"not the CT of the result {exam.name}"
+    raise InputError("NN-CMP-005", found, given.name, "give the CT that was segmented")
+
+
+def write_comparison(
+    out: Path,
+    comparison: dict[str, Any],
+    picture: Image.Image,
+    change: tuple[np.ndarray, Geometry] | None = None,
+) -> None:
+    """Write the files of a comparison; ``comparison.json`` comes last.
+
+    Args:
+        out: Made where it is missing. The files of an older comparison are replaced.
+        comparison: As made by ``compare``.
+        picture: As made by ``draw_comparison``.
+        change: (z, y, x) uint8 turned, and the geometry of the file on whose grid it is written.
+
+    Raises:
+        OutputError: If a file cannot be written; NN-OUT-015 or 016 if one is in the way that
+            normnet did not write.
+    """
+    make_folder(out)
+    png = io.BytesIO()
+    picture.save(png, "PNG", optimize=False)
+    rows = [[row[name] for name in COLUMNS] for row in comparison["regions"].values()]
+    with locked_folder(out):
+        remove_temporaries(out)
+        _check_own(out)
+        write_bytes(out / TABLE, csv_text([COLUMNS, *rows]).encode())
+        write_bytes(out / PICTURE, png.getvalue())
+        names = [TABLE, PICTURE]
+        if change is None:
+            (out / CHANGE).unlink(missing_ok=True)
+        else:
+            labels, geometry = change
+            stored = Orientation.of(geometry).undo(labels)
+            write_image(out / CHANGE, np.ascontiguousarray(stored), geometry)
+            names.append(CHANGE)
+        files = {name: sha256_of(out / name) for name in names}
+        write_json(out / COMPARISON, comparison | {"files": files})
+
+
+def _check_own(out: Path) -> None:
+    read = read_json(out / COMPARISON)
+    older: dict[str, Any] = read if isinstance(read, dict) else {}
+    own = {"normnet", "regions", "files"} <= set(older) and isinstance(older["files"], dict)
+    files = older["files"] if own else {}
+    for name in (COMPARISON, TABLE, PICTURE, CHANGE):
+        path = out / name
+        check_regular(path)
+        if path.exists() and not (own and name in (COMPARISON, *files)):
+            raise foreign_file(path)
+        if name in files and path.exists() and sha256_of(path) != files[name]:
+            raise foreign_file(path)
