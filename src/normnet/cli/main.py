@@ -23,6 +23,7 @@ from normnet.cli import (
     evaluate,
     info,
     prepare,
+    report,
     reproduce,
     segment,
     synthesize,
@@ -49,6 +50,7 @@ app.command("prepare")(prepare.prepare)
 app.command("train")(train.train)
 app.command("train-lungs")(train_lungs.train_lungs)
 app.command("synthesize")(synthesize.synthesize)
+app.command("report")(report.report)
 app.command("evaluate")(evaluate.evaluate)
 app.command("info")(info.info)
 app.command("datasets")(datasets.datasets)

@@ -55,6 +55,7 @@ class Run:
         owners: As ``read_owners`` makes it.
         taken: Result folders of the scans of this run.
         debug: Whether to print the traceback of a failure.
+        pages: The pages to write for each scan: none, ``report.html``, and ``report.pdf``.
     """
 
     out: Path
@@ -65,6 +66,7 @@ class Run:
     owners: Mapping[str, Path]
     taken: set[Path]
     debug: bool
+    pages: Set[str] = frozenset()
 
 
 def segment(
@@ -103,6 +105,12 @@ def segment(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Segment again what is done already.")
     ] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Write report.html per scan, and index.html of all.")
+    ] = False,
+    report_pdf: Annotated[
+        bool, typer.Option("--report-pdf", help="Write report.pdf too, by Chromium.")
+    ] = False,
 ) -> int:
     """Segment lesions: masks, maps, volumes and a picture per scan, and results.csv of all scans.
 
@@ -140,6 +148,7 @@ def segment(
     check_output(out, scans)
     check_lock(out)
     check_table(out)
+    pages = _pages(report, report_pdf, out)
 
     @cache  # called when the first CT has been read, so that a bad file is refused soon
     def load() -> tuple[Model, str]:
@@ -147,11 +156,25 @@ def segment(
 
     read = [*(item.path for item in items), *([lungs] if lungs else [])]
     inputs = {path.resolve() for path in (*read, *([Path(config)] if config else []))}
-    run = Run(out, settings, load, lungs, inputs, read_owners(out), set(), context.obj)
+    run = Run(out, settings, load, lungs, inputs, read_owners(out), set(), context.obj, pages)
     jobs = _plan(items, run, manifests)
     return _work(
         jobs, {job.folder for job in jobs if not overwrite and is_done(job.folder, job.key)}, run
     )
+
+
+def _pages(report: bool, report_pdf: bool, out: Path) -> Set[str]:
+    """The files that the options ask for, when they can be written."""
+    if not (report or report_pdf):
+        return frozenset()
+    from normnet.report.cohort import check_index
+    from normnet.report.printing import find_browser
+    from normnet.report.scan_report import PAGE, PRINT
+
+    check_index(out)
+    if report_pdf:
+        find_browser()
+    return {PAGE, PRINT} if report_pdf else {PAGE}
 
 
 def _plan(items: list[Item], run: Run, manifests: list[dict[str, Any]]) -> list[Job]:
@@ -180,10 +203,16 @@ def _work(jobs: list[Job], done: Set[Path], run: Run) -> int:
                 if job.folder in done:
                     if len(done) < len(jobs):
                         _print_line(job, "done already")
+                    if error := _add_pages(job, run):
+                        failed[job.folder] = error
                 elif error := _claim_and_segment(job, run, bar):
                     failed[job.folder] = error
     finally:  # also when a signal stops the run
         write_table(run.out)
+        if run.pages:
+            from normnet.report.cohort import write_index
+
+            write_index(run.out)
     return _sum_up(jobs, failed, len(done))
 
 
@@ -262,9 +291,15 @@ def _segment_one(job: Job, run: Run, bar: Bar) -> NormNetError | None:
         )
         found = replace(found, seconds={"reading": reading, **found.seconds})
         bar(f"{job.name}: writing", 0, 1)
-        return write_results(
+        result = write_results(
             found, scan, job.folder, model, config=run.config, key=job.key, source=_source(job)
         )
+        if run.pages:
+            from normnet.report.scan_report import PRINT, Maps, write_report
+
+            bar(f"{job.name}: report", 0, 1)
+            write_report(job.folder, scan, Maps.of(found), result, PRINT in run.pages)
+        return result
 
     inputs = _try(job, read, run.debug)
     if isinstance(inputs, NormNetError):
@@ -276,6 +311,28 @@ def _segment_one(job: Job, run: Run, bar: Bar) -> NormNetError | None:
     if isinstance(result, NormNetError):
         return result
     _print_line(job, "ok", result, time.perf_counter() - start)
+    return None
+
+
+def _add_pages(job: Job, run: Run) -> NormNetError | None:
+    """Write the pages that a finished result lacks; returns the error if that fails."""
+    from normnet.cli.failures import as_named_error
+    from normnet.cli.report import report_again
+    from normnet.cli.texts import warn
+    from normnet.report.scan_report import PRINT
+    from normnet.results.schema import read_result
+
+    result = read_result(job.folder) or {}
+    if run.pages <= set(result["files"]):
+        return None
+    try:
+        report_again(job.folder, result, {job.key["input"]: job.item}, PRINT in run.pages)
+    except Exception as caught:
+        if run.debug:
+            traceback.print_exception(caught)
+        error = as_named_error(caught, job.folder.name)
+        warn(f"{job.folder.name}: {error}")
+        return error
     return None
 
 

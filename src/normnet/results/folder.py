@@ -25,6 +25,7 @@ from normnet.io.lock import holder_of, locked_folder
 from normnet.io.output_folder import check_no_input, make_folder
 from normnet.results.names import own_name
 from normnet.results.schema import (
+    EXTRA_FILES,
     FILES,
     RESULT,
     Result,
@@ -195,7 +196,7 @@ def claimed_folder(
             if output_folder(out, path, set(taken), key, name, owners) == folder:
                 break
             lock.close()  # meanwhile another process has written a result there
-        for file in (RESULT, *FILES):
+        for file in (RESULT, *FILES, *EXTRA_FILES):
             check_no_input(folder / file, inputs)
         remove_leftovers(folder)
         check_own(folder)
@@ -214,8 +215,8 @@ def is_done(folder: Path, key: dict[str, str]) -> bool:
         return False
     files = result.get("files", {})
     try:
-        return set(files) == set(FILES) and all(
-            sha256_of(folder / name) == files[name] for name in FILES
+        return set(FILES) <= set(files) <= {*FILES, *EXTRA_FILES} and all(
+            sha256_of(folder / name) == digest for name, digest in files.items()
         )
     except OSError:
         return False
@@ -290,6 +291,34 @@ def write_results(
         result["seconds"] = {**segmentation.seconds, "writing": seconds}
         write_json(new / RESULT, result)
     return result
+
+
+def add_files(folder: Path, new: Mapping[str, bytes]) -> None:
+    """Add files to a complete result, or replace them; ``result.json`` then lists them.
+
+    Args:
+        folder: With a complete result, locked by the caller.
+        new: By their names, which are among ``EXTRA_FILES``.
+
+    Raises:
+        OutputError: As ``write_results``.
+    """
+    result = read_result(folder) or {}
+    with staged(folder) as stage:
+        for name in ({*FILES, *EXTRA_FILES} & set(result["files"])) - set(new):
+            _copy(folder / name, stage / name)
+        for name, data in new.items():
+            write_bytes(stage / name, data)
+        result["files"] |= {name: sha256_of(data) for name, data in new.items()}
+        write_json(stage / RESULT, result)
+
+
+def _copy(file: Path, copy: Path) -> None:
+    """A second name of a file where the disk has links, else a copy."""
+    try:
+        copy.hardlink_to(file)
+    except OSError:
+        write_bytes(copy, file.read_bytes())
 
 
 def write_failure(

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 NOTICE = "Research use only, not a medical device."
 RESULT = "result.json"
 FILES = ("lesions.nii.gz", "lungs.nii.gz", "anomaly.nii.gz", "votes.nii.gz", "preview.png")
+EXTRA_FILES = ("report.html", "report.pdf")  # in a result where they were asked for
 LABELS = {
     "lesions.nii.gz": {"0": "no lesion", "1": "lesion"},
     "lungs.nii.gz": {"0": "outside", "1": "right lung", "2": "left lung"},

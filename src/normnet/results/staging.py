@@ -34,9 +34,10 @@ from normnet.io.atomic import (
 )
 from normnet.io.fingerprint import sha256_of
 from normnet.io.output_folder import make_folder
-from normnet.results.schema import FILES, RESULT, is_own, read_result
+from normnet.results.schema import EXTRA_FILES, FILES, RESULT, is_own, read_result
 
 _STAGE = re.compile(r"\.normnet-[0-9a-f]{8}")
+_FILES = (*FILES, *EXTRA_FILES)
 _REPLACED = "replaced.json"  # the old result.json, while the new result takes its place
 
 
@@ -50,8 +51,8 @@ def staged(folder: Path) -> Iterator[Path]:
         folder: The result folder; made where it is missing.
 
     Yields:
-        The hidden folder. The block writes ``result.json`` and those of ``FILES`` that the result
-        has; its ``result.json`` lists them with their sha256.
+        The hidden folder. The block writes ``result.json`` and those of ``FILES`` and ``EXTRA_FILES``
+        that the result has; its ``result.json`` lists them with their sha256.
 
     Raises:
         OutputError: NN-OUT-015 or 016 if a file is in the way that an older result does not list,
@@ -78,7 +79,7 @@ def check_own(folder: Path) -> None:
     """
     result = read_result(folder)
     own = is_own(result)
-    for name in (RESULT, *FILES):
+    for name in (RESULT, *_FILES):
         path = folder / name
         check_regular(path)
         if not path.exists():
@@ -120,7 +121,7 @@ def _take_places(stage: Path, folder: Path) -> None:
     try:
         if (folder / RESULT).exists():
             (folder / RESULT).replace(stage / _REPLACED)
-        for name in FILES:
+        for name in _FILES:
             if (stage / name).exists():
                 (stage / name).replace(folder / name)
             else:
@@ -138,10 +139,10 @@ def _clear(stage: Path, folder: Path) -> None:
         if not os.path.lexists(folder / RESULT):
             for note in (RESULT, _REPLACED):
                 files = (read_result(stage, note) or {}).get("files")
-                for path in (folder / name for name in FILES):
+                for path in (folder / name for name in _FILES):
                     if not path.is_symlink() and path.is_file() and _is_listed(path, files):
                         path.unlink()
-        for name in (*FILES, RESULT, _REPLACED):  # what tells that files are ours goes last
+        for name in (*_FILES, RESULT, _REPLACED):  # what tells that files are ours goes last
             (stage / name).unlink(missing_ok=True)
         remove_temporaries(stage)
     except OSError as error:
