@@ -27,11 +27,14 @@ class Volumes:
         files: By name: ``ct`` in HU, ``lesions`` 0 or 1, ``anomaly`` 0 to 1, ``lungs`` 0 to 2.
         spacing_mm: (z, y, x) of all of them.
         shape: (z, y, x) of all of them.
+        start_mm: World position (z, y, x; LPS) of a lesion in the axial slice with the most lesion;
+            None without a lesion.
     """
 
     files: dict[str, bytes]
     spacing_mm: Triple
     shape: tuple[int, ...]
+    start_mm: Triple | None
 
 
 def make_volumes(
@@ -78,7 +81,17 @@ def make_volumes(
         ]:
             done.result()
         files = {key: path.read_bytes() for key, path in paths.items()}
-    return Volumes(files, coarse.spacing_mm, shape)
+    return Volumes(files, coarse.spacing_mm, shape, _find_start(codes["lesions"], coarse))
+
+
+def _find_start(lesions: np.ndarray, geometry: Geometry) -> Triple | None:
+    """The lesion voxel nearest to the centre of lesion in the slice with the most."""
+    if not lesions.any():
+        return None
+    z = int(lesions.sum(axis=(1, 2)).argmax())
+    places = np.argwhere(lesions[z])
+    y, x = places[((places - places.mean(axis=0)) ** 2).sum(axis=1).argmin()]
+    return tuple(float(mm) for mm in (geometry.affine @ [z, y, x, 1])[:3])
 
 
 def box_weights(n: int, spacing_mm: float) -> np.ndarray:

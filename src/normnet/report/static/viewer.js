@@ -3,7 +3,8 @@
 //   const viewer = await normnetViewer.open(element, { ct, lesions, anomaly, lungs });
 //   await viewer.setLesions(buffer);  // another mask on the same grid
 //
-// element: holds the markup of viewer.html. The volumes: ArrayBuffers of .nii or .nii.gz files on
+// element: holds the markup of viewer.html; its data-start is where the crosshair stands at first,
+// as "x,y,z" in mm (LPS). The volumes: ArrayBuffers of .nii or .nii.gz files on
 // one grid; anomaly and lungs may be missing.
 "use strict";
 (() => {
@@ -12,7 +13,7 @@
   const ramp = ([r, g, b]) => ({ R: [0, r, r], G: [0, g, g], B: [0, b, b], A: [0, 255, 255], I: [0, 1, 255] });
   const COLOURS = {
     lesion: ramp(ORANGE),
-    sides: { R: [0, 70, 120], G: [0, 190, 225], B: [0, 255, 140], A: [0, 40, 40], I: [0, 128, 255] },
+    sides: { R: [0, 70, 120], G: [0, 190, 225], B: [0, 255, 140], A: [0, 3, 3], I: [0, 128, 255] },
     anomaly: { R: [30, 120, 240, 255], G: [10, 30, 110, 240], B: [80, 110, 30, 90], A: [0, 130, 190, 230], I: [0, 80, 170, 255] },
   };
   const OPTIONS = {
@@ -25,7 +26,9 @@
     dragAndDropEnabled: false,
     logLevel: "error",
     loadingText: "",
-    isRuler: false,
+    fontColor: [1, 0.9, 0.3, 1],
+    fontMinPx: 20,
+    crosshairGap: 12,
   };
 
   async function image(name, buffer, colormap, low, high, opacity) {
@@ -68,7 +71,7 @@
 
   async function start(element, find, volumes) {
     if (!document.createElement("canvas").getContext("webgl2")) throw new Error("no WebGL 2");
-    const planes = await attach(find("planes"), { multiplanarLayout: 2 });
+    const planes = await attach(find("planes"), { multiplanarLayout: 2, isRuler: true });
     planes.setMultiplanarPadPixels(4);
     planes.opts.multiplanarShowRender = niivue.SHOW_RENDER.NEVER;
     planes.setSliceType(planes.sliceTypeMultiplanar);
@@ -80,7 +83,7 @@
 
     let solid = null;
     if (volumes.lungs) {
-      solid = await attach(find("solid"), {});
+      solid = await attach(find("solid"), { isOrientCube: true });
       solid.setSliceType(solid.sliceTypeRender);
       solid.addVolume(await image("lungs", volumes.lungs, "sides", 0, 2, 1));
       solid.addVolume(await image("lesions", volumes.lesions, "lesion", 0.5, 1, 1));
@@ -90,6 +93,12 @@
     }
 
     connect(element, find, planes, solid);
+    if (element.dataset.start) {
+      const [x, y, z] = element.dataset.start.split(",").map(Number);
+      planes.scene.crosshairPos = planes.mm2frac([-x, -y, z]); // RAS, as NIfTI
+      planes.drawScene();
+      planes.createOnLocationChange();
+    }
 
     async function setLesions(buffer) {
       for (const nv of [planes, solid]) {
