@@ -290,6 +290,10 @@ FAMILIES = {
         "training itself failed.",
     ),
     "SYN": ("Synthetic lesions", "No lesion can be put into this CT."),
+    "RPT": (
+        "Reports",
+        "The CT of a result is not where it was, or no browser is installed that prints.",
+    ),
     "EVA": ("Evaluation", "Results and reference masks cannot be paired."),
     "DAT": (
         "Data sets and lists of cases",

@@ -29,7 +29,13 @@ ZONES = {
 QUANTIFICATION = {
     "zones": ZONES,
     "hu_bands": {
-        "low": {"low_hu": None, "high_hu": -950, "lung_ml": 90.0, "lung_percent": 3.0, "lesion_ml": 0},
+        "low": {
+            "low_hu": None,
+            "high_hu": -950,
+            "lung_ml": 90.0,
+            "lung_percent": 3.0,
+            "lesion_ml": 0,
+        },
         "normal": {
             "low_hu": -950,
             "high_hu": -750,
@@ -135,8 +141,8 @@ def visit(browser):
     """Open a page; what it asks the network for, logs or fails with must be nothing."""
     contexts, seen = [], []
 
-    def open_page(path: Path, size=(1280, 900), ready: str = "", **options):
-        context = browser.new_context(viewport=dict(zip(("width", "height"), size)), **options)
+    def open_page(path: Path, size=(1280, 900), ready: str = ""):
+        context = browser.new_context(viewport={"width": size[0], "height": size[1]})
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(60_000)

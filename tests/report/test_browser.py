@@ -77,16 +77,25 @@ def test_the_crosshair_moves_as_the_patient_lies(visit, reported):
     page = visit(reported / "plain" / "report.html", ready=READY)
 
     def place():
-        return page.evaluate("normnetReport.viewer.planes.frac2mm("
-                             "normnetReport.viewer.planes.scene.crosshairPos)").copy()
+        return page.evaluate(
+            "normnetReport.viewer.planes.frac2mm(normnetReport.viewer.planes.scene.crosshairPos)"
+        ).copy()
 
-    start = list(page.evaluate("Object.values(normnetReport.viewer.planes.frac2mm("
-                               "normnetReport.viewer.planes.scene.crosshairPos))"))
+    start = list(
+        page.evaluate(
+            "Object.values(normnetReport.viewer.planes.frac2mm("
+            "normnetReport.viewer.planes.scene.crosshairPos))"
+        )
+    )
     page.locator("canvas[data-planes]").focus()
     for key in ("ArrowRight", "ArrowUp", "PageUp"):
         page.keyboard.press(key)
-    moved = list(page.evaluate("Object.values(normnetReport.viewer.planes.frac2mm("
-                               "normnetReport.viewer.planes.scene.crosshairPos))"))
+    moved = list(
+        page.evaluate(
+            "Object.values(normnetReport.viewer.planes.frac2mm("
+            "normnetReport.viewer.planes.scene.crosshairPos))"
+        )
+    )
     right, front, up = (b - a for a, b in zip(start[:3], moved[:3], strict=True))
     assert right < 0 < front and up > 0
 

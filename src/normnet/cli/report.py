@@ -28,17 +28,14 @@ def report(
     The pages show the CT, so each CT is read again and must be the one that was segmented. Without
     --scans it is looked for at the path in result.json, from the current folder.
     """
-    from normnet.cli.failures import as_named_error
-    from normnet.cli.texts import progress_bar, say, warn
+    from normnet.cli.texts import say
     from normnet.errors import InputError
     from normnet.report.cohort import check_index, write_index
     from normnet.report.printing import find_browser
-    from normnet.results.schema import RESULT, read_result
+    from normnet.results.schema import RESULT
 
-    folders = sorted(path.parent for path in results.glob(f"*/{RESULT}"))
     alone = (results / RESULT).is_file()
-    if alone:
-        folders = [results]
+    folders = [results] if alone else sorted(path.parent for path in results.glob(f"*/{RESULT}"))
     if not folders:
         raise InputError("NN-RPT-005", "no result", results.name, "give the --out of 'segment'")
     if pdf:
@@ -48,6 +45,26 @@ def report(
     items: dict[str, Item] = {}
     for path in scans or ():
         items |= find_scans(path)
+    codes = report_each(folders, items, pdf)
+    if not alone:
+        write_index(results)
+        say("index.html written")
+    failed = [code for code in codes if code]
+    return 0 if not failed else failed[0] if alone else 9
+
+
+def report_each(folders: list[Path], items: dict[str, Item], pdf: bool) -> list[int]:
+    """Write the reports of all complete results among some folders; one exit code for each.
+
+    Args:
+        folders: Of results.
+        items: CTs by their sha256, as ``find_scans`` makes them.
+        pdf: Whether to print the reports, too.
+    """
+    from normnet.cli.failures import as_named_error
+    from normnet.cli.texts import progress_bar, say, warn
+    from normnet.results.schema import read_result
+
     codes = []
     with progress_bar() as bar:
         for n, folder in enumerate(folders):
@@ -63,12 +80,7 @@ def report(
                 error = as_named_error(caught, folder.name)
                 warn(f"{folder.name}: {error}")
                 codes.append(error.exit_code)
-    if not alone:
-        write_index(results)
-        say("index.html written")
-    if not any(codes):
-        return 0
-    return codes[0] if len(codes) == 1 else 9
+    return codes
 
 
 def report_again(folder: Path, result: Result, items: dict[str, Item], pdf: bool) -> None:
@@ -115,6 +127,4 @@ def find_scans(path: Path) -> dict[str, Item]:
         census = take_census([path], is_result_file)
     except NormNetError:
         return {}
-    return {
-        fingerprint(item.path, item.files): item for item in census.items if item.error is None
-    }
+    return {fingerprint(item.path, item.files): item for item in census.items if item.error is None}

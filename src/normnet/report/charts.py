@@ -83,7 +83,11 @@ def draw_density(quantification: Mapping[str, Any]) -> Chart | None:
         return None
     low, high = edges[0], edges[-1]
     spans = [
-        (name, max(low, _number(band.get("low_hu"), low)), min(high, _number(band.get("high_hu"), high)))
+        (
+            name,
+            max(low, _number(band.get("low_hu"), low)),
+            min(high, _number(band.get("high_hu"), high)),
+        )
         for name, band in (quantification.get("hu_bands") or {}).items()
     ]
     return draw_bars(edges, values, "HU", "ml", [span for span in spans if span[1] < span[2]])
@@ -143,7 +147,9 @@ def draw_bars(
     return chart
 
 
-def draw_distribution(values: Sequence[float], name: str, unit: str, n_bins: int = 20) -> Chart | None:
+def draw_distribution(
+    values: Sequence[float], name: str, unit: str, n_bins: int = 20
+) -> Chart | None:
     """A histogram of one number over many scans.
 
     Returns:

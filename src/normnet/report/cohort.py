@@ -9,6 +9,7 @@ Error ids: NN-OUT-015 an ``index.html`` that normnet did not write, 016 a link.
 from __future__ import annotations
 
 import io
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def draw_thumbnail(preview: Path) -> bytes | None:
     edges = np.flatnonzero(np.diff(empty.astype(np.int8)))
     stretches = [
         (int(start) + 1, int(stop) + 1)
-        for start, stop in zip(edges, edges[1:], strict=False)
+        for start, stop in pairwise(edges)
         if not empty[start + 1] and stop - start >= THUMB_PX / 2
     ]
     if stretches:

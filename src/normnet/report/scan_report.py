@@ -9,7 +9,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -81,24 +81,37 @@ def write_report(folder: Path, scan: Scan, maps: Maps, result: Result, pdf: bool
         making = pool.submit(
             volumes.make_volumes, scan, maps.lung_labels, maps.lesion_mask, maps.prob_anomaly
         )
-        values = {
-            "result": result,
-            "views": draw_views(scan, maps.lung_labels, maps.lesion_mask),
-            "density": charts.draw_density(result.get("quantification") or {}),
-            "votes_ml": charts.count_votes(
-                scan.volume_hu,
-                maps.lung_labels,
-                maps.n_votes_normal,
-                result["model"]["n_members"],
-                WindowConfig().bright_hu,
-                scan.geometry.voxel_ml,
-            ),
-            "share_classes": charts.SHARE_CLASSES,
-            "share_class": charts.share_class,
-            "step_hu": volumes.STEP_HU,
-            "highest_hu": volumes.LOWEST_HU + 255 * volumes.STEP_HU,
-        }
+        values = describe(scan, maps, result)
         files = {PAGE: pages.render("report.html", {**values, "volumes": making.result()})}
     if pdf:  # paper has no use for the volume
-        files[PRINT] = print_page(pages.render("report.html", {**values, "volumes": None}))
+        files[PRINT] = print_page(pages.render("report.html", values))
     add_files(folder, files)
+
+
+def describe(scan: Scan, maps: Maps, result: Result) -> dict[str, Any]:
+    """The variables of the template ``report.html``, without the volumes of the viewer.
+
+    Args:
+        scan: As read.
+        maps: What was found in it.
+        result: The content of ``result.json``.
+    """
+    votes_ml = charts.count_votes(
+        scan.volume_hu,
+        maps.lung_labels,
+        maps.n_votes_normal,
+        result["model"]["n_members"],
+        WindowConfig().bright_hu,
+        scan.geometry.voxel_ml,
+    )
+    return {
+        "result": result,
+        "views": draw_views(scan, maps.lung_labels, maps.lesion_mask),
+        "density": charts.draw_density(result.get("quantification") or {}),
+        "votes_ml": votes_ml,
+        "share_classes": charts.SHARE_CLASSES,
+        "share_class": charts.share_class,
+        "step_hu": volumes.STEP_HU,
+        "highest_hu": volumes.LOWEST_HU + 255 * volumes.STEP_HU,
+        "volumes": None,
+    }

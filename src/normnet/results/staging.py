@@ -51,8 +51,8 @@ def staged(folder: Path) -> Iterator[Path]:
         folder: The result folder; made where it is missing.
 
     Yields:
-        The hidden folder. The block writes ``result.json`` and those of ``FILES`` and ``EXTRA_FILES``
-        that the result has; its ``result.json`` lists them with their sha256.
+        The hidden folder. The block writes ``result.json`` and those of ``FILES`` and
+        ``EXTRA_FILES`` that the result has; its ``result.json`` lists them with their sha256.
 
     Raises:
         OutputError: NN-OUT-015 or 016 if a file is in the way that an older result does not list,

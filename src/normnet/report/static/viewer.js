@@ -9,6 +9,7 @@
 "use strict";
 (() => {
   const WINDOWS_HU = { lung: [-1350, 150], mediastinum: [-160, 240] };
+  const BAR_MM = 50;
   const ORANGE = [255, 122, 0];
   const ramp = ([r, g, b]) => ({ R: [0, r, r], G: [0, g, g], B: [0, b, b], A: [0, 255, 255], I: [0, 1, 255] });
   const COLOURS = {
@@ -71,7 +72,7 @@
 
   async function start(element, find, volumes) {
     if (!document.createElement("canvas").getContext("webgl2")) throw new Error("no WebGL 2");
-    const planes = await attach(find("planes"), { multiplanarLayout: 2, isRuler: true });
+    const planes = await attach(find("planes"), { multiplanarLayout: 2 });
     planes.setMultiplanarPadPixels(4);
     planes.opts.multiplanarShowRender = niivue.SHOW_RENDER.NEVER;
     planes.setSliceType(planes.sliceTypeMultiplanar);
@@ -152,13 +153,27 @@
 
     planes.onLocationChange = (place) => {
       const [right, front, up] = place.mm; // RAS, as NIfTI
-      const hu = Math.round(place.values[0].value);
-      const [x, y, z] = [-right, -front, up].map((mm) => mm.toFixed(0).replace("-", "−"));
+      const write = (number) => number.toFixed(0).replace("-", "−");
+      const hu = write(place.values[0].value);
+      const [x, y, z] = [-right, -front, up].map(write);
       find("place").textContent =
         `Crosshair: x ${x}, y ${y}, z ${z} mm (to the left, the back, the head); ${hu} HU`;
       slider.value = Math.floor(planes.scene.crosshairPos[2] * nz);
       find("slice-text").textContent = `z ${z} mm`;
     };
+
+    // The scale bar follows the size of the canvas and the zoom.
+    const showScale = () => requestAnimationFrame(() => {
+      const slice = planes.screenSlices.find((each) => each.fovMM.length > 1);
+      if (!slice) return;
+      const pxPerMm = slice.leftTopWidthHeight[2] / slice.fovMM[0];
+      const ratio = planes.canvas.width / planes.canvas.clientWidth;
+      find("scale").style.width = `${(BAR_MM * pxPerMm) / ratio}px`;
+    });
+    new ResizeObserver(showScale).observe(find("planes"));
+    for (const kind of ["pointerup", "pointermove", "wheel", "touchend"]) {
+      find("planes").addEventListener(kind, showScale, { passive: true });
+    }
 
     // By keyboard: steps of the crosshair in voxels (right, front, up), turns of the lungs.
     const moves = {
