@@ -108,7 +108,12 @@ def reported(tmp_path_factory):
     from normnet.results.table import write_table
 
     out = tmp_path_factory.mktemp("cohort")
-    extra = {"quantification": QUANTIFICATION, "quality": {"flags": ["thick_slices"]}}
+    edges = {"lesion_ml": [90.0, 130.0], "regions": {"left_lower": [20.5, 30.5]}}
+    extra = {
+        "quantification": QUANTIFICATION,
+        "uncertainty": edges,
+        "quality": {"flags": ["thick_slices"]},
+    }
     write_case(out / "plain", extra=extra)
     flags = {"flags": [HOSTILE]}
     write_case(out / "hostile", HOSTILE, (HOSTILE, "dense"), {"quality": flags}, seed=1)

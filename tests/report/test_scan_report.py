@@ -47,7 +47,7 @@ def test_the_sentence_and_the_tables_have_the_numbers_of_the_result(page, report
     assert f"{both['lesion_percent']:.1f} % of the lungs" in text
     assert "90.0 to 130.0 ml" in text
     assert "61 % of them are ground glass, 39 % consolidation" in text
-    assert "Left lower zone 500 25.0 5.0" in text
+    assert "Left lower zone 500 25.0 20.5 30.5 5.0" in text
     assert "B normal −950 −750 2 600 87.0 2.5" in text
     assert "1 80.00 52 left lower" in text or "1 80.00 51 left lower" in text
     assert "Severity by zones, 0 to 24 7" in text

@@ -11,9 +11,14 @@ import numpy as np
 
 # Classes of the share of a zone that is lesion: those of the CT severity score of Pan et al. 2020
 # (doi 10.1148/radiol.2020200370), which knows 0, < 5, 5 to 25, 26 to 49, 50 to 75 and > 75 %.
-SHARE_CLASSES = (("none", 0.0), ("below 5 %", 5.0), ("5 to 25 %", 25.0), ("25 to 50 %", 50.0))
-SHARE_CLASSES += (("50 to 75 %", 75.0), ("above 75 %", math.inf))
-ZONES = ("upper", "middle", "lower")
+SHARE_CLASSES: tuple[tuple[str, float], ...] = (
+    ("none", 0.0),
+    ("below 5 %", 5.0),
+    ("5 to 25 %", 25.0),
+    ("25 to 50 %", 50.0),
+    ("50 to 75 %", 75.0),
+    ("above 75 %", math.inf),
+)
 N_TICKS = 5
 
 

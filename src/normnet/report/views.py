@@ -83,9 +83,9 @@ def draw_views(scan: Scan, lung_labels: np.ndarray, lesion_mask: np.ndarray) -> 
         for place in chosen[::-1] if axis == 0 else chosen:
             cut = (place, box[1], box[2]) if axis == 0 else (box[0], place, box[2])
             upward = slice(None, None, 1 if axis == 0 else -1)  # the head is above
-            slices = [array[cut][upward] for array in (hu, lungs, lesions)]
-            size, px_per_mm = _size(slices[0].shape, spacing_mm)
-            picture, marks = _draw(*slices, size)
+            found = lesions[cut][upward]
+            size, px_per_mm = _size(found.shape, spacing_mm)
+            picture, marks = _draw(hu[cut][upward], lungs[cut][upward], found, size)
             n_slices = hu.shape[axis]
             views.append(
                 View(
@@ -93,7 +93,7 @@ def draw_views(scan: Scan, lung_labels: np.ndarray, lesion_mask: np.ndarray) -> 
                     n_slices - 1 - place if flipped else place,
                     n_slices,
                     geometry.origin_mm[axis] + place * geometry.spacing_mm[axis],
-                    float(np.count_nonzero(slices[2])) * spacing_mm[0] * spacing_mm[1] / 100,
+                    float(np.count_nonzero(found)) * spacing_mm[0] * spacing_mm[1] / 100,
                     picture,
                     marks,
                     *size,
