@@ -53,9 +53,15 @@ def test_the_viewer_shows_the_ct_and_its_controls_change_it(visit, reported):
     page.get_by_label("Mediastinum (40 / 400 HU)").check()
     assert np.abs(pixels(page) - before).mean() > 2
     page.get_by_label("Lung (−600 / 1500 HU)").check()
+    page.locator("[data-opacity]").fill("0")
     before = pixels(page)
     page.get_by_label("Map of anomaly").check()
     assert (np.abs(pixels(page) - before).max(axis=-1) > 30).sum() > 50
+
+    bar = page.locator("[data-scale]").bounding_box()["width"]
+    slices = page.evaluate("normnetReport.viewer.planes.screenSlices")
+    width = slices[0]["leftTopWidthHeight"][2]
+    assert abs(bar - 50 * width / slices[0]["fovMM"][0]) < 2  # one device pixel per CSS pixel
 
     place = page.locator("[data-place]")
     text = place.inner_text()
@@ -76,26 +82,15 @@ def test_the_crosshair_moves_as_the_patient_lies(visit, reported):
     """An arrow to the right of the picture goes to the patient's left, x grows (LPS)."""
     page = visit(reported / "plain" / "report.html", ready=READY)
 
-    def place():
-        return page.evaluate(
-            "normnetReport.viewer.planes.frac2mm(normnetReport.viewer.planes.scene.crosshairPos)"
-        ).copy()
-
-    start = list(
-        page.evaluate(
-            "Object.values(normnetReport.viewer.planes.frac2mm("
-            "normnetReport.viewer.planes.scene.crosshairPos))"
-        )
+    position = (
+        "Object.values(normnetReport.viewer.planes.frac2mm("
+        "normnetReport.viewer.planes.scene.crosshairPos))"
     )
+    start = page.evaluate(position)
     page.locator("canvas[data-planes]").focus()
     for key in ("ArrowRight", "ArrowUp", "PageUp"):
         page.keyboard.press(key)
-    moved = list(
-        page.evaluate(
-            "Object.values(normnetReport.viewer.planes.frac2mm("
-            "normnetReport.viewer.planes.scene.crosshairPos))"
-        )
-    )
+    moved = page.evaluate(position)
     right, front, up = (b - a for a, b in zip(start[:3], moved[:3], strict=True))
     assert right < 0 < front and up > 0
 

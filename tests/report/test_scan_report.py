@@ -178,6 +178,7 @@ def test_views_have_the_aspect_of_the_patient():
 
 def test_numbers_are_written_for_people():
     assert write_number(1234.56) == "1\u202f234.6" and write_number(-0.01) == "0.0"
+    assert write_number(0.02) == "<0.1" and write_number(0) == "0.0"
     assert write_number(-873.4, 0) == "−873" and write_number(None) == "–"
 
 

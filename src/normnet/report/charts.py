@@ -69,14 +69,14 @@ def share_class(percent: float | None) -> int:
     )
 
 
-def draw_density(quantification: Mapping[str, Any]) -> Chart | None:
-    """How much lung, and how much lesion, has which density.
+def draw_density(quantification: Mapping[str, Any]) -> dict[str, Chart] | None:
+    """How much lung, and how much lesion, has which density: two charts of one axis.
 
     Args:
         quantification: Its ``lung_density_histogram`` is drawn, its ``hu_bands`` lie behind.
 
     Returns:
-        None where there is no histogram.
+        ``lung`` and ``lesion``; None where there is no histogram.
     """
     histogram = quantification.get("lung_density_histogram") or {}
     edges = [float(edge) for edge in histogram.get("edges_hu") or ()]
@@ -95,7 +95,8 @@ def draw_density(quantification: Mapping[str, Any]) -> Chart | None:
         )
         for name, band in (quantification.get("hu_bands") or {}).items()
     ]
-    return draw_bars(edges, values, "HU", "ml", [span for span in spans if span[1] < span[2]])
+    spans = [span for span in spans if span[1] < span[2]]
+    return {name: draw_bars(edges, {name: row}, "HU", "ml", spans) for name, row in values.items()}
 
 
 def draw_bars(

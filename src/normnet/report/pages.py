@@ -79,12 +79,15 @@ def read_asset(name: str) -> Asset:
 
 
 def write_number(value: object, decimals: int = 1) -> str:
-    """A number with a fixed number of decimals; a dash for what is no number."""
+    """A number with a fixed number of decimals; a dash for what is no number.
+
+    What is above zero but would be written as zero is written as below the least that is not.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float):
         return NOTHING
     text = f"{value:,.{decimals}f}".replace(",", "\N{NARROW NO-BREAK SPACE}")
     if not text.strip("-0.\N{NARROW NO-BREAK SPACE}"):
-        return text.lstrip("-")  # no negative zero
+        return f"<{10**-decimals:.{decimals}f}" if value > 0 else text.lstrip("-")
     return text.replace("-", MINUS)
 
 

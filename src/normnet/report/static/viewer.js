@@ -160,6 +160,7 @@
         `Crosshair: x ${x}, y ${y}, z ${z} mm (to the left, the back, the head); ${hu} HU`;
       slider.value = Math.floor(planes.scene.crosshairPos[2] * nz);
       find("slice-text").textContent = `z ${z} mm`;
+      showScale();
     };
 
     // The scale bar follows the size of the canvas and the zoom.
