@@ -56,8 +56,8 @@ class Chart:
     bands: list[Bar]
     x_ticks: list[Tick]
     y_ticks: list[Tick]
-    width: float = 640.0
-    height: float = 220.0
+    width: float = 400.0
+    height: float = 200.0
 
 
 def share_class(percent: float | None) -> int:
@@ -105,6 +105,7 @@ def draw_bars(
     x_unit: str,
     y_unit: str,
     spans: Sequence[tuple[str, float, float]] = (),
+    least_step: float = 0.0,
 ) -> Chart:
     """A chart of values in bins.
 
@@ -114,11 +115,12 @@ def draw_bars(
         x_unit: Of the edges, for the titles of the bars.
         y_unit: Of the values.
         spans: (name, from, to) of the bands.
+        least_step: Of the marks of the vertical axis: 1 where the values are counts.
     """
     chart = Chart({}, [], [], [])
     low, high = edges[0], edges[-1]
     top = max((max(row, default=0.0) for row in values.values()), default=0.0) or 1.0
-    step = round_step(top / N_TICKS)
+    step = max(least_step, round_step(top / N_TICKS))
     top = step * math.ceil(top / step - 1e-9)
 
     def x_of(value: float) -> float:
@@ -140,7 +142,7 @@ def draw_bars(
         Bar(x_of(start), 0.0, x_of(stop) - x_of(start), chart.height, name)
         for name, start, stop in spans
     )
-    x_step = round_step((high - low) / (N_TICKS + 1))
+    x_step = round_step((high - low) / N_TICKS)
     first = math.ceil(low / x_step - 1e-9)
     last = math.floor(high / x_step + 1e-9)
     chart.x_ticks.extend(
@@ -168,7 +170,7 @@ def draw_distribution(
     high = max(low + 1, math.floor(max(values) / step) + 1)
     edges = [n * step for n in range(low, high + 1)]
     counts, _ = np.histogram(values, edges)
-    return draw_bars(edges, {name: [float(n) for n in counts]}, unit, "")
+    return draw_bars(edges, {name: [float(n) for n in counts]}, unit, "", least_step=1.0)
 
 
 def round_step(least: float) -> float:
