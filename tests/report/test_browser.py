@@ -61,7 +61,7 @@ def test_the_viewer_shows_the_ct_and_its_controls_change_it(visit, reported):
     bar = page.locator("[data-scale]").bounding_box()["width"]
     slices = page.evaluate("normnetReport.viewer.planes.screenSlices")
     width = slices[0]["leftTopWidthHeight"][2]
-    assert abs(bar - 50 * width / slices[0]["fovMM"][0]) < 2  # one device pixel per CSS pixel
+    assert abs(bar - 50 * width / abs(slices[0]["fovMM"][0])) < 2  # one device pixel per CSS pixel
 
     place = page.locator("[data-place]")
     text = place.inner_text()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -57,7 +58,7 @@ def make_volumes(
         box_weights(part.stop - part.start, spacing)
         for part, spacing in zip(box, geometry.spacing_mm, strict=True)
     ]
-    shape = tuple(len(matrix) for matrix in weights)
+    shape = tuple(matrix.shape[0] for matrix in weights)
     coarse = _coarse_geometry(geometry, box, shape)
 
     def shrink(array: np.ndarray) -> np.ndarray:
@@ -94,7 +95,7 @@ def _find_start(lesions: np.ndarray, geometry: Geometry) -> Triple | None:
     return tuple(float(mm) for mm in (geometry.affine @ [z, y, x, 1])[:3])
 
 
-def box_weights(n: int, spacing_mm: float) -> np.ndarray:
+def box_weights(n: int, spacing_mm: float) -> Any:
     """How much each voxel of an axis counts in each voxel of the coarser axis.
 
     Args:
@@ -102,26 +103,27 @@ def box_weights(n: int, spacing_mm: float) -> np.ndarray:
         spacing_mm: Between their centres.
 
     Returns:
-        (m, n) float32, each row with the sum 1. The m voxels cover the same length; m is n where
-        the axis is not finer than ``VOXEL_MM``.
+        (m, n) sparse float32, each row with the sum 1. The m voxels cover the same length; m is n
+        where the axis is not finer than ``VOXEL_MM``.
     """
+    from scipy.sparse import csr_array
+
     m = max(1, min(n, round(n * spacing_mm / VOXEL_MM)))
     edges = np.arange(m + 1) * (n / m)
     overlap = np.minimum(edges[1:, None], np.arange(1, n + 1)) - np.maximum(
         edges[:-1, None], np.arange(n)
     )
-    weights: np.ndarray = (np.clip(overlap, 0, None) * (m / n)).astype(np.float32)
-    return weights
+    return csr_array((np.clip(overlap, 0, None) * (m / n)).astype(np.float32))
 
 
-def average(array: np.ndarray, weights: Sequence[np.ndarray]) -> np.ndarray:
+def average(array: np.ndarray, weights: Sequence[Any]) -> np.ndarray:
     """Average a (z, y, x) array over coarser voxels; one matrix of ``box_weights`` per axis."""
     along_z, along_y, along_x = weights
-    rows = np.empty((array.shape[0], len(along_y), len(along_x)), np.float32)
+    rows = np.empty((array.shape[0], along_y.shape[0], along_x.shape[0]), np.float32)
     for plane, row in zip(array, rows, strict=True):
-        row[:] = along_y @ (plane.astype(np.float32) @ along_x.T)
-    averaged: np.ndarray = np.tensordot(along_z, rows, axes=1)
-    return averaged
+        row[:] = along_y @ (along_x @ plane.T.astype(np.float32)).T
+    averaged: np.ndarray = along_z @ rows.reshape(len(rows), -1)
+    return averaged.reshape(-1, *rows.shape[1:])
 
 
 def _coarse_geometry(

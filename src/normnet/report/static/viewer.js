@@ -167,7 +167,7 @@
     const showScale = () => requestAnimationFrame(() => {
       const slice = planes.screenSlices.find((each) => each.fovMM.length > 1);
       if (!slice) return;
-      const pxPerMm = slice.leftTopWidthHeight[2] / slice.fovMM[0];
+      const pxPerMm = slice.leftTopWidthHeight[2] / Math.abs(slice.fovMM[0]);
       const ratio = planes.canvas.width / planes.canvas.clientWidth;
       find("scale").style.width = `${(BAR_MM * pxPerMm) / ratio}px`;
     });
