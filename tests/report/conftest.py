@@ -153,7 +153,7 @@ def visit(browser):
         page.set_default_timeout(60_000)
         own = path.as_uri()
         page.on("request", lambda request: note_request(request.url, own))
-        page.on("console", lambda message: seen.append(message.text))
+        page.on("console", note_message)
         page.on("pageerror", lambda error: seen.append(str(error)))
         page.add_init_script(
             "window.violations = []; document.addEventListener('securitypolicyviolation',"
@@ -163,6 +163,10 @@ def visit(browser):
         if ready:
             page.wait_for_selector(ready)
         return page
+
+    def note_message(message) -> None:
+        if message.type == "error":
+            seen.append(message.text)
 
     def note_request(url: str, own: str) -> None:
         if url.split("#")[0] != own and not url.startswith("data:"):

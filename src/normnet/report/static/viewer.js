@@ -27,7 +27,7 @@
     dragAndDropEnabled: false,
     logLevel: "error",
     loadingText: "",
-    fontColor: [1, 0.9, 0.3, 1],
+    fontColor: [0.2, 0.55, 1, 1],
     fontMinPx: 20,
     crosshairGap: 12,
   };
