@@ -299,6 +299,10 @@ FAMILIES = {
         "Comparison of two scans",
         "A result to compare is missing, incomplete, or of an older version.",
     ),
+    "RPT": (
+        "Reports",
+        "The CT of a result is not where it was, or no browser is installed that prints.",
+    ),
     "EVA": ("Evaluation", "Results and reference masks cannot be paired."),
     "DAT": (
         "Data sets and lists of cases",

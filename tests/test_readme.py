@@ -14,7 +14,7 @@ from normnet.cli.main import app, main
 from normnet.config import Config, NetworkConfig, load_config
 from normnet.errors import NormNetError
 from normnet.io.formats.nifti import write_image
-from normnet.results.schema import EXPORTS, FILES, RESULT
+from normnet.results.schema import FILES, REQUESTED, RESULT
 from tests.docs.test_reference import generated
 from tests.experiments.conftest import SCALE
 from tests.phantoms import thorax_phantom, write_dicom, write_nifti
@@ -116,7 +116,8 @@ def test_links_lead_somewhere(document):
 def test_files_of_a_result_are_all_explained():
     page = (ROOT / "docs/reference/results.md").read_text(encoding="utf-8")
     table = page[: page.index("## Axes and units")]
-    assert set(re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)) == {*FILES, *EXPORTS, RESULT}
+    named = set(re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE))
+    assert named == {*FILES, *REQUESTED, RESULT}
 
 
 def test_exit_codes_are_those_of_the_errors():

@@ -25,6 +25,7 @@ from normnet.cli import (
     evaluate,
     info,
     prepare,
+    report,
     reproduce,
     segment,
     slicer,
@@ -54,6 +55,7 @@ app.command("prepare")(prepare.prepare)
 app.command("train")(train.train)
 app.command("train-lungs")(train_lungs.train_lungs)
 app.command("synthesize")(synthesize.synthesize)
+app.command("report")(report.report)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("info")(info.info)

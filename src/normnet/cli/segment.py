@@ -59,6 +59,7 @@ class Run:
         debug: Whether to print the traceback of a failure.
         exports: Files that are asked for beside the usual ones.
         store: Sends finished DICOM objects to a server; None where they stay here.
+        pages: The pages to write for each scan: none, ``report.html``, and ``report.pdf``.
     """
 
     out: Path
@@ -72,6 +73,7 @@ class Run:
     debug: bool
     exports: Exports
     store: Callable[[Sequence[Path]], None] | None
+    pages: Set[str]
 
 
 def segment(
@@ -146,6 +148,12 @@ def segment(
     store: Annotated[
         bool, typer.Option("--store", help="Send the DICOM objects to the server of --dicomweb.")
     ] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Write report.html per scan, and index.html of all.")
+    ] = False,
+    report_pdf: Annotated[
+        bool, typer.Option("--report-pdf", help="Write report.pdf too, by Chromium.")
+    ] = False,
 ) -> int:
     """Segment lesions: masks, maps, volumes and a picture per scan, and results.csv of all scans.
 
@@ -190,6 +198,7 @@ def segment(
     check_output(out, paths)
     check_lock(out)
     check_table(out)
+    pages = _pages(report, report_pdf, out)
 
     @cache  # called when the first CT has been read, so that a bad file is refused soon
     def load() -> tuple[Model, str]:
@@ -199,10 +208,26 @@ def segment(
     inputs = {path.resolve() for path in (*read, *([Path(config)] if config else []))}
     send = server.store if server and store else None
     owners = read_owners(out)
-    run = Run(out, settings, load, lungs, lobes, inputs, owners, set(), context.obj, exports, send)
+    run = Run(
+        out, settings, load, lungs, lobes, inputs, owners, set(), context.obj, exports, send, pages
+    )
     jobs = _plan(items, run, manifests)
     done = {job.folder for job in jobs if not overwrite and is_done(job.folder, job.key, exports)}
     return _work(jobs, done, run)
+
+
+def _pages(report: bool, report_pdf: bool, out: Path) -> Set[str]:
+    """The files that the options ask for, when they can be written."""
+    if not (report or report_pdf):
+        return frozenset()
+    from normnet.report.cohort import check_index
+    from normnet.report.printing import find_browser
+    from normnet.report.scan_report import PAGE, PRINT
+
+    check_index(out)
+    if report_pdf:
+        find_browser()
+    return {PAGE, PRINT} if report_pdf else {PAGE}
 
 
 def _plan(items: list[Item], run: Run, manifests: list[dict[str, Any]]) -> list[Job]:
@@ -231,13 +256,17 @@ def _work(jobs: list[Job], done: Set[Path], run: Run) -> int:
                 if job.folder in done:
                     if len(done) < len(jobs):
                         _print_line(job, "done already")
-                    error = _store(job, run)
+                    error = _add_pages(job, run) or _store(job, run)
                 else:
                     error = _claim_and_segment(job, run, bar)
                 if error:
                     failed[job.folder] = error
     finally:  # also when a signal stops the run
         write_table(run.out)
+        if run.pages:
+            from normnet.report.cohort import write_index
+
+            write_index(run.out)
     return _sum_up(jobs, failed, done)
 
 
@@ -320,7 +349,7 @@ def _segment_one(job: Job, run: Run, bar: Bar) -> NormNetError | None:
         )
         found = replace(found, seconds={"reading": reading, **found.seconds})
         bar(f"{job.name}: writing", 0, 1)
-        return write_results(
+        result = write_results(
             found,
             scan,
             job.folder,
@@ -331,6 +360,12 @@ def _segment_one(job: Job, run: Run, bar: Bar) -> NormNetError | None:
             exports=run.exports,
             dicom_files=job.item.files,
         )
+        if run.pages:
+            from normnet.report.scan_report import PRINT, Maps, write_report
+
+            bar(f"{job.name}: report", 0, 1)
+            write_report(job.folder, scan, Maps.of(found), result, PRINT in run.pages)
+        return result
 
     inputs = _try(job, read, run.debug)
     if isinstance(inputs, NormNetError):
@@ -359,6 +394,28 @@ def _store(job: Job, run: Run) -> NormNetError | None:
         warn(f"{job.folder.name}: {error}")
         return error
     say(f"{job.folder.name}: stored {', '.join(names)}")
+    return None
+
+
+def _add_pages(job: Job, run: Run) -> NormNetError | None:
+    """Write the pages that a finished result lacks; returns the error if that fails."""
+    from normnet.cli.failures import as_named_error
+    from normnet.cli.report import report_again
+    from normnet.cli.texts import warn
+    from normnet.report.scan_report import PRINT
+    from normnet.results.schema import read_result
+
+    result = read_result(job.folder) or {}
+    if run.pages <= set(result["files"]):
+        return None
+    try:
+        report_again(job.folder, result, {job.key["input"]: job.item}, PRINT in run.pages)
+    except Exception as caught:
+        if run.debug:
+            traceback.print_exception(caught)
+        error = as_named_error(caught, job.folder.name)
+        warn(f"{job.folder.name}: {error}")
+        return error
     return None
 
 

@@ -1,4 +1,4 @@
-"""Masks on the grid of a scan, in whatever orientation their file stores them."""
+"""Masks and maps on the grid of a scan, in whatever orientation their file stores them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from normnet.errors import GeometryError
 from normnet.io.formats.nifti import write_image
 from normnet.io.read import read_stored
-from normnet.io.values import labels_of
+from normnet.io.values import labels_of, rescale
 from normnet.scan import Geometry, Scan
 
 _TOLERANCE_VOX = 0.1
@@ -40,13 +40,26 @@ def read_mask(path: Path | str, like: Scan) -> np.ndarray:
     return read_labels(path, like) > 0
 
 
+def read_map(path: Path | str, like: Scan) -> np.ndarray:
+    """As ``read_labels``, but (z, y, x) float32: the values that a map states.
+
+    Raises:
+        GeometryError: As ``read_labels``.
+        ValueRangeError: NN-VAL-005 if a value is NaN or infinite.
+    """
+    path = Path(path)
+    stored = read_stored(path)
+    values = rescale(stored, path.name).astype(np.float32, copy=False)
+    return _reordered(values, stored.geometry, like, path.name)
+
+
 def write_mask(path: Path | str, mask: np.ndarray, geometry: Geometry) -> None:
     """Write a (z, y, x) bool or uint8 array as ``.nii.gz``; raises as ``write_image``."""
     write_image(Path(path), mask, geometry)
 
 
 def _reordered(labels: np.ndarray, geometry: Geometry, like: Scan, where: str) -> np.ndarray:
-    """Flip and permute the axes of a mask to those of the scan.
+    """Flip and permute the axes of a mask or a map to those of the scan.
 
     Only the affines decide how, never the shapes.
     """

@@ -26,8 +26,8 @@ from normnet.io.output_folder import check_no_input, make_folder
 from normnet.results.exports import NOTHING, Exports, write_exports
 from normnet.results.names import own_name
 from normnet.results.schema import (
-    EXPORTS,
     FILES,
+    REQUESTED,
     RESULT,
     Result,
     describe_failure,
@@ -200,7 +200,7 @@ def claimed_folder(
             if output_folder(out, path, set(taken), key, name, owners) == folder:
                 break
             lock.close()  # meanwhile another process has written a result there
-        for file in (RESULT, *FILES, *EXPORTS):
+        for file in (RESULT, *FILES, *REQUESTED):
             check_no_input(folder / file, inputs)
         remove_leftovers(folder)
         check_own(folder)
@@ -221,7 +221,7 @@ def is_done(folder: Path, key: dict[str, str], exports: Exports = NOTHING) -> bo
         return False
     files = result.get("files", {})
     try:
-        return {*FILES, *exports.files} <= set(files) <= {*FILES, *EXPORTS} and all(
+        return {*FILES, *exports.files} <= set(files) <= {*FILES, *REQUESTED} and all(
             sha256_of(folder / name) == files[name] for name in files
         )
     except OSError:
@@ -230,7 +230,7 @@ def is_done(folder: Path, key: dict[str, str], exports: Exports = NOTHING) -> bo
 
 def is_result_file(path: Path) -> bool:
     """Whether a file found in a folder is a result of normnet and no scan."""
-    return path.name in (*FILES, *EXPORTS) and is_started(path.parent)
+    return path.name in (*FILES, *REQUESTED) and is_started(path.parent)
 
 
 def write_results(
@@ -302,6 +302,34 @@ def write_results(
         result["seconds"] = {**segmentation.seconds, "writing": seconds}
         write_json(new / RESULT, result)
     return result
+
+
+def add_files(folder: Path, new: Mapping[str, bytes]) -> None:
+    """Add files to a complete result, or replace them; ``result.json`` then lists them.
+
+    Args:
+        folder: With a complete result, locked by the caller.
+        new: By their names, which are among ``PAGES``.
+
+    Raises:
+        OutputError: As ``write_results``.
+    """
+    result = read_result(folder) or {}
+    with staged(folder) as stage:
+        for name in ({*FILES, *REQUESTED} & set(result["files"])) - set(new):
+            _copy(folder / name, stage / name)
+        for name, data in new.items():
+            write_bytes(stage / name, data)
+        result["files"] |= {name: sha256_of(data) for name, data in new.items()}
+        write_json(stage / RESULT, result)
+
+
+def _copy(file: Path, copy: Path) -> None:
+    """A second name of a file where the disk has links, else a copy."""
+    try:
+        copy.hardlink_to(file)
+    except OSError:
+        write_bytes(copy, file.read_bytes())
 
 
 def write_failure(

@@ -71,8 +71,10 @@ if TYPE_CHECKING:
 NOTICE = "Research use only, not a medical device."
 RESULT = "result.json"
 FILES = ("lesions.nii.gz", "lungs.nii.gz", "anomaly.nii.gz", "votes.nii.gz", "preview.png")
-# What a result holds beside FILES where it was asked for, see ``results.exports``.
+# What a result holds beside FILES where it was asked for: see ``results.exports`` and ``report``.
 EXPORTS = ("segmentation.dcm", "anomaly.dcm", "measurements.dcm", "segmentation.seg.nrrd")
+PAGES = ("report.html", "report.pdf")
+REQUESTED = (*EXPORTS, *PAGES)
 LABELS = {
     "lesions.nii.gz": {"0": "no lesion", "1": "lesion"},
     "lungs.nii.gz": {"0": "outside", "1": "right lung", "2": "left lung"},

@@ -34,10 +34,10 @@ from normnet.io.atomic import (
 )
 from normnet.io.fingerprint import sha256_of
 from normnet.io.output_folder import make_folder
-from normnet.results.schema import EXPORTS, FILES, RESULT, is_own, read_result
+from normnet.results.schema import FILES, REQUESTED, RESULT, is_own, read_result
 
 _STAGE = re.compile(r"\.normnet-[0-9a-f]{8}")
-_FILES = (*FILES, *EXPORTS)
+_FILES = (*FILES, *REQUESTED)
 _REPLACED = "replaced.json"  # the old result.json, while the new result takes its place
 
 
@@ -52,7 +52,7 @@ def staged(folder: Path) -> Iterator[Path]:
 
     Yields:
         The hidden folder. The block writes ``result.json`` and those of ``FILES`` and
-        ``EXPORTS`` that the result has; its ``result.json`` lists them with their sha256.
+        ``REQUESTED`` that the result has; its ``result.json`` lists them with their sha256.
 
     Raises:
         OutputError: NN-OUT-015 or 016 if a file is in the way that an older result does not list,
