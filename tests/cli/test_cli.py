@@ -227,6 +227,35 @@ def test_lungs_of_the_user(segment, scans, tmp_path, labels):
     assert len(told) == (labels == 2)  # the sides follow from the place
 
 
+def test_lobes_of_the_user(segment, scans, tmp_path, capsys):
+    """Numbers of TotalSegmentator; volumes and score per lobe, and errors of the mask."""
+    from normnet.io.formats.nifti import write_image
+    from tests.phantoms import phantom_lungs
+
+    scan, mask = read_ct(scans / "a.nii.gz"), tmp_path / "lobes.nii.gz"
+    sides = phantom_lungs(scan, [], None)
+    lower = np.arange(scan.shape[0])[:, None, None] < 16
+    lobes = np.select([sides == 2, sides == 1], [np.where(lower, 11, 10), np.where(lower, 14, 12)])
+    write_image(mask, lobes.astype(np.uint8), scan.geometry)
+    assert segment(scans / "a.nii.gz", "--lobes", mask) == 0
+    result = _result(tmp_path / "out/a")
+    rows, severity = (result["quantification"][key] for key in ("lobes", "severity"))
+    voxel_ml = scan.geometry.voxel_ml
+    for name, label in (("left_upper", 10), ("left_lower", 11), ("right_upper", 12)):
+        expected_ml = voxel_ml * np.count_nonzero(lobes == label)
+        assert rows[name]["lung_ml"] == pytest.approx(expected_ml, abs=0.01)
+    lesion_ml = sum(row["lesion_ml"] for row in rows.values())
+    assert lesion_ml == pytest.approx(result["volumes"]["both"]["lesion_ml"], abs=0.01)
+    assert severity["lobes_score"] == sum(severity["lobes"].values())
+    assert _table(tmp_path / "out")[0]["lobes_score"] == str(severity["lobes_score"])
+    assert "lobes" in result["key"]  # another lobe mask is another result
+    write_image(mask, np.where(lobes > 0, 7, 0).astype(np.uint8), scan.geometry)
+    assert segment(scans / "a.nii.gz", "--lobes", mask) == 5
+    assert "NN-VAL-023" in capsys.readouterr().err
+    assert segment(scans, "--lobes", mask) == 2
+    assert "NN-CLI-002" in capsys.readouterr().err
+
+
 def test_lungs_need_one_scan_of_their_grid(segment, scans, tmp_path, capsys):
     assert segment(scans, "--lungs", tmp_path / "a_lungs.nii.gz") == 2
     assert "NN-CLI-002" in capsys.readouterr().err

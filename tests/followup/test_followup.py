@@ -185,7 +185,9 @@ def test_the_command_writes_table_picture_and_numbers(tmp_path, exams, capsys):
     assert main(["compare", str(june), str(july), "--out", str(out)]) == 0
     shown = capsys.readouterr().out
     assert "june and july" in shown
-    assert "masks alone" in shown
+    assert "june: its CT is not known, so the picture shows the masks alone; add --earlier-ct" in (
+        shown
+    )
     assert "left middle" in shown
     assert {path.name for path in out.iterdir()} == {
         "comparison.json", "comparison.csv", "comparison.png"
@@ -222,6 +224,12 @@ def test_the_picture_shows_the_ct_where_it_is_at_hand(tmp_path, capsys):
     june = write_exam(tmp_path / "june", RIGHT | LEFT, "june", key=key, source=str(ct))
     july = write_exam(tmp_path / "july", RIGHT, "july", key={**key, "config": "other"})
     command = ["compare", str(june), str(july), "--out", str(tmp_path / "out")]
+    moved = write_exam(tmp_path / "moved", RIGHT, "moved", source="old/july.nii.gz")
+    assert main(["compare", str(june), str(moved), "--out", str(tmp_path / "out")]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "moved: its CT is not at old/july.nii.gz in the current folder" in told
+    assert "add --later-ct FOLDER/july.nii.gz" in told
+    assert "june: its CT" not in told
     assert main([*command, "--later-ct", str(ct)]) == 0
     assert "masks alone" not in capsys.readouterr().out
     with Image.open(tmp_path / "out" / "comparison.png") as picture:

@@ -51,7 +51,8 @@ def test_the_sentence_and_the_tables_have_the_numbers_of_the_result(page, report
     assert "B normal −950 −750 2 600 87.0 2.5" in text
     assert "1 80.00 52 left lower" in text or "1 80.00 51 left lower" in text
     assert "Severity by zones, 0 to 24 7" in text
-    assert "thick slices" in text
+    assert "Thick slices : the slices are more than 3 mm apart" in text
+    assert "(−500 HU and more" in text
     assert "split for 12.5 %" in text
     assert "doi:10.1109/TMI.2021.3066161" in text and "Research use only" in text
 
@@ -60,6 +61,24 @@ def test_a_result_without_the_newer_keys_has_a_report(tmp_path):
     write_case(tmp_path / "old")
     text = text_of((tmp_path / "old" / PAGE).read_text())
     assert "Key slices" in text and "Density" not in text and "zone" not in text.lower()
+
+
+def test_what_counts_as_bright_stands_in_the_result(tmp_path):
+    """Another threshold is shown and used; a result that does not tell it has no such table."""
+    scan, found = write_case(tmp_path / "case")
+    result = read_result(tmp_path / "case")
+    assert result["model"]["bright_hu"] == -500
+    ml = {}
+    for bright_hu in (-500, -900):
+        model = {**result["model"], "bright_hu": bright_hu}
+        values = describe(scan, Maps.of(found), {**result, "model": model})
+        ml[bright_hu] = sum(values["votes_ml"])
+        text = text_of(render("report.html", values).decode())
+        assert f"(−{-bright_hu} HU and more" in text
+    assert ml[-900] > 2 * ml[-500] > 0
+    del result["model"]["bright_hu"]
+    values = describe(scan, Maps.of(found), result)
+    assert "Agreement" not in text_of(render("report.html", values).decode())
 
 
 def test_votes_are_counted_by_members():

@@ -70,13 +70,15 @@ def _write(
 
     check_output(out, [exam.folder for exam in exams])
     shown, geometries = [], []
-    for exam, ct in zip(exams, cts, strict=True):
+    for exam, ct, option in zip(exams, cts, ("--earlier-ct", "--later-ct"), strict=True):
         view, geometry = read_view(exam)
         volume_hu = read_volume(exam, ct)
         if volume_hu is None:
+            source = str(exam.result.get("source", ""))
+            place = f"is not at {source} in the current folder" if source else "is not known"
             say(
-                f"{exam.name}: its CT was not found, so the picture shows the masks alone; "
-                "see --earlier-ct and --later-ct"
+                f"{exam.name}: its CT {place}, so the picture shows the masks alone; "
+                f"add {option} FOLDER/{Path(source).name or 'FILE'}"
             )
         shown.append(Shown(exam.name, view, volume_hu))
         geometries.append(geometry)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from normnet.config import WindowConfig
 from normnet.io.masks import read_labels, read_map, read_mask
+from normnet.quality import FLAGS
 from normnet.report import charts, pages, volumes
 from normnet.report.printing import print_page
 from normnet.report.views import draw_views
@@ -96,16 +96,20 @@ def describe(scan: Scan, maps: Maps, result: Result) -> dict[str, Any]:
         maps: What was found in it.
         result: The content of ``result.json``.
     """
-    votes_ml = charts.count_votes(
-        scan.volume_hu,
-        maps.lung_labels,
-        maps.n_votes_normal,
-        result["model"]["n_members"],
-        WindowConfig().bright_hu,
-        scan.geometry.voxel_ml,
-    )
+    bright_hu = result["model"].get("bright_hu")  # results of older versions lack it
+    votes_ml = None
+    if bright_hu is not None:
+        votes_ml = charts.count_votes(
+            scan.volume_hu,
+            maps.lung_labels,
+            maps.n_votes_normal,
+            result["model"]["n_members"],
+            bright_hu,
+            scan.geometry.voxel_ml,
+        )
     return {
         "result": result,
+        "flag_meanings": FLAGS,
         "views": draw_views(scan, maps.lung_labels, maps.lesion_mask),
         "density": charts.draw_density(result.get("quantification") or {}),
         "votes_ml": votes_ml,

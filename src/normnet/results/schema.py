@@ -34,9 +34,9 @@ file is written last: where it is, the result is complete. Its keys:
                  inspiration; tissue_in_air: the share of tissue that was taken out of the air for
                  that
     labels       what the values of the images mean
-    model        name, version, n_members, min_votes, prob_normal, the sha256 of all manifests,
-                 the name of the lung segmenter, and the precision: bfloat16 or float32, the type
-                 that the networks computed in
+    model        name, version, n_members, min_votes, prob_normal, bright_hu: from which density on
+                 the members vote, the sha256 of all manifests, the name of the lung segmenter, and
+                 the precision: bfloat16 or float32, the type that the networks computed in
     warnings     one line each
     dicom        only with DICOM objects: identity, "kept" or "removed". Their UIDs and times are
                  new in each run
@@ -168,6 +168,7 @@ def _describe_model(model: Model, config: Config) -> dict[str, Any]:
         "n_members": n_members,
         "min_votes": config.inference.votes_needed(n_members),
         "prob_normal": config.inference.prob_normal,
+        "bright_hu": config.window.bright_hu,
         "sha256": digest_of(model.ensemble.manifest),
         "lungs_sha256": digest_of(model.lungs.manifest),
         "lesions_sha256": digest_of(model.lesions.manifest),
