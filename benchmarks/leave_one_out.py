@@ -69,10 +69,11 @@ def measure(
 
     def bounded(networks: list, chosen: list[PostprocessingConfig]) -> list[float]:
         prob = predict_lesions(prepared, networks, model.lesions.config)
-        return [
-            dsc(bound_lesions(density_hu, core, prob, prepared.lung_mask, normal, one)[0])
+        found = (
+            bound_lesions(density_hu, core, prob, prepared.lung_mask, normal, one)[0]
             for one in chosen
-        ]
+        )
+        return [dsc((edges & 2) > 0) for edges in found]
 
     *grid, shipped = bounded(model.lesions.networks, [*settings(post), post])
     half = len(model.lesions.networks) // 2
