@@ -39,8 +39,8 @@ file is written last: where it is, the result is complete. Its keys:
                  that the networks computed in
     warnings     one line each
     edited       only where a person changed the lesions in ``normnet serve``: share, where the
-                 slider stood, and default_share; removed, the lesions that were taken out, each with
-                 its label, ml, diameter_mm, zone, mean_hu and a position in it, at_mm_xyz (LPS);
+                 slider stood, and default_share; removed, the lesions that were taken out, each
+                 with label, ml, diameter_mm, zone, mean_hu and a position in it, at_mm_xyz (LPS);
                  rest_removed, whether those beyond the list were taken out, too; removed_ml, of all
                  of them. uncertainty is then empty
     dicom        only with DICOM objects: identity, "kept" or "removed". Their UIDs and times are
