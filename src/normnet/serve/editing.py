@@ -83,7 +83,7 @@ class Session:
     """
 
     def __init__(self, folder: Path):
-        self.about = read_json(folder / ABOUT)
+        self.about: dict[str, Any] = read_json(folder / ABOUT) or {}
         self.config = Config.model_validate(self.about["config"])
         self.item, _ = find_one(folder / INPUT)
         self.result = read_result(folder / RESULT) or {}
@@ -126,6 +126,7 @@ class Session:
         Raises:
             InputError: NN-APP-009 if there is no such lesion.
         """
+        share = self.default_share if share is None else share
         if self.last is None or self.last[0] != share:
             steps = self._steps_at(share)
             self.last = (share, self._list(steps, self._restore(steps)))

@@ -18,6 +18,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from normnet.errors import InputError, OutputError, ResourceError
 from normnet.io.limits import MAX_DOWNLOAD_BYTES, MAX_FILES
@@ -212,7 +213,7 @@ class Jobs:
             raise InputError("NN-APP-007", f"the job is {job.state}", "", "load the page again")
         return job
 
-    def _do(self, statement: str, *values: object) -> list[tuple[object, ...]]:  # type: ignore[type-arg]
+    def _do(self, statement: str, *values: object) -> list[Any]:
         with self._lock:
             return self._database.execute(statement, values).fetchall()
 

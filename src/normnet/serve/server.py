@@ -65,7 +65,13 @@ def serve(setup: Setup, on_start: Callable[[str], None]) -> None:
         token = secrets.token_urlsafe(32)
         app = guarded(setup, jobs, token, port)
         config = uvicorn.Config(
-            app, log_config=None, access_log=False, server_header=False, lifespan="on", ws="none"
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            lifespan="on",
+            ws="none",
+            timeout_graceful_shutdown=5,
         )
         server = uvicorn.Server(config)
         config.load()

@@ -77,11 +77,11 @@ class Worker:
                     self._jobs.delete(job.id)
                 cleaned = time.monotonic()
             self._news.clear()
-            job = self._jobs.take()
-            if job is None:
+            taken = self._jobs.take()
+            if taken is None:
                 self._news.wait(_CLEAN_EVERY_S)
             else:
-                self._do(job)
+                self._do(taken)
 
     def _do(self, job: Job) -> None:
         started = time.time()

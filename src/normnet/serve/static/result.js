@@ -78,22 +78,32 @@
 
   // --- slider ---
 
+  // One request at a time; what was changed meanwhile is asked for afterwards.
   let timer = null;
-  let last = 0;
+  let asking = false;
+  let wanted = null;
   function ask(isNewList) {
-    clearTimeout(timer);
     now.classList.add("busy");
     find("save").disabled = true;
-    last += 1;
-    const mine = last;
-    timer = setTimeout(async () => {
-      try {
-        const edit = await json("POST", `${JOB}/preview`, state());
-        if (mine === last) await show(edit, isNewList);
-      } catch (error) {
-        if (mine === last) fail(error);
-      }
-    }, WAIT_MS);
+    wanted = { isNewList: isNewList || (wanted?.isNewList ?? false) };
+    clearTimeout(timer);
+    timer = setTimeout(answer, WAIT_MS);
+  }
+
+  async function answer() {
+    if (asking || !wanted) return;
+    asking = true;
+    const { isNewList } = wanted;
+    wanted = null;
+    try {
+      const edit = await json("POST", `${JOB}/preview`, state());
+      if (!wanted) await show(edit, isNewList);
+      else wanted.isNewList ||= isNewList;
+    } catch (error) {
+      if (!wanted) fail(error);
+    }
+    asking = false;
+    if (wanted) answer();
   }
 
   const state = () => ({ share: page.share, removed: [...page.removed] });
