@@ -159,7 +159,7 @@ class Server:
         jobs = self.json("GET", "/api/jobs")["jobs"]
         return next((each for each in jobs if each["id"] == job), None)
 
-    def wait(self, job, *states, within_s=90):
+    def wait(self, job, *states, within_s=300):
         """Wait until a job is in one of some states."""
         last = time.monotonic() + within_s
         while (found := self.job(job))["state"] not in (states or ("done", "failed")):

@@ -396,7 +396,8 @@ def test_a_length_is_needed_and_sockets_are_no_way_in():
 
 
 def test_uploaded_files_have_names_of_the_server(server, ct):
-    job = server.json("POST", "/api/jobs", {"title": "\ud800<img onerror>\n" + "x" * 900})["id"]
+    assert server.ask("POST", "/api/jobs", {"title": "\ud800"})[0] == 422
+    job = server.json("POST", "/api/jobs", {"title": "<img onerror>\n\x07" + "x" * 900})["id"]
     for name in ("..%2F..%2Fx", "%3Cimg%20onerror%3E.zip", "a" * 3000, "%00%07.nii.gz"):
         server.json("PUT", f"/api/jobs/{job}/files?name={name}", b"data")
     stored = sorted(path.name for path in (folder_of(server, job) / "input").iterdir())

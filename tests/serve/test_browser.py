@@ -22,7 +22,7 @@ def visit(browser, server):
         context = browser.new_context(viewport={"width": size[0], "height": size[1]})
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(90_000)
+        page.set_default_timeout(180_000)
         page.on("request", lambda request: note(request.url))
         page.on("console", lambda message: message.type == "error" and seen.append(message.text))
         page.on("pageerror", lambda error: seen.append(str(error)))
@@ -50,7 +50,7 @@ def change(page, act):
     """Do something that changes the numbers, and wait for them."""
     with page.expect_response(lambda answer: answer.url.endswith("/preview")):
         act()
-    page.wait_for_function("!document.querySelector('[data-now]').classList.contains('busy')")
+    page.wait_for_selector("[data-now]:not(.busy)")
     return ml(page)
 
 
@@ -61,10 +61,7 @@ def test_from_the_upload_to_the_download(visit, server, ct, tmp_path):
     page.locator("[data-file]").set_input_files(hostile)
     row = page.locator("[data-jobs] li").filter(has_text="onerror")
     row.wait_for()
-    page.wait_for_function(
-        "[...document.querySelectorAll('.jobs progress')].some((bar) => bar.value > 0)"
-        " || document.querySelector('.jobs a')"
-    )
+    row.locator("progress[value]").wait_for()
     row.get_by_role("link", name="Look at it").click()
     page.wait_for_selector(READY)
     page.wait_for_selector(EDITED)

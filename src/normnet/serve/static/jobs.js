@@ -20,7 +20,8 @@
 
   let busy = false;
 
-  async function upload(title, files) {
+  async function upload(name, files) {
+    const title = name.toWellFormed();
     if (busy) return say("One CT at a time: the copy of the last one still goes on.", true);
     if (!files.length) return say("There is no file in it.", true);
     busy = true;
