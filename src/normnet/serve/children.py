@@ -16,27 +16,24 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
-from typing import Any, Protocol
+from typing import Any
 
 from normnet.errors import NormNetError, ResourceError
 
 Progress = Callable[[str, float], None]  # the stage, and the share of the whole task that is done
 
 
-class Tasks(Protocol):
-    """What a child can do: methods whose last argument is ``Progress``."""
-
-
 class Child:
     """A process with its tasks; it starts with the first task.
 
     Args:
-        make: Makes the tasks, in the child; can be pickled.
+        make: Makes, in the child, an object whose methods are the tasks; the last argument of each
+            is ``Progress``. Can be pickled.
         name_error: Turns any exception into one with an id; can be pickled.
     """
 
     def __init__(
-        self, make: Callable[[], Tasks], name_error: Callable[[Exception, str], NormNetError]
+        self, make: Callable[[], object], name_error: Callable[[Exception, str], NormNetError]
     ):
         self._arguments = (make, name_error)
         self._process: Any = None
@@ -94,7 +91,7 @@ class Child:
 
 def _work(
     connection: Connection,
-    make: Callable[[], Tasks],
+    make: Callable[[], object],
     name_error: Callable[[Exception, str], NormNetError],
 ) -> None:
     """Do tasks until the server ends."""

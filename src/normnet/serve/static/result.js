@@ -29,6 +29,7 @@
       if (page.first !== null) {
         slider.value = Math.round(100 * page.first);
         find("share-row").hidden = false;
+        find("share-help").hidden = false;
       }
       await show(edit, true);
     } catch (error) {
