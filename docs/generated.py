@@ -279,6 +279,11 @@ FAMILIES = {
     ),
     "MOD": ("Models", "A model folder is incomplete, altered, or of another kind."),
     "OUT": ("Output", "A result cannot be written, or it would overwrite an input or other work."),
+    "APP": (
+        "Local app",
+        "`normnet serve` cannot start, a request is not allowed or asks for what is not there, or "
+        "an upload is too large.",
+    ),
     "NET": (
         "DICOMweb",
         "A server cannot be reached, does not let normnet in, has no such study, or refuses "

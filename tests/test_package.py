@@ -29,7 +29,7 @@ LAYERS = {
     **dict.fromkeys(("baselines", "results"), 7),
     **dict.fromkeys(("evaluation", "followup"), 8),
     "report": 9,
-    "experiments": 10,
+    **dict.fromkeys(("experiments", "serve"), 10),
     "cli": 11,
     "__main__": 12,
 }

@@ -554,15 +554,14 @@ def test_lungs_are_wider_beside_a_lesion_alone():
     on_grid = resample_mask(prepared.cut(lesion), prepared.grid)
     hu, labels, could_be = (prepared.cut(array) for array in (volume, lungs, possible))
     steps = LesionSteps(*(on_grid,) * 6)
-    of_lesion = Findings(None, None, None, steps)
-    wider = prepared.embed(widen_lungs(hu, labels, could_be, prepared, of_lesion, config))
+    wider = prepared.embed(widen_lungs(hu, labels, could_be, prepared, steps, config))
     np.testing.assert_array_equal(wider[lungs > 0], lungs[lungs > 0])
     assert wider[12, 16, 20:26].tolist() == [2, 2, 2, 2, 0, 0]
     assert wider[11, 16, 20:26].tolist() == [2, 2, 2, 2, 0, 0]
     assert not wider[10, :, 21:].any()
     assert wider[12, 26, 20] == 0  # no lesion beside it
     further = config.model_copy(update={"postprocessing": PostprocessingConfig(lungs_vox=9)})
-    widest = prepared.embed(widen_lungs(hu, labels, could_be, prepared, of_lesion, further))
+    widest = prepared.embed(widen_lungs(hu, labels, could_be, prepared, steps, further))
     assert not widest[12, 16, 26:].any()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from normnet.config import Config
-from normnet.findings import find_lesions
+from normnet.findings import Findings, find_lesions
 from normnet.inference.precision import choose_precision
 from normnet.io.acceptance import accept
 from normnet.io.plausibility import doubt_scan
@@ -77,6 +77,7 @@ def segment(
     lobe_labels: np.ndarray | None = None,
     device: str = "cpu",
     on_progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+    on_findings: Callable[[Lungs, Findings], None] = lambda lungs, findings: None,
 ) -> Segmentation:
     """Find the lesions of a chest CT.
 
@@ -90,6 +91,8 @@ def segment(
             numbers of each lobe are then found, too.
         device: Torch device.
         on_progress: Called with (stage, steps done, steps in all).
+        on_findings: Called with the lungs and with what was found on the grid of the networks; all
+            else follows from these and the scan.
 
     Raises:
         NormNetError: As the readers, where the scan cannot be a chest CT in HU, see ``accept``.
@@ -116,6 +119,7 @@ def segment(
     clock("preparation")
 
     findings = find_lesions(prepared, model, config, device, clock)
+    on_findings(lungs, findings)
 
     found = restore_findings(scan, lungs, prepared, findings, config)
     lesion_ml = found.volumes["both"]["lesion_ml"]

@@ -7,6 +7,7 @@ the scan, at its own depth of breath. ``docs/explanation/quantification.md`` exp
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,6 +64,34 @@ class Found(NamedTuple):
     def voxel_ml(self) -> float:
         """Volume of one voxel in millilitres."""
         return math.prod(self.spacing_mm) / 1000
+
+
+class Lesions(NamedTuple):
+    """The single lesions of a mask.
+
+    Attributes:
+        labels: (z, y, x) from the first plane with lesion to the last, a number for each component,
+            specks included; 0 outside.
+        first_plane: Of the mask, plane 0 of ``labels``.
+        order: The numbers of those of ``MIN_LESION_ML`` and more, the largest first.
+        boxes: By number, the box of each component in ``labels``.
+    """
+
+    labels: np.ndarray
+    first_plane: int
+    order: list[int]
+    boxes: Sequence[tuple[slice, slice, slice]]
+
+    def find(self, rank: int) -> tuple[tuple[slice, slice, slice], np.ndarray]:
+        """The box of a lesion in the mask and its voxels in it.
+
+        Args:
+            rank: Of the lesion, from 1: the largest.
+        """
+        number = self.order[rank - 1]
+        z, y, x = self.boxes[number]
+        mask = self.labels[z, y, x] == number
+        return (slice(z.start + self.first_plane, z.stop + self.first_plane), y, x), mask
 
 
 def quantify(lesion_mask: np.ndarray, lung_labels: np.ndarray, voxel_ml: float) -> dict[str, Any]:
@@ -266,36 +295,56 @@ def _describe_densities(lung_ml: np.ndarray, lesion_ml: np.ndarray) -> dict[str,
     }
 
 
-def _describe_lesions(found: Found, zones: np.ndarray) -> dict[str, Any]:
-    """The lesions as 26-connected components, the largest first; specks are not counted."""
+def separate_lesions(lesion_mask: np.ndarray, voxel_ml: float) -> Lesions:
+    """The lesions as 26-connected components, the largest first; specks are not counted.
+
+    Args:
+        lesion_mask: (z, y, x) bool.
+        voxel_ml: Volume of a voxel in millilitres.
+    """
     import cc3d
 
-    planes = np.flatnonzero(found.lesion_mask.any(axis=(1, 2)))
+    planes = np.flatnonzero(lesion_mask.any(axis=(1, 2)))
     if not len(planes):
-        return {"count": 0, "min_ml": MIN_LESION_ML, "largest": []}
-    box = slice(int(planes[0]), int(planes[-1]) + 1)
-    labels = cc3d.connected_components(found.lesion_mask[box], connectivity=26)
+        return Lesions(np.zeros((0, *lesion_mask.shape[1:]), np.uint8), 0, [], [])
+    lesion_mask = lesion_mask[planes[0] : planes[-1] + 1]
+    labels = cc3d.connected_components(lesion_mask, connectivity=26)
     statistics = cc3d.statistics(labels, no_slice_conversion=False)
     n_vox = np.asarray(statistics["voxel_counts"])[1:]
-    large = np.flatnonzero(n_vox >= MIN_LESION_ML / found.voxel_ml - 1e-6)
-    order = large[np.argsort(-n_vox[large].astype(np.int64), kind="stable")]
-    largest = []
-    for rank, n in enumerate(order[:N_LARGEST].tolist(), start=1):
-        part = statistics["bounding_boxes"][n + 1]
-        mask = labels[part] == n + 1
-        z = np.nonzero(mask)[0] + part[0].start + box.start
-        sides = found.lung_labels[box][part][mask]
-        zone = int(np.bincount(zones[z, sides], minlength=7)[1:].argmax())
-        largest.append(
-            {
-                "label": rank,
-                "ml": round(len(z) * found.voxel_ml, 3),
-                "diameter_mm": round(_largest_diameter_mm(mask, found.spacing_mm), 1),
-                "zone": ZONES[zone],
-                "mean_hu": round(float(found.volume_hu[box][part][mask].mean(dtype=float)), 1),
-            }
-        )
-    return {"count": len(order), "min_ml": MIN_LESION_ML, "largest": largest}
+    large = np.flatnonzero(n_vox >= MIN_LESION_ML / voxel_ml - 1e-6)
+    order = large[np.argsort(-n_vox[large].astype(np.int64), kind="stable")] + 1
+    return Lesions(labels, int(planes[0]), order.tolist(), statistics["bounding_boxes"])
+
+
+def describe_lesion(found: Found, zones: np.ndarray, lesions: Lesions, rank: int) -> dict[str, Any]:
+    """Volume, largest diameter, zone and mean density of one lesion.
+
+    Args:
+        found: The lungs and the lesions.
+        zones: As made by ``zones_of_planes``.
+        lesions: As made by ``separate_lesions``.
+        rank: Of the lesion, from 1: the largest.
+    """
+    box, mask = lesions.find(rank)
+    z = np.nonzero(mask)[0] + box[0].start
+    zone = int(np.bincount(zones[z, found.lung_labels[box][mask]], minlength=7)[1:].argmax())
+    return {
+        "label": rank,
+        "ml": round(len(z) * found.voxel_ml, 3),
+        "diameter_mm": round(_largest_diameter_mm(mask, found.spacing_mm), 1),
+        "zone": ZONES[zone],
+        "mean_hu": round(float(found.volume_hu[box][mask].mean(dtype=float)), 1),
+    }
+
+
+def _describe_lesions(found: Found, zones: np.ndarray) -> dict[str, Any]:
+    lesions = separate_lesions(found.lesion_mask, found.voxel_ml)
+    ranks = range(1, min(N_LARGEST, len(lesions.order)) + 1)
+    return {
+        "count": len(lesions.order),
+        "min_ml": MIN_LESION_ML,
+        "largest": [describe_lesion(found, zones, lesions, rank) for rank in ranks],
+    }
 
 
 def _largest_diameter_mm(mask: np.ndarray, spacing_mm: tuple[float, ...]) -> float:

@@ -15,7 +15,7 @@ import numpy as np
 from normnet.config import Config
 from normnet.findings import Findings
 from normnet.lungs.learned import Lungs
-from normnet.postprocessing import dilate
+from normnet.postprocessing import LesionSteps, dilate
 from normnet.preparation.prepare import Prepared
 from normnet.quantification import (
     Found,
@@ -54,17 +54,12 @@ def restore_findings(
         findings: Made of ``prepared``.
         config: Bright threshold and ``postprocessing.lungs_vox``.
     """
-    volume_hu, labels = prepared.cut(scan.volume_hu), prepared.cut(lungs.labels)
-    inside = labels > 0
+    volume_hu, inside = prepared.cut(scan.volume_hu), prepared.cut(lungs.labels) > 0
     bright = inside & (volume_hu >= config.window.bright_hu)
-    lesion_mask = prepared.regrid_mask(findings.steps.lesions) & inside
+    lesion_mask, labels = restore_masks(scan, lungs, prepared, findings.steps, config)
+    lung_labels = lungs.labels if lungs.possible is None else prepared.embed(labels)
     prob_anomaly = restore_anomaly(prepared, findings, inside, bright)
     n_votes = prepared.regrid(findings.votes.n_normal, nearest=True)
-    lung_labels = lungs.labels
-    if lungs.possible is not None:
-        possible = prepared.cut(lungs.possible)
-        labels = widen_lungs(volume_hu, labels, possible, prepared, findings, config)
-        lung_labels = prepared.embed(labels)
     votes = np.where(bright, n_votes, np.uint8(0))
     spacing_mm = prepared.orientation.spacing_mm(scan.geometry)
     volumes = quantify(lesion_mask, labels, scan.geometry.voxel_ml)
@@ -81,6 +76,30 @@ def restore_findings(
         quantification,
         doubt_volumes(prepared, findings, labels, volumes, quantification),
     )
+
+
+def restore_masks(
+    scan: Scan, lungs: Lungs, prepared: Prepared, steps: LesionSteps, config: Config
+) -> tuple[np.ndarray, np.ndarray]:
+    """The lesions and the lungs on the voxels of the scan.
+
+    Args:
+        scan: As read.
+        lungs: Its lungs; where ``possible`` is given, they become wider beside lesions.
+        prepared: Made of that scan and ``lungs.labels``.
+        steps: Of the post-processing of ``prepared``.
+        config: Bright threshold and ``postprocessing.lungs_vox``.
+
+    Returns:
+        In the lungs' box of the scan: bool, the lesions; uint8, the labels of the lungs, which are
+        wider beside lesions where ``possible`` is given.
+    """
+    labels = prepared.cut(lungs.labels)
+    lesion_mask = prepared.regrid_mask(steps.lesions) & (labels > 0)
+    if lungs.possible is not None:
+        volume_hu, possible = prepared.cut(scan.volume_hu), prepared.cut(lungs.possible)
+        labels = widen_lungs(volume_hu, labels, possible, prepared, steps, config)
+    return lesion_mask, labels
 
 
 def doubt_volumes(
@@ -153,7 +172,7 @@ def widen_lungs(
     labels: np.ndarray,
     possible: np.ndarray,
     prepared: Prepared,
-    findings: Findings,
+    steps: LesionSteps,
     config: Config,
 ) -> np.ndarray:
     """Add bright tissue beside a lesion that could be lung.
@@ -167,7 +186,7 @@ def widen_lungs(
         labels: Same shape, 1 right, 2 left.
         possible: Same shape, the labels at a lower threshold.
         prepared: Made of the same scan and labels.
-        findings: Tissue is added beside the lesions and beside what only the vote calls lesion.
+        steps: Tissue is added beside the lesions and beside what only the vote calls lesion.
         config: ``postprocessing.lungs_vox`` and the bright threshold.
 
     Returns:
@@ -175,7 +194,7 @@ def widen_lungs(
     """
     from scipy.ndimage import uniform_filter
 
-    lesions = findings.steps.core | findings.steps.lesions
+    lesions = steps.core | steps.lesions
     beside = dilate(lesions, config.postprocessing.lungs_vox, within=~prepared.lung_mask)
     near = prepared.regrid_mask(beside) & (labels == 0) & (possible > 0)
     bright = near & (volume_hu >= config.window.bright_hu)

@@ -39,8 +39,8 @@ def choose_exports(
     return exports
 
 
-def check_installed(library: str) -> None:
-    """See that a library of the extra ``dicom`` is there; it is not loaded.
+def check_installed(library: str, extra: str = "dicom") -> None:
+    """See that a library of an extra is there; it is not loaded.
 
     Raises:
         ConfigError: NN-CLI-004.
@@ -48,7 +48,8 @@ def check_installed(library: str) -> None:
     from importlib.util import find_spec
 
     if find_spec(library) is None:
-        raise ConfigError("NN-CLI-004", f"{library} is missing", "", "pip install 'normnet[dicom]'")
+        todo = f"pip install 'normnet[{extra}]'"
+        raise ConfigError("NN-CLI-004", f"{library} is missing", "", todo)
 
 
 def choose_server(

@@ -28,6 +28,7 @@ from normnet.cli import (
     report,
     reproduce,
     segment,
+    serve,
     slicer,
     synthesize,
     train,
@@ -56,6 +57,7 @@ app.command("train")(train.train)
 app.command("train-lungs")(train_lungs.train_lungs)
 app.command("synthesize")(synthesize.synthesize)
 app.command("report")(report.report)
+app.command("serve")(serve.serve)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("info")(info.info)

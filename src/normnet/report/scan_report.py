@@ -64,7 +64,9 @@ class Maps:
         )
 
 
-def write_report(folder: Path, scan: Scan, maps: Maps, result: Result, pdf: bool = False) -> None:
+def write_report(
+    folder: Path, scan: Scan, maps: Maps, result: Result, pdf: bool = False
+) -> volumes.Volumes:
     """Write the report of a result into its folder; ``result.json`` then lists it.
 
     Args:
@@ -74,6 +76,9 @@ def write_report(folder: Path, scan: Scan, maps: Maps, result: Result, pdf: bool
         result: The content of ``result.json``.
         pdf: Whether to write ``report.pdf``, too.
 
+    Returns:
+        The volumes of its viewer.
+
     Raises:
         OutputError: As ``add_files``; NN-RPT-002 to 004 if there is no program that prints.
     """
@@ -82,10 +87,12 @@ def write_report(folder: Path, scan: Scan, maps: Maps, result: Result, pdf: bool
             volumes.make_volumes, scan, maps.lung_labels, maps.lesion_mask, maps.prob_anomaly
         )
         values = describe(scan, maps, result)
-        files = {PAGE: pages.render("report.html", {**values, "volumes": making.result()})}
+        shown = making.result()
+        files = {PAGE: pages.render("report.html", {**values, "volumes": shown})}
     if pdf:  # paper has no use for the volume
         files[PRINT] = print_page(pages.render("report.html", values))
     add_files(folder, files)
+    return shown
 
 
 def describe(scan: Scan, maps: Maps, result: Result) -> dict[str, Any]:

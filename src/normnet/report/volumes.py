@@ -38,6 +38,51 @@ class Volumes:
     start_mm: Triple | None
 
 
+@dataclass(frozen=True)
+class CoarseGrid:
+    """The grid of the viewer: the box of the lungs in coarser voxels.
+
+    Attributes:
+        orientation: File order of the scan to anatomical order.
+        box: Of the lungs in the turned scan, with a margin.
+        weights: One matrix of ``box_weights`` per axis.
+        geometry: Where the coarser voxels lie; their outer edges are those of the box.
+    """
+
+    orientation: Orientation
+    box: tuple[slice, slice, slice]
+    weights: tuple[Any, ...]
+    geometry: Geometry
+
+    @classmethod
+    def of(cls, scan: Scan, lung_labels: np.ndarray) -> CoarseGrid:
+        """The grid of a scan with its lungs."""
+        orientation = Orientation.of(scan.geometry)
+        geometry = orientation.geometry(scan.geometry, scan.shape)
+        box = lungs_box(orientation.apply(lung_labels), geometry.spacing_mm)
+        n_fine = [part.stop - part.start for part in box]
+        weights = tuple(map(box_weights, n_fine, geometry.spacing_mm))
+        ratios = [n / matrix.shape[0] for n, matrix in zip(n_fine, weights, strict=True)]
+        first = tuple(part.start + (r - 1) / 2 for part, r in zip(box, ratios, strict=True))
+        spacing = tuple(s * r for s, r in zip(geometry.spacing_mm, ratios, strict=True))
+        coarse = replace(geometry.moved_to(first), spacing_mm=spacing)
+        return cls(orientation, box, weights, coarse)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(z, y, x)."""
+        return tuple(matrix.shape[0] for matrix in self.weights)
+
+    def shrink(self, array: np.ndarray) -> np.ndarray:
+        """An array of the scan's shape, averaged; float32."""
+        return average(self.orientation.apply(array)[self.box], self.weights)
+
+    def shrink_mask(self, mask: np.ndarray) -> np.ndarray:
+        """A bool mask of the scan's shape, cut at one half after the averaging."""
+        shrunk: np.ndarray = self.shrink(mask) > 0.5
+        return shrunk
+
+
 def make_volumes(
     scan: Scan, lung_labels: np.ndarray, lesion_mask: np.ndarray, prob_anomaly: np.ndarray
 ) -> Volumes:
@@ -51,23 +96,12 @@ def make_volumes(
         lesion_mask: Same shape, bool.
         prob_anomaly: Same shape, 0 to 1.
     """
-    orientation = Orientation.of(scan.geometry)
-    geometry = orientation.geometry(scan.geometry, scan.shape)
-    box = lungs_box(orientation.apply(lung_labels), geometry.spacing_mm)
-    weights = [
-        box_weights(part.stop - part.start, spacing)
-        for part, spacing in zip(box, geometry.spacing_mm, strict=True)
-    ]
-    shape = tuple(matrix.shape[0] for matrix in weights)
-    coarse = _coarse_geometry(geometry, box, shape)
-
-    def shrink(array: np.ndarray) -> np.ndarray:
-        return average(orientation.apply(array)[box], weights)
-
+    grid = CoarseGrid.of(scan, lung_labels)
+    shrink, coarse, shape = grid.shrink, grid.geometry, grid.shape
     lungs = shrink(lung_labels == 1) > 0.5
     codes = {
         "ct": np.clip(np.rint((shrink(scan.volume_hu) - LOWEST_HU) / STEP_HU), 0, 255),
-        "lesions": shrink(lesion_mask) > 0.5,
+        "lesions": grid.shrink_mask(lesion_mask),
         "anomaly": np.rint(shrink(prob_anomaly) * 255),
         "lungs": np.where(shrink(lung_labels == 2) > 0.5, 2, lungs),
     }
@@ -124,13 +158,3 @@ def average(array: np.ndarray, weights: Sequence[Any]) -> np.ndarray:
         row[:] = along_y @ (along_x @ plane.T.astype(np.float32)).T
     averaged: np.ndarray = along_z @ rows.reshape(len(rows), -1)
     return averaged.reshape(-1, *rows.shape[1:])
-
-
-def _coarse_geometry(
-    geometry: Geometry, box: tuple[slice, slice, slice], shape: tuple[int, ...]
-) -> Geometry:
-    """Where the coarser voxels lie: their outer edges are those of the box."""
-    ratios = [(part.stop - part.start) / n for part, n in zip(box, shape, strict=True)]
-    first = tuple(part.start + (r - 1) / 2 for part, r in zip(box, ratios, strict=True))
-    spacing = tuple(s * r for s, r in zip(geometry.spacing_mm, ratios, strict=True))
-    return replace(geometry.moved_to(first), spacing_mm=spacing)

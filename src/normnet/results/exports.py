@@ -105,19 +105,20 @@ def write_exports(
     from normnet.io.dicom.segmentation import encode, make_segmentation
     from normnet.io.dicom.source import read_source
 
-    where = scan.case_id
+    where, note = scan.case_id, "EDITED BY HAND. " if "edited" in result else ""
     with unpacked(sources) as files:
         n_slices = len(scan.volume_hu)
         source = read_source(files, scan.geometry, n_slices, where, exports.keep_identity)
     shared: dict[str, Any] = {
         "serial": result["model"]["sha256"][:16],
         "empty_frames": exports.empty_frames,
+        "note": note,
     }
     made = make_segmentation(masks, SEGMENTS, source, where, **shared)
     if SEG in exports.files:
         write_bytes(folder / SEG, encode(made))
     if SR in exports.files:
-        write_bytes(folder / SR, encode(make_report(result, made, source, where)))
+        write_bytes(folder / SR, encode(make_report(result, made, source, where, note)))
     if ANOMALY in exports.files:
         shared["study_uid"] = made.StudyInstanceUID
         made = make_segmentation(

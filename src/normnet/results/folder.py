@@ -266,18 +266,39 @@ def write_results(
         OutputError: If a file cannot be written; then an older result stays. NN-OUT-015 or 016 if
             a file is in the way that normnet did not write.
     """
+    described = describe_result(segmentation, scan, model, config or model.config, key, source)
+    return write_described(described, segmentation, scan, Path(folder), exports, dicom_files)
+
+
+def write_described(
+    described: Result,
+    segmentation: Segmentation,
+    scan: Scan,
+    folder: Path,
+    exports: Exports = NOTHING,
+    dicom_files: Sequence[Path] = (),
+) -> Result:
+    """Write a result whose ``result.json`` is described already; else as ``write_results``.
+
+    Args:
+        described: As made by ``describe_result``.
+        segmentation: Of ``scan``, on its grid.
+        scan: As read.
+        folder: Of the result.
+        exports: What else is written.
+        dicom_files: Of the series that the scan was read from.
+    """
     from normnet.results.preview import draw_preview
 
     start = time.perf_counter()
-    config = config or model.config
-    result = describe_result(segmentation, scan, model, config, key, source) | exports.describe()
+    result = described | exports.describe()
     images: dict[str, tuple[np.ndarray, float]] = {
         "lesions.nii.gz": (segmentation.lesion_mask, 1.0),
         "lungs.nii.gz": (segmentation.lung_labels, 1.0),
         "anomaly.nii.gz": (_as_codes(segmentation.prob_anomaly), 1 / 255),
         "votes.nii.gz": (segmentation.n_votes_normal, 1.0),
     }
-    with staged(Path(folder)) as new:
+    with staged(folder) as new:
         with ThreadPoolExecutor(len(images)) as pool:  # zlib works outside the interpreter lock
             written = [
                 pool.submit(
@@ -291,7 +312,7 @@ def write_results(
             ]
             picture = io.BytesIO()
             draw_preview(
-                scan, segmentation, write_caption(result), model_label(model, config)
+                scan, segmentation, write_caption(result), model_label(result["model"])
             ).save(picture, "PNG", optimize=False)
             for image in written:
                 image.result()

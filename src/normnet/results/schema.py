@@ -38,6 +38,11 @@ file is written last: where it is, the result is complete. Its keys:
                  the members vote, the sha256 of all manifests, the name of the lung segmenter, and
                  the precision: bfloat16 or float32, the type that the networks computed in
     warnings     one line each
+    edited       only where a person changed the lesions in ``normnet serve``: share, where the
+                 slider stood, and default_share; removed, the lesions that were taken out, each
+                 with label, ml, diameter_mm, zone, mean_hu and a position in it, at_mm_xyz (LPS);
+                 rest_removed, whether those beyond the list were taken out, too; removed_ml, of all
+                 of them. uncertainty is then empty
     dicom        only with DICOM objects: identity, "kept" or "removed". Their UIDs and times are
                  new in each run
     files        sha256 of each file beside it
@@ -175,13 +180,11 @@ def _describe_model(model: Model, config: Config) -> dict[str, Any]:
     }
 
 
-def model_label(model: Model, config: Config) -> str:
-    """One line that names a model: name, version, members that vote, first digits of its sha256."""
-    manifest = model.ensemble.manifest
-    names = (str(manifest.get("name", "normnet")), str(manifest.get("version", "")))
-    n_members = len(model.voters(config.inference))
-    members = f"{n_members} member{'s' if n_members > 1 else ''}"
-    return f"{' '.join(filter(None, names))}, {members}, {digest_of(manifest)[:8]}"
+def model_label(model: dict[str, Any]) -> str:
+    """The key ``model`` of a result in one line: name, version, members that vote, its sha256."""
+    names = " ".join(filter(None, (model["name"], model["version"])))
+    members = f"{model['n_members']} member{'s' if model['n_members'] > 1 else ''}"
+    return f"{names}, {members}, {model['sha256'][:8]}"
 
 
 def read_result(folder: Path, name: str = RESULT) -> Result | None:

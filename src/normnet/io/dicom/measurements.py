@@ -43,7 +43,9 @@ _MEASURES: dict[str, tuple[Code, Code, Code | None]] = {
 }  # fmt: skip
 
 
-def make_report(result: Mapping[str, Any], segmentation: Any, source: Source, where: str) -> Any:
+def make_report(
+    result: Mapping[str, Any], segmentation: Any, source: Source, where: str, note: str = ""
+) -> Any:
     """A TID 1500 report.
 
     Args:
@@ -52,6 +54,7 @@ def make_report(result: Mapping[str, Any], segmentation: Any, source: Source, wh
         segmentation: As made by ``make_segmentation``.
         source: The images of the scan.
         where: Name of the scan, for messages.
+        note: Begins the description of the series.
 
     Returns:
         A pydicom data set.
@@ -96,7 +99,7 @@ def make_report(result: Mapping[str, Any], segmentation: Any, source: Source, wh
             device_serial_number=str(segmentation.DeviceSerialNumber),
             is_complete=True,
             is_final=False,
-            series_description=f"normnet measurements. {NOTICE}"[:64],
+            series_description=f"{note}normnet measurements. {NOTICE}"[:64],
         )
         if not source.keeps_identity:
             report.PatientIdentityRemoved = "YES"

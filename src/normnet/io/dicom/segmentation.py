@@ -28,6 +28,7 @@ def make_segmentation(
     serial: str,
     study_uid: str = "",
     empty_frames: bool = False,
+    note: str = "",
 ) -> Any:
     """A SEG: binary of masks, fractional of probabilities.
 
@@ -39,6 +40,7 @@ def make_segmentation(
         serial: Names the model exactly: digits of its sha256.
         study_uid: Study of a de-identified object; a new one where it is empty.
         empty_frames: Whether frames without any voxel are stored, too.
+        note: Begins the description of the series.
 
     Returns:
         A pydicom data set; ``encode`` makes it a file.
@@ -71,7 +73,9 @@ def make_segmentation(
             transfer_syntax_uid=ExplicitVRLittleEndian,
             content_label="LESIONS" if binary else "ANOMALY",
             content_description=NOTICE,
-            series_description=f"normnet: {', '.join(one.name.lower() for one in segments)}"[:64],
+            series_description=f"{note}normnet: {', '.join(one.name.lower() for one in segments)}"[
+                :64
+            ],
         )
         if not source.keeps_identity:
             _remove_identity(found, study_uid or highdicom.UID())
