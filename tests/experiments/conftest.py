@@ -1,8 +1,6 @@
 """Phantoms as a CSV list of cases, and a scale at which a network trains in a second."""
 
 import csv
-import sys
-import types
 
 import numpy as np
 import pytest
@@ -80,7 +78,7 @@ def supervised(monkeypatch):
 
     asked = []
 
-    def predict_left_out(name, scale, bench, seed=0):
+    def predict_left_out(name, scale, bench, *rest):
         asked.append(name)
         for case in (case for cases in bench.data.tests.values() for case in cases):
             subject = bench.subject(case, scale.config())
@@ -88,9 +86,8 @@ def supervised(monkeypatch):
             found_mask[np.flatnonzero(found_mask.any(axis=(1, 2)))[0]] = False
             yield subject, found_mask
 
-    module = types.ModuleType("normnet.experiments.supervised")
-    module.predict_left_out = predict_left_out
-    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr("normnet.experiments.supervised.predict_left_out", predict_left_out)
+    monkeypatch.setattr("normnet.experiments.nnunet.predict_left_out_nnunet", predict_left_out)
     return asked
 
 

@@ -3,8 +3,6 @@
 import csv
 import json
 import math
-import sys
-import types
 from dataclasses import replace
 
 import numpy as np
@@ -169,14 +167,11 @@ def test_stopped_in_the_middle_it_goes_on(bench, scale, tmp_path):
 
 
 def test_a_supervised_method_that_cannot_run_keeps_no_other_from_it(bench, scale, monkeypatch):
-    module = types.ModuleType("supervised")
-
     def predict_left_out(name, *rest):
         raise ConfigError("NN-BAS-099", "nothing there", name, "install it")
         yield
 
-    module.predict_left_out = predict_left_out
-    monkeypatch.setitem(sys.modules, "normnet.experiments.supervised", module)
+    monkeypatch.setattr("normnet.experiments.supervised.predict_left_out", predict_left_out)
     said = []
     bench.say = said.append
     table = some_rows("cople-net", "hu-threshold", "inf-net")
