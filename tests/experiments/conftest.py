@@ -28,6 +28,11 @@ size = 32
 batch = 4
 iterations = 2
 restore_steps = 2
+[supervised]
+size = 64
+batch = 8
+iterations = 4
+learning_rate = 1e-3
 """
 
 
