@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -81,12 +79,13 @@ def baseline(
         raise typer.BadParameter(f"'{action}' needs a method, see 'normnet baseline list'")
     elif out is None or not data:
         raise typer.BadParameter(f"'{action}' needs --data and --out")
+    from normnet.cli.reproduce import opened_bench
     from normnet.experiments.bench import Interrupted
     from normnet.experiments.rival_runs import RivalRun
     from normnet.experiments.rivals import find_rival
 
     rival = None if method is None else find_rival(method)
-    with _opened_bench(data, out, leave_out or [], lung_model, device) as bench:
+    with opened_bench(data, out, leave_out or [], lung_model, device) as bench:
         if rival is None:
             _print_list(wanted, bench, seed)
             return 0
@@ -119,25 +118,6 @@ def _resize(scale: Scale, sizes: dict[str, float | None]) -> Scale:
             "NN-EXP-003", f"not a scale ({what})", "the options", "see normnet baseline --help"
         ) from error
     return scale.model_copy(update={"baselines": baselines})
-
-
-@contextmanager
-def _opened_bench(
-    data: list[Path], out: Path, leave_out: list[str], lung_model: Path | None, device: str
-) -> Iterator[Bench]:
-    from normnet.memory import check_memory
-
-    check_memory()
-    from normnet.cli.devices import choose_device
-    from normnet.cli.signals import stopping_on_signals
-    from normnet.cli.texts import say
-    from normnet.experiments.bench import Bench, find_data
-    from normnet.io.output_folder import check_output, locked
-
-    found = find_data(data, leave_out)
-    check_output(out, data)
-    with locked(out), stopping_on_signals() as stop:
-        yield Bench(found, out, lung_model, choose_device(device), say, stop)
 
 
 def _print_list(scale: Scale, bench: Bench | None, seed: int) -> None:

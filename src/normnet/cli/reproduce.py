@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    from normnet.experiments.bench import Bench
     from normnet.experiments.catalogue import Experiment, Scale
 
 
@@ -95,25 +98,36 @@ def _run(
     lung_model: Path | None,
     device: str,
 ) -> int:
+    with opened_bench(data, out, leave_out, lung_model, device) as bench:
+        from normnet.experiments.bench import Interrupted
+        from normnet.experiments.run import run_experiment
+
+        sets = bench.data.tests.items()
+        tests = ", ".join(f"{len(cases)} of {name}" for name, cases in sets if cases)
+        bench.say(f"{len(bench.data.normals)} normal CTs; with lesion masks: {tests or 'none'}")
+        try:
+            for path in run_experiment(experiment, scale, bench, rows):
+                bench.say(f"written: {path}")
+        except Interrupted:
+            bench.say("stopped; the same command goes on from here")
+    return 0
+
+
+@contextmanager
+def opened_bench(
+    data: list[Path], out: Path, leave_out: list[str], lung_model: Path | None, device: str
+) -> Iterator[Bench]:
+    """The CTs and stored results of a command, with ``out`` locked and signals that stop it."""
     from normnet.memory import check_memory
 
-    check_memory()
+    check_memory()  # before the imports, which take memory
     from normnet.cli.devices import choose_device
     from normnet.cli.signals import stopping_on_signals
     from normnet.cli.texts import say
-    from normnet.experiments.bench import Bench, Interrupted, find_data
-    from normnet.experiments.run import run_experiment
+    from normnet.experiments.bench import Bench, find_data
     from normnet.io.output_folder import check_output, locked
 
     found = find_data(data, leave_out)
     check_output(out, data)
     with locked(out), stopping_on_signals() as stop:
-        bench = Bench(found, out, lung_model, choose_device(device), say, stop)
-        tests = ", ".join(f"{len(cases)} of {name}" for name, cases in found.tests.items() if cases)
-        say(f"{len(found.normals)} normal CTs; with lesion masks: {tests or 'none'}")
-        try:
-            for path in run_experiment(experiment, scale, bench, rows):
-                say(f"written: {path}")
-        except Interrupted:
-            say("stopped; the same command goes on from here")
-    return 0
+        yield Bench(found, out, lung_model, choose_device(device), say, stop)
