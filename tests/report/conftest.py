@@ -123,7 +123,7 @@ def reported(tmp_path_factory):
     return out
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # Playwright's event loop must not outlive a file's tests
 def browser():
     """Debian's Chromium with WebGL 2 in software."""
     if not Path(CHROMIUM).is_file():
