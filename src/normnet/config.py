@@ -421,10 +421,10 @@ class PostprocessingConfig(Section):
     dimensions: Literal[2, 3] = 3  # of the mean filters
     normalised: bool = False  # means over lung voxels only
     lesion_networks: bool = False  # use them, and the boundary below; False: the paper
-    prob_lesion: Share = 0.1  # could be lesion: they give it more than this,
+    prob_lesion: Share = 0.2  # could be lesion: they give it more than this,
     prob_possible: Share = 0.02  # or Eq. 10 finds it and they give it more than this
-    step_hu: Spread = 60.0  # lesion: denser than the healthy lung by this
-    share: Share = 0.15  # and this share of the way from there to the disease
+    step_hu: Spread = 75.0  # lesion: denser than the healthy lung by this
+    share: Share = 0.12  # and this share of the way from there to the disease
     share_range: Shares = (0.05, 0.25)  # the results give the volume for these shares, too
     # Density of the disease: this percentile of what is more likely lesion than not.
     disease_percentile: Percent = 75.0

@@ -120,9 +120,9 @@ def test_of_a_name_only_a_known_ending_is_used(name, suffix):
 
 def test_the_first_position_is_the_saved_mask_exactly(server, done):
     result = server.json("GET", f"/api/jobs/{done}/result/result.json")
-    for body in ({}, {"share": None, "removed": []}, {"share": 0.15, "removed": []}):
+    for body in ({}, {"share": None, "removed": []}, {"share": 0.12, "removed": []}):
         edit = server.json("POST", f"/api/jobs/{done}/preview", body)
-        assert edit["default_share"] == edit["share"] == 0.15
+        assert edit["default_share"] == edit["share"] == 0.12
         assert edit["volumes"] == result["volumes"]
         _, volume = server.ask("GET", f"/api/jobs/{done}/volumes/lesions")
         import base64
@@ -145,7 +145,7 @@ def test_the_slider_moves_as_a_setting_does(server, done):
         server.json("POST", f"/api/jobs/{done}/preview", {"share": share})["volumes"]["both"][
             "lesion_ml"
         ]
-        for share in (0.0, shares[0], 0.15, shares[1], 0.6, 1.0)
+        for share in (0.0, shares[0], 0.12, shares[1], 0.6, 1.0)
     ]
     assert ml == sorted(ml, reverse=True)
     assert ml[0] > ml[2] > ml[-1]
@@ -204,7 +204,7 @@ def test_a_lesion_is_taken_out_and_saved_as_a_new_marked_result(server, done):
     assert result["volumes"] == edit["volumes"]
     assert result["edited"]["removed"][0]["ml"] == removed["ml"]
     assert result["edited"]["removed_ml"] == pytest.approx(removed["ml"], abs=0.002)
-    assert (result["edited"]["share"], result["edited"]["rest_removed"]) == (0.15, False)
+    assert (result["edited"]["share"], result["edited"]["rest_removed"]) == (0.12, False)
     assert result["warnings"][0].startswith("edited by a person in the local app: 1 lesion of")
     assert result["case_id"] == "ct.nii.gz (edited 1)"
     assert result["uncertainty"] == {}
@@ -227,7 +227,7 @@ def test_a_lesion_is_taken_out_and_saved_as_a_new_marked_result(server, done):
     second = server.json("POST", f"/api/jobs/{done}/saved", {"share": 0.6})["name"]
     said = server.json("GET", f"/api/jobs/{done}/{second}/result.json")
     assert (name, second) == ("edited-1", "edited-2")
-    assert "60 % in place of 15 %" in said["warnings"][0]
+    assert "60 % in place of 12 %" in said["warnings"][0]
     moved = server.json("POST", f"/api/jobs/{done}/preview", {"share": 0.6})
     assert said["volumes"] == moved["volumes"]
 
