@@ -129,7 +129,7 @@ def run_rival(ct: Path, out: Path, model_folder: Path | None, lungs: Path, laps:
 
     laps.lap("imports")
     networks, manifest = load_members(
-        model_folder or shipped("normnet"), "normnet"
+        model_folder or shipped("normnet"), "normnet", for_training=True
     )  # as MONAI made them
     config, _ = settings_of(manifest, Path("manifest"))
     window = config.window
@@ -259,7 +259,7 @@ def compare(first: Path, second: Path, lungs: Path) -> tuple[float, list[float],
 
     from normnet.evaluation.metrics import compute_overlap
     from normnet.io.read import read_stored
-    from normnet.preparation.prepare import bounding_box
+    from normnet.filters import bounding_box
 
     masks = [np.asarray(read_stored(path).voxels) > 0 for path in (first, second)]
     ml = [float(mask.sum()) * float(np.prod(SPACING_MM)) / 1000 for mask in masks]

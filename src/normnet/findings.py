@@ -86,5 +86,6 @@ def postprocess_votes(
         config.window.tau,
         config.postprocessing,
         prob_lesion,
+        prepared.device,
     )
     return Findings(votes, normal_mask, prob_lesion, steps)

@@ -122,10 +122,7 @@ def load_model(
 def _load(kind: str, given: str | Path | None) -> Members[list[nn.Module]]:
     folder = _place(given, kind)
     _read_whole(folder, kind)  # a wrong setting is found before torch and weights are loaded
-    from normnet.inference.subpixel import use_subpixel_output
-
     networks, manifest = load_members(folder, kind)
-    networks = [use_subpixel_output(network) for network in networks]
     return Members(networks, _known_settings(manifest, folder), manifest)
 
 

@@ -39,8 +39,7 @@ class Segmentation:
         lesion_mask: bool.
         lung_labels: uint8, 1 right, 2 left, 0 elsewhere; beside lesions wider than the lungs that
             were searched (``widen_lungs``).
-        prob_anomaly: float32 in [0, 1], see ``restore_anomaly``; 0 outside the lungs that were
-            searched.
+        anomaly_codes: uint8, 255 times ``prob_anomaly``, which is how the map is stored.
         n_votes_normal: uint8, members that voted normal where the lung is bright, 0 elsewhere.
         volumes: Millilitres and shares, see ``quantify``.
         warnings: One line each.
@@ -55,7 +54,7 @@ class Segmentation:
 
     lesion_mask: np.ndarray
     lung_labels: np.ndarray
-    prob_anomaly: np.ndarray
+    anomaly_codes: np.ndarray
     n_votes_normal: np.ndarray
     volumes: dict[str, Any]
     warnings: tuple[str, ...] = ()
@@ -66,6 +65,12 @@ class Segmentation:
     quantification: dict[str, Any] = field(default_factory=dict)
     uncertainty: dict[str, Any] = field(default_factory=dict)
     quality: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def prob_anomaly(self) -> np.ndarray:
+        """Float32 in [0, 1], see ``restore_anomaly``; 0 outside the lungs that were searched."""
+        prob: np.ndarray = self.anomaly_codes / np.float32(255)
+        return prob
 
 
 def segment(
@@ -114,7 +119,7 @@ def segment(
     lobes = None if lobe_labels is None else check_lobes(lobe_labels, scan, lungs.labels)
     clock("lungs")
 
-    prepared = prepare(scan, lungs.labels, config.preparation, config.window)
+    prepared = prepare(scan, lungs.labels, config.preparation, config.window, device)
     warnings += doubt_breath(prepared) or doubt_density(scan, lungs.labels)
     clock("preparation")
 
@@ -133,7 +138,7 @@ def segment(
     return Segmentation(
         lesion_mask=found.lesion_mask,
         lung_labels=found.lung_labels,
-        prob_anomaly=found.prob_anomaly,
+        anomaly_codes=found.anomaly_codes,
         n_votes_normal=found.n_votes_normal,
         volumes=found.volumes,
         warnings=warnings,

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from normnet.config import PostprocessingConfig
+from normnet.filters import box_mean, dilate, erode, gaussian
 
 AIR_HU = np.float32(-1000)
 # Probabilities of the lesion networks below and above which the density of healthy lung and of
@@ -63,7 +64,11 @@ class LesionSteps(NamedTuple):
 
 
 def mean_filter(
-    image: np.ndarray, size: int, lung_mask: np.ndarray, config: PostprocessingConfig
+    image: np.ndarray,
+    size: int,
+    lung_mask: np.ndarray,
+    config: PostprocessingConfig,
+    device: str = "cpu",
 ) -> np.ndarray:
     """Mean over a cube (or a square in each slice), zeros outside the volume.
 
@@ -72,55 +77,35 @@ def mean_filter(
         size: Edge in voxels.
         lung_mask: Same shape, bool; only its voxels count if ``config.normalised``.
         config: ``dimensions`` and ``normalised``.
+        device: Torch device.
 
     Returns:
         Same shape, float32.
     """
-    from scipy.ndimage import uniform_filter
-
     sizes = (size if config.dimensions == 3 else 1, size, size)
-    mean: np.ndarray = uniform_filter(image, sizes, mode="constant")
+    mean = box_mean(image, sizes, device)
     if config.normalised:
-        mean /= np.maximum(
-            uniform_filter(lung_mask.astype(np.float32), sizes, mode="constant"), 1e-3
-        )
+        mean /= np.maximum(box_mean(lung_mask.astype(np.float32), sizes, device), 1e-3)
     return mean
 
 
-def dilate(mask: np.ndarray, radius_vox: int, within: np.ndarray | None = None) -> np.ndarray:
-    """Grow a mask by ``radius_vox`` steps to the six face neighbours.
-
-    Args:
-        mask: (z, y, x) bool.
-        radius_vox: Number of steps; 0 returns the mask unchanged.
-        within: Same shape, bool; only voxels inside it are added. None: no limit.
-    """
-    from scipy.ndimage import binary_dilation
-
-    if radius_vox <= 0:
-        return mask
-    grown: np.ndarray = binary_dilation(mask, iterations=radius_vox, mask=within)
-    return grown
-
-
-def without_rim(lung_mask: np.ndarray, rim_vox: int) -> np.ndarray:
+def without_rim(lung_mask: np.ndarray, rim_vox: int, device: str = "cpu") -> np.ndarray:
     """The lungs without their ``rim_vox`` outermost layers of voxels in each slice.
 
     Args:
         lung_mask: (z, y, x) bool.
         rim_vox: Number of layers; 0 returns the mask unchanged.
+        device: Torch device.
     """
-    from scipy.ndimage import binary_erosion, generate_binary_structure
-
-    if rim_vox <= 0:
-        return lung_mask
-    in_slice = generate_binary_structure(2, 1)[None]
-    inside: np.ndarray = binary_erosion(lung_mask, in_slice, iterations=rim_vox)
-    return inside
+    return erode(lung_mask, rim_vox, in_slice=True, device=device)
 
 
 def parenchyma_density(
-    volume_hu: np.ndarray, lung_mask: np.ndarray, left_out: np.ndarray, sigma_vox: float
+    volume_hu: np.ndarray,
+    lung_mask: np.ndarray,
+    left_out: np.ndarray,
+    sigma_vox: float,
+    device: str = "cpu",
 ) -> np.ndarray:
     """Smoothed HU of the lungs without their normal bright tissue.
 
@@ -132,19 +117,17 @@ def parenchyma_density(
         lung_mask: Same shape, bool.
         left_out: Same shape, bool, what is voted normal: vessels and airways.
         sigma_vox: Standard deviation of the Gaussian, which is cut at three of them.
+        device: Torch device.
 
     Returns:
         Float32 HU; meaningless outside the lungs.
     """
-    from scipy.ndimage import binary_erosion, gaussian_filter
-
-    counted = binary_erosion(lung_mask) & ~left_out
-    weight = gaussian_filter(counted.astype(np.float32), sigma_vox, truncate=3)
-    total = gaussian_filter(
-        np.where(counted, volume_hu - AIR_HU, np.float32(0)), sigma_vox, truncate=3
-    )
-    density_hu: np.ndarray = total / np.maximum(weight, 0.01) + AIR_HU
-    return density_hu
+    counted = (erode(lung_mask, device=device) & ~left_out).astype(np.float32)
+    total = gaussian((volume_hu - AIR_HU) * counted, sigma_vox, 3, device)
+    weight = gaussian(counted, sigma_vox, 3, device)
+    total /= np.maximum(weight, np.float32(0.01), out=weight)
+    total += AIR_HU
+    return total
 
 
 def postprocess(
@@ -155,6 +138,7 @@ def postprocess(
     tau: float,
     config: PostprocessingConfig,
     prob_lesion: np.ndarray | None = None,
+    device: str = "cpu",
 ) -> LesionSteps:
     """Eq. 10 with all its intermediate images; with the lesion networks also pale disease.
 
@@ -170,17 +154,24 @@ def postprocess(
         tau: Bright threshold of ``thorax``.
         config: Kernel sizes, thresholds, boundary and rim.
         prob_lesion: Same shape, float32, of the lesion networks; None: only Eq. 10 and the rim.
+        device: Torch device of the filters.
     """
     anomaly = lung_mask & (thorax >= tau) & ~normal_mask
-    seeds = mean_filter(anomaly.astype(np.float32), config.k_d, lung_mask, config) > config.t_d
-    remainder = np.where(normal_mask, np.float32(0), thorax)
-    cap = (mean_filter(remainder, config.k_f, lung_mask, config) > config.t_f) & lung_mask
-    core = dilate(seeds, config.dilation_vox) & cap
+    share = mean_filter(anomaly.astype(np.float32), config.k_d, lung_mask, config, device)
+    seeds = share > config.t_d
+    remainder = thorax * ~normal_mask
+    cap = mean_filter(remainder, config.k_f, lung_mask, config, device) > config.t_f
+    cap &= lung_mask
+    core = dilate(seeds, config.dilation_vox, device=device) & cap
     if prob_lesion is None:
-        lesions = core & without_rim(lung_mask, config.rim_vox)
+        lesions = core & without_rim(lung_mask, config.rim_vox, device)
         return LesionSteps(anomaly, seeds, remainder, cap, core, lesions)
-    density_hu = parenchyma_density(volume_hu, lung_mask, normal_mask, config.density_sigma_vox)
-    edges, boundary = bound_lesions(density_hu, core, prob_lesion, lung_mask, normal_mask, config)
+    density_hu = parenchyma_density(
+        volume_hu, lung_mask, normal_mask, config.density_sigma_vox, device
+    )
+    edges, boundary = bound_lesions(
+        density_hu, core, prob_lesion, lung_mask, normal_mask, config, device
+    )
     lesions = (edges & 2) > 0
     return LesionSteps(anomaly, seeds, remainder, cap, core, lesions, boundary, edges)
 
@@ -192,6 +183,7 @@ def bound_lesions(
     lung_mask: np.ndarray,
     normal_mask: np.ndarray,
     config: PostprocessingConfig,
+    device: str = "cpu",
 ) -> tuple[np.ndarray, Boundary]:
     """The candidates that are denser than this patient's boundary.
 
@@ -202,13 +194,14 @@ def bound_lesions(
         lung_mask: Same shape, bool.
         normal_mask: Same shape, bool, what the ensemble calls normal.
         config: Candidates, boundary and rim.
+        device: Torch device of the filters.
 
     Returns:
         ``edges`` of ``LesionSteps``, same shape, uint8; and the boundary.
     """
-    inside = without_rim(lung_mask, 1)
+    inside = without_rim(lung_mask, 1, device)
     candidates = (prob_lesion > config.prob_lesion) | (core & (prob_lesion > config.prob_possible))
-    candidates &= without_rim(inside, config.rim_vox - 1) if config.rim_vox > 0 else lung_mask
+    candidates &= without_rim(inside, config.rim_vox - 1, device) if config.rim_vox else lung_mask
     healthy = inside & (prob_lesion < HEALTHY_PROB) & ~core & ~normal_mask
     disease = inside & (prob_lesion > DISEASE_PROB)
     boundary = find_boundary(

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from normnet.config import Config
+from normnet.filters import dilate
 from normnet.findings import Findings
 from normnet.lungs.learned import Lungs
-from normnet.postprocessing import LesionSteps, dilate
+from normnet.postprocessing import LesionSteps
 from normnet.preparation.prepare import Prepared
 from normnet.quantification import (
     Found,
@@ -28,6 +29,7 @@ from normnet.scan import Scan
 
 # Edge of the square in a slice over which the tissue that is added to the lungs is smoothed.
 SMOOTH_PX = 5
+PLANES = 32  # of the map of anomaly, restored at once
 
 
 class Restored(NamedTuple):
@@ -35,7 +37,7 @@ class Restored(NamedTuple):
 
     lesion_mask: np.ndarray
     lung_labels: np.ndarray
-    prob_anomaly: np.ndarray
+    anomaly_codes: np.ndarray
     n_votes_normal: np.ndarray
     volumes: dict[str, Any]
     quantification: dict[str, Any]
@@ -58,9 +60,14 @@ def restore_findings(
     bright = inside & (volume_hu >= config.window.bright_hu)
     lesion_mask, labels = restore_masks(scan, lungs, prepared, findings.steps, config)
     lung_labels = lungs.labels if lungs.possible is None else prepared.embed(labels)
-    prob_anomaly = restore_anomaly(prepared, findings, inside, bright)
-    n_votes = prepared.regrid(findings.votes.n_normal, nearest=True)
-    votes = np.where(bright, n_votes, np.uint8(0))
+    anomaly_codes, n_votes_normal = (np.zeros(scan.shape, np.uint8) for _ in range(2))
+    codes, votes = prepared.cut(anomaly_codes), prepared.cut(n_votes_normal)
+    for first in range(0, len(inside), PLANES):
+        planes = slice(first, first + PLANES)
+        prob = restore_anomaly(prepared, findings, inside[planes], bright[planes], planes)
+        codes[planes] = np.rint(prob * np.float32(255))
+        n_normal = prepared.regrid(findings.votes.n_normal, nearest=True, planes=planes)
+        votes[planes] = n_normal * bright[planes]
     spacing_mm = prepared.orientation.spacing_mm(scan.geometry)
     volumes = quantify(lesion_mask, labels, scan.geometry.voxel_ml)
     n_members = findings.votes.n_members
@@ -70,8 +77,8 @@ def restore_findings(
     return Restored(
         prepared.embed(lesion_mask),
         lung_labels,
-        prepared.embed(prob_anomaly),
-        prepared.embed(votes),
+        anomaly_codes,
+        n_votes_normal,
         volumes,
         quantification,
         doubt_volumes(prepared, findings, labels, volumes, quantification),
@@ -144,27 +151,35 @@ def doubt_volumes(
 
 
 def restore_anomaly(
-    prepared: Prepared, findings: Findings, inside: np.ndarray, bright: np.ndarray
+    prepared: Prepared,
+    findings: Findings,
+    inside: np.ndarray,
+    bright: np.ndarray,
+    planes: slice = slice(None),
 ) -> np.ndarray:
     """How anomalous each voxel is, on the voxels of the scan.
 
     Args:
         prepared: The thorax.
         findings: What the ensemble and, where they are used, the lesion networks say.
-        inside: (z, y, x) bool in the lungs' box of the scan, the lungs.
+        inside: (z, y, x) bool in these planes of the lungs' box of the scan, the lungs.
         bright: Same shape, bool, the bright voxels of the lungs: the ensemble judges these alone.
+        planes: Of the box; all where not given.
 
     Returns:
-        Float32 in [0, 1] in the lungs' box. Bright voxels: 1 - ``prob_normal``, or the mean of this
+        Same shape, float32 in [0, 1]. Bright voxels: 1 - ``prob_normal``, or the mean of this
         and ``prob_lesion`` with the lesion networks. Other voxels of the lungs: ``prob_lesion``, or
         0 without the lesion networks.
     """
-    prob_normal = prepared.regrid(findings.votes.prob_normal.astype(np.float32))
-    not_normal = np.where(bright, 1 - prob_normal, np.float32(0))
+    not_normal = 1 - prepared.regrid(findings.votes.prob_normal, planes=planes)[bright]
     if findings.prob_lesion is None:
-        return not_normal
-    lesion = np.where(inside, prepared.regrid(findings.prob_lesion), np.float32(0))
-    return np.where(bright, (not_normal + lesion) / 2, lesion)
+        prob = np.zeros(bright.shape, np.float32)
+        prob[bright] = not_normal
+        return prob
+    prob = prepared.regrid(findings.prob_lesion, planes=planes)
+    prob *= inside
+    prob[bright] = (not_normal + prob[bright]) / 2
+    return prob
 
 
 def widen_lungs(
@@ -197,7 +212,10 @@ def widen_lungs(
     lesions = steps.core | steps.lesions
     beside = dilate(lesions, config.postprocessing.lungs_vox, within=~prepared.lung_mask)
     near = prepared.regrid_mask(beside) & (labels == 0) & (possible > 0)
-    bright = near & (volume_hu >= config.window.bright_hu)
-    filled = ((labels > 0) | bright).astype(np.float32)
-    mostly = uniform_filter(filled, (1, SMOOTH_PX, SMOOTH_PX)) > 0.5
-    return np.where(near & mostly, possible, labels)
+    wider = labels.copy()
+    for z in np.flatnonzero(near.any(axis=(1, 2))):
+        bright = near[z] & (volume_hu[z] >= config.window.bright_hu)
+        filled = ((labels[z] > 0) | bright).astype(np.float32)
+        added = near[z] & (uniform_filter(filled, SMOOTH_PX) > 0.5)
+        wider[z][added] = possible[z][added]
+    return wider

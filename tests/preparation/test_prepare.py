@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from normnet.config import PreparationConfig, WindowConfig
-from normnet.preparation.prepare import bounding_box, prepare
+from normnet.filters import bounding_box
+from normnet.preparation.prepare import prepare
 from normnet.preparation.resample import Grid, resample
 from normnet.scan import Geometry, Scan
 from tests.phantoms import ORIENTATIONS, reorient

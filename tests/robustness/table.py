@@ -131,7 +131,7 @@ def _write(path: Path) -> Any:
     read = _read(path)
     nothing = np.zeros(read.shape, np.uint8)
     volumes = quantify(nothing > 0, nothing, read.geometry.voxel_ml)
-    found = Segmentation(nothing > 0, nothing, nothing.astype(np.float32), nothing, volumes)
+    found = Segmentation(nothing > 0, nothing, nothing, nothing, volumes)
     name = {"name": "stand-in"}
     model = Model(*(Members([], Config(), name) for _ in range(3)))
     with locked(out):

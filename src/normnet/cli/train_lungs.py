@@ -73,7 +73,7 @@ def train_lungs(
     torch_device = choose_device(device)
     start, start_members = None, []
     if start_from:
-        networks, manifest = load_members(start_from, "lungs")
+        networks, manifest = load_members(start_from, "lungs", for_training=True)
         start, start_members = networks[0].state_dict(), manifest["members"]
     check_output(out, inputs)
     with locked(out), progress_bar() as bar:

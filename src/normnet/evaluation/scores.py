@@ -18,7 +18,7 @@ from normnet.evaluation.lesions import Detection, compute_detection
 from normnet.evaluation.metrics import Overlap, check_shapes, compute_overlap
 from normnet.evaluation.surfaces import TOLERANCE_MM, SurfaceScores, compute_surface_scores
 from normnet.evaluation.tables import number
-from normnet.preparation.prepare import bounding_box
+from normnet.filters import bounding_box
 from normnet.quantification import MIN_LESION_ML
 from normnet.scan import Geometry
 

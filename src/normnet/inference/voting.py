@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from normnet.config import InferenceConfig
+from normnet.filters import bounding_box
 from normnet.inference.precision import autocast
 
 if TYPE_CHECKING:
     import torch
+
+MARGIN_VOX = 2  # around the lungs, where interpolation takes part of a probability from
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,8 @@ def predict_normal(
 ) -> Votes:
     """Run every member over the thorax, slab by slab, so that one slab limits the memory.
 
+    Nothing is computed beyond the box of the lungs in the slices that a slab is used for.
+
     Args:
         thorax: (z, y, x) float32 in [0, 1], 0 outside the lungs.
         networks: Members in evaluation mode.
@@ -89,14 +94,32 @@ def predict_normal(
     windows = slab_windows(depth, config.slab_vox)
     with torch.inference_mode(), autocast(device):
         for done, (seen, used) in enumerate(windows):
-            missing = max(0, seen.stop - depth)
-            pads = (0, -width % stride, 0, -height % stride, 0, missing + -config.slab_vox % stride)
-            slab = torch.nn.functional.pad(torch.from_numpy(thorax[seen]), pads)[None, None]
-            slab = slab.to(device, memory_format=torch.channels_last_3d)  # (1, 1, D, H, W)
-            inner = slice(used.start - seen.start, used.stop - seen.start)
-            logits = [network(slab)[0, 0, inner, :height, :width] for network in networks]
-            probs = torch.sigmoid(torch.stack(logits).float())  # (members, D, H, W)
-            n_normal[used] = (probs > config.prob_normal).sum(0).to(torch.uint8).cpu().numpy()
-            prob_normal[used] = probs.mean(0).half().cpu().numpy()
+            lungs = thorax[used] > 0
+            if lungs.any():
+                _, rows, columns = bounding_box(lungs, MARGIN_VOX)
+                missing = max(0, seen.stop - depth)
+                thick = (0, missing + -config.slab_vox % stride)
+                pads = (0, -width % stride, 0, -height % stride, *thick)
+                slab = torch.nn.functional.pad(torch.from_numpy(thorax[seen]), pads)[None, None]
+                slab = slab.to(device, memory_format=torch.channels_last_3d)  # (1, 1, D, H, W)
+                part = (slice(used.start - seen.start, used.stop - seen.start), rows, columns)
+                logits = [_ask(network, slab, part) for network in networks]
+                probs = torch.sigmoid(torch.stack(logits).float())  # (members, D, H, W)
+                votes = (probs > config.prob_normal).sum(0, dtype=torch.uint8)
+                n_normal[used, rows, columns] = votes.cpu().numpy()
+                prob_normal[used, rows, columns] = probs.mean(0).half().cpu().numpy()
             on_slab(done + 1, len(windows))
     return Votes(n_normal, prob_normal, len(networks))
+
+
+def _ask(
+    network: torch.nn.Module, slab: torch.Tensor, box: tuple[slice, slice, slice]
+) -> torch.Tensor:
+    """Logits of one member in a box of a slab; the shipped kind computes no others."""
+    from normnet.network.lean import LeanUNet
+
+    if isinstance(network, LeanUNet):
+        part: torch.Tensor = network(slab, box)[0, 0]
+        return part
+    whole: torch.Tensor = network(slab)[0, 0]
+    return whole[box]

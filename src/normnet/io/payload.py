@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import zlib
 from io import BufferedReader
 from pathlib import Path
 
 import numpy as np
+from isal import isal_zlib
 
 from normnet.errors import InputError
 from normnet.io.limits import check_bytes
@@ -30,7 +30,7 @@ class Inflated:
     def __init__(self, handle: BufferedReader, where: str):
         self._handle = handle
         self._where = where
-        self._decoder = zlib.decompressobj(47)  # gzip or zlib, decided by the first bytes
+        self._decoder = isal_zlib.decompressobj(47)  # gzip or zlib, decided by the first bytes
         self._pending = b""
 
     def readinto(self, view: memoryview) -> int:
@@ -48,11 +48,11 @@ class Inflated:
                 rest = self._decoder.unused_data or self._handle.read(_CHUNK_BYTES)
                 if not rest.startswith(b"\x1f\x8b"):
                     return 0
-                self._decoder, self._pending = zlib.decompressobj(31), rest
+                self._decoder, self._pending = isal_zlib.decompressobj(31), rest
             self._pending = self._pending or self._handle.read(_CHUNK_BYTES)
             try:
                 data = self._decoder.decompress(self._pending, wanted)
-            except zlib.error as error:
+            except isal_zlib.error as error:
                 raise InputError(
                     "NN-FILE-006", "compressed data is corrupt", self._where, _REPEAT
                 ) from error

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from normnet.filters import block_means
 from normnet.scan import Doubt, Scan
 
 BLOCK_MM = 2.5  # voxels are averaged over cubes of about this edge, against noise
@@ -53,7 +54,8 @@ def tissue_peaks(scan: Scan) -> TissuePeaks:
     """
     from scipy.ndimage import label, maximum_filter, minimum_filter
 
-    blocks = _block_means(*scan.upright())
+    volume_hu, spacing_mm = scan.upright()
+    blocks = block_means(volume_hu, [max(1, round(BLOCK_MM / own)) for own in spacing_mm])
     step = maximum_filter(blocks, (1, 3, 3)) - minimum_filter(blocks, (1, 3, 3))
 
     parts, _ = label(blocks < LUNG_HU[1])
@@ -130,19 +132,6 @@ def _fat_and_muscle(peaks: dict[float, float]) -> tuple[float | None, float | No
     if pairs:
         return max(pairs, key=lambda pair: fat[pair[0]] * muscle[pair[1]])
     return _highest(fat), _highest(muscle)
-
-
-def _block_means(volume_hu: np.ndarray, spacing_mm: tuple[float, ...]) -> np.ndarray:
-    """Mean HU of blocks of about ``BLOCK_MM``; what is left over at the end is cut off."""
-    sizes = [
-        min(n, max(1, round(BLOCK_MM / own)))
-        for n, own in zip(volume_hu.shape, spacing_mm, strict=True)
-    ]
-    z, y, x = (n // size for n, size in zip(volume_hu.shape, sizes, strict=True))
-    cut = volume_hu[: z * sizes[0], : y * sizes[1], : x * sizes[2]]
-    split = cut.reshape(z, sizes[0], y, sizes[1], x, sizes[2])
-    means: np.ndarray = split.mean((1, 3, 5), dtype=np.float32)
-    return means
 
 
 def _peaks(values_hu: np.ndarray, limits_hu: tuple[float, float]) -> dict[float, float]:

@@ -6,20 +6,20 @@ its own: a fourth, fastest axis.
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from isal import igzip
 
 from normnet.io.atomic import replacing
+from normnet.io.formats.nifti import GZIP_LEVEL
 from normnet.io.geometry import axes_of
 from normnet.io.segments import LUNG, SEGMENTS, Segment
 from normnet.scan import Geometry
 
 _LAYERS = (0, 0, 1)  # of each segment
 _VALUES = (1, 2, 1)  # of each segment in its layer
-_GZIP_LEVEL = 4
 _CONTEXT = "Segmentation category and type - DICOM master list"
 
 
@@ -99,7 +99,7 @@ def _write(path: Path, voxels: np.ndarray, geometry: Geometry, pairs: Mapping[st
     ]
     with replacing(path) as handle:
         handle.write(("\n".join(lines) + "\n\n").encode())
-        with gzip.GzipFile("", "wb", _GZIP_LEVEL, handle, mtime=0) as stream:
+        with igzip.IGzipFile("", "wb", GZIP_LEVEL, handle, mtime=0) as stream:
             for plane in voxels:
                 stream.write(np.ascontiguousarray(plane).data)
 

@@ -31,20 +31,38 @@ def keep_lungs(
         spacing_mm: (z, y, x).
     """
     import cc3d
-    from scipy.ndimage import binary_fill_holes
 
     labels, n = cc3d.connected_components(mask, connectivity=6, return_N=True)
     if n == 0:
         return mask
-    n_voxels = np.bincount(labels.ravel(), minlength=n + 1)
-    mean_hu = np.bincount(labels.ravel(), volume_hu.ravel(), n + 1) / np.maximum(n_voxels, 1)
+    inside = labels[mask]
+    n_voxels = np.bincount(inside, minlength=n + 1)
+    mean_hu = np.bincount(inside, volume_hu[mask], n + 1) / np.maximum(n_voxels, 1)
     ml = np.where(mean_hu > AIR_HU, n_voxels, 0) * (np.prod(spacing_mm) / 1000.0)
     ml[0] = 0
     large = (ml >= SMALL_ML) & (ml >= SMALL_SHARE * ml.max())
     largest = np.argsort(ml)[::-1][:4]
-    chosen = [label for label in largest if large[label]]
-    lungs: np.ndarray = binary_fill_holes(np.isin(labels, chosen))
-    return lungs
+    kept = np.zeros(n + 1, bool)
+    kept[largest] = large[largest]
+    return fill_holes(kept[labels])
+
+
+def fill_holes(mask: np.ndarray) -> np.ndarray:
+    """A mask with what it encloses on all sides; the border of the array encloses nothing.
+
+    Args:
+        mask: (z, y, x) bool.
+    """
+    import cc3d
+
+    rest, n = cc3d.connected_components(~mask, connectivity=6, return_N=True)
+    outside = np.zeros(n + 1, bool)
+    for axis in range(3):
+        for end in (0, -1):
+            outside[np.unique(rest.take(end, axis))] = True
+    outside[0] = False  # the mask itself
+    filled: np.ndarray = ~outside[rest]
+    return filled
 
 
 def find_fat(volume_hu: np.ndarray, lungs: np.ndarray, spacing_mm: tuple[float, ...]) -> np.ndarray:

@@ -9,21 +9,23 @@ import numpy as np
 
 from normnet.config import LungsConfig
 from normnet.errors import ValueRangeError
+from normnet.filters import dilate
 from normnet.inference.precision import autocast
 from normnet.lungs.anatomy import DENSE_HU, doubt_cut, doubts, find_fat, keep_lungs
 from normnet.lungs.external import ExternalLungs
 from normnet.lungs.sides import find_middle, split_left_right
 from normnet.preparation.orient import Orientation
-from normnet.preparation.prepare import bounding_box
+from normnet.filters import bounding_box
 from normnet.preparation.resample import Grid, resample
 from normnet.preparation.window import scale_hu
-from normnet.scan import Scan
+from normnet.scan import Scan, Triple
 
 if TYPE_CHECKING:
     import torch
 
 SLICES_AT_ONCE = 16
 COARSE_MM = 3.0
+MARGIN_VOX = 4  # around what could be lung: no filter of find_fat looks further
 
 
 class Lungs(NamedTuple):
@@ -169,36 +171,64 @@ def find_lungs(
     orientation = Orientation.of(scan.geometry)
     turned = whole_hu(orientation.apply(scan.volume_hu))
     spacing = orientation.spacing_mm(scan.geometry)
-    targets = [max(config.slice_mm, spacing[0]), config.pixel_mm, config.pixel_mm]
-    step = tuple(target / own for target, own in zip(targets, spacing, strict=True))
-    shape = tuple(max(1, round((n - 1) / d) + 1) for n, d in zip(turned.shape, step, strict=True))
-    start = tuple(
-        ((n - 1) - (m - 1) * d) / 2 for n, m, d in zip(turned.shape, shape, step, strict=True)
-    )
-    grid = Grid(start, step, shape)
-    coarse_hu = resample(turned, grid, outside=-1024).astype(np.float32)
-    prob = agree(
-        predict_lungs(coarse_hu, targets[0], networks, config, device),
-        coarse_hu,
-        targets[0],
-        config,
-    )
-    prob[find_fat(coarse_hu, prob > config.threshold, tuple(targets))] = 0
+    z_mm = max(config.slice_mm, spacing[0])
+    coarse_mm = (z_mm, config.pixel_mm, config.pixel_mm)
+    grid = _grid_of(turned.shape, spacing, coarse_mm)
+    whole = resample(turned, grid, outside=-1024, device=device).astype(np.float32)
+    prob = predict_lungs(whole, z_mm, networks, config, device)
+    thresholds = [config.threshold] + ([] if prob_possible is None else [prob_possible])
+    prob, box = _box_of_lungs(prob, min(thresholds), z_mm, config)
+    if prob is None:
+        raise _no_lung(scan)
+    coarse_hu = whole[box]
+    grid = grid.part(box)
+    prob = agree(prob, coarse_hu, z_mm, config)
+    prob[find_fat(coarse_hu, prob > config.threshold, coarse_mm)] = 0
 
-    def outlined(threshold: float) -> np.ndarray:
-        coarse = keep_lungs(prob > threshold, coarse_hu, tuple(targets))
-        if not coarse.any():
-            todo = "is this a chest CT in HU? or give --lungs MASK"
-            raise ValueRangeError("NN-VAL-020", "no lung found", scan.case_id, todo)
-        labels = np.zeros(scan.shape, np.uint8)
-        middle = find_middle(coarse_hu, coarse, tuple(targets))
-        side = split_left_right(coarse, middle.column)
-        box, inside = _outline(prob, threshold, side, grid, turned.shape)
-        orientation.apply(labels)[box] = inside
-        return labels
+    found = [keep_lungs(prob > threshold, coarse_hu, coarse_mm) for threshold in thresholds]
+    if not found[0].any():
+        raise _no_lung(scan)
+    in_whole = np.zeros(whole.shape, bool)
+    in_whole[box] = found[0]
+    column = find_middle(whole, in_whole, coarse_mm).column - box[2].start
+    labels = []
+    for threshold, lungs in zip(thresholds, found, strict=True):
+        side = split_left_right(lungs, column)
+        labels.append(np.zeros(scan.shape, np.uint8))
+        part, inside = _outline(prob, threshold, side, grid, turned.shape, device)
+        orientation.apply(labels[-1])[part] = inside
+    return Lungs(labels[0], labels[1] if len(labels) > 1 else None)
 
-    labels = outlined(config.threshold)
-    return Lungs(labels, None if prob_possible is None else outlined(prob_possible))
+
+def _no_lung(scan: Scan) -> ValueRangeError:
+    todo = "is this a chest CT in HU? or give --lungs MASK"
+    return ValueRangeError("NN-VAL-020", "no lung found", scan.case_id, todo)
+
+
+def _grid_of(shape: tuple[int, ...], spacing: tuple[float, ...], coarse_mm: Triple) -> Grid:
+    """The grid of the lung network in the middle of a turned scan."""
+    step = tuple(target / own for target, own in zip(coarse_mm, spacing, strict=True))
+    size = tuple(max(1, round((n - 1) / d) + 1) for n, d in zip(shape, step, strict=True))
+    start = tuple(((n - 1) - (m - 1) * d) / 2 for n, m, d in zip(shape, size, step, strict=True))
+    return Grid(start, step, size)
+
+
+def _box_of_lungs(
+    prob: np.ndarray, threshold: float, slice_mm: float, config: LungsConfig
+) -> tuple[np.ndarray | None, tuple[slice, ...]]:
+    """All that could be lung, with so much around it that no filter looks beyond.
+
+    Returns:
+        The probabilities there, None where nothing reaches the threshold; and the box.
+    """
+    possible = prob > threshold
+    if not possible.any():
+        return None, ()
+    tight = bounding_box(possible, MARGIN_VOX)
+    more = math.ceil(4 * config.smooth_mm / slice_mm)
+    z = slice(max(0, tight[0].start - more), min(len(prob), tight[0].stop + more))
+    box = (z, *tight[1:])
+    return prob[box], box
 
 
 def whole_hu(volume_hu: np.ndarray) -> np.ndarray:
@@ -211,7 +241,12 @@ def whole_hu(volume_hu: np.ndarray) -> np.ndarray:
 
 
 def _outline(
-    prob: np.ndarray, threshold: float, side: np.ndarray, grid: Grid, shape: tuple[int, ...]
+    prob: np.ndarray,
+    threshold: float,
+    side: np.ndarray,
+    grid: Grid,
+    shape: tuple[int, ...],
+    device: str,
 ) -> tuple[tuple[slice, ...], np.ndarray]:
     """The lungs of the coarse grid on the voxels of the turned scan.
 
@@ -220,7 +255,8 @@ def _outline(
     """
     coarse = side > 0
     # The outline follows the probability near the chosen components; filled holes stay filled.
-    outline = np.where(coarse & (prob <= threshold), 1, np.where(_grow(coarse), prob, 0))
+    outline = prob * dilate(coarse, 1)
+    outline[coarse & (prob <= threshold)] = 1
     box = tuple(
         slice(max(0, int(s + d * part.start)), min(n, math.ceil(s + d * part.stop)))
         for part, s, d, n in zip(bounding_box(coarse, 2), grid.start, grid.step, shape, strict=True)
@@ -230,15 +266,9 @@ def _outline(
         tuple(1 / d for d in grid.step),
         tuple(part.stop - part.start for part in box),
     )
-    fine = resample((outline * 200).astype(np.uint8), inner) > threshold * 200
-    return box, np.where(fine, resample(_spread(side), inner, nearest=True), 0)
-
-
-def _grow(mask: np.ndarray) -> np.ndarray:
-    from scipy.ndimage import binary_dilation
-
-    grown: np.ndarray = binary_dilation(mask, iterations=1)
-    return grown
+    outline *= np.float32(200)
+    fine = resample(outline.astype(np.uint8), inner, device=device) > threshold * 200
+    return box, resample(_spread(side), inner, nearest=True, device=device) * fine
 
 
 def _spread(side: np.ndarray) -> np.ndarray:

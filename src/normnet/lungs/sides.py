@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from normnet.filters import block_means
 from normnet.lungs.external import LEFT, RIGHT
 from normnet.scan import Doubt
 
@@ -64,7 +65,7 @@ def find_middle(volume_hu: np.ndarray, lungs: np.ndarray, spacing_mm: tuple[floa
     block_mm = [size * own for size, own in zip(sizes, spacing_mm, strict=True)]
     levels = np.flatnonzero(lungs.any(axis=(1, 2)))
     chest = slice(levels[0], levels[-1] + 1)
-    coarse_hu = _block_means(volume_hu[chest], sizes)
+    coarse_hu = block_means(volume_hu[chest], sizes)
 
     bone = coarse_hu > BONE_HU
     rows = np.cumsum(lungs.sum(axis=(0, 2)))
@@ -92,15 +93,6 @@ def find_middle(volume_hu: np.ndarray, lungs: np.ndarray, spacing_mm: tuple[floa
     return Middle((lungs.shape[2] - 1) / 2, "guess")
 
 
-def _block_means(volume_hu: np.ndarray, sizes: list[int]) -> np.ndarray:
-    sizes = [min(n, size) for n, size in zip(volume_hu.shape, sizes, strict=True)]
-    z, y, x = (n // size for n, size in zip(volume_hu.shape, sizes, strict=True))
-    cut = volume_hu[: z * sizes[0], : y * sizes[1], : x * sizes[2]]
-    split = cut.reshape(z, sizes[0], y, sizes[1], x, sizes[2])
-    means: np.ndarray = split.mean((1, 3, 5), dtype=np.float32)
-    return means
-
-
 def _spine_shares(bone: np.ndarray, back: float, block_mm: list[float]) -> np.ndarray:
     """How much bone a disc holds in nearly all slices, near the dorsal end of the lungs.
 
@@ -112,7 +104,7 @@ def _spine_shares(bone: np.ndarray, back: float, block_mm: list[float]) -> np.nd
     Returns:
         (x,) largest share of bone in a disc whose centre lies in this column.
     """
-    from scipy.signal import fftconvolve
+    import torch
 
     rows, columns = (
         np.arange(-int(SPINE_MM / mm), int(SPINE_MM / mm) + 1) * mm for mm in block_mm[1:]
@@ -124,8 +116,14 @@ def _spine_shares(bone: np.ndarray, back: float, block_mm: list[float]) -> np.nd
     )
     if start >= stop:
         return np.zeros(bone.shape[2])
-    in_view = fftconvolve(np.ones(bone.shape[1:], np.float32), disc, "same")[start:stop]
-    filled = fftconvolve(bone.astype(np.float32), disc[None], "same", axes=(1, 2))[:, start:stop]
+    planes = np.concatenate([np.ones_like(bone[:1]), bone]).astype(np.float32)[:, None]
+    with torch.inference_mode():
+        counts = torch.nn.functional.conv2d(
+            torch.from_numpy(planes),
+            torch.from_numpy(disc)[None, None],
+            padding=(len(rows) // 2, len(columns) // 2),
+        )
+    in_view, filled = counts[0, 0, start:stop].numpy(), counts[1:, 0, start:stop].numpy()
     share = np.percentile(filled, SPINE_PER_CENT, axis=0) / in_view
     share[in_view < IN_VIEW_SHARE * disc.sum()] = 0
     shares: np.ndarray = share.max(axis=0)

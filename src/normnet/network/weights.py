@@ -262,8 +262,16 @@ def member_files(manifest: dict[str, Any], folder: Path) -> list[Path]:
     return files
 
 
-def load_members(folder: Path, kind: str) -> tuple[list[nn.Module], dict[str, Any]]:
+def load_members(
+    folder: Path, kind: str, for_training: bool = False
+) -> tuple[list[nn.Module], dict[str, Any]]:
     """Build and fill every member of a model folder, in evaluation mode, float32.
+
+    Args:
+        folder: Of a model.
+        kind: As ``read_manifest`` takes it.
+        for_training: As ``build_unet`` makes them, so that they can be trained on; else for use
+            alone, without MONAI where they have batch normalisation.
 
     Raises:
         ModelError: As ``read_manifest`` and ``member_files`` raise it; or if a file is altered
@@ -287,11 +295,13 @@ def load_members(folder: Path, kind: str) -> tuple[list[nn.Module], dict[str, An
                 str(path),
                 "copy the model folder again",
             )
-        networks.append(_build_member(network, data, path))
+        networks.append(_build_member(network, data, path, for_training))
     return networks, manifest
 
 
-def _build_member(network: NetworkConfig, data: bytes, path: Path) -> nn.Module:
+def _build_member(
+    network: NetworkConfig, data: bytes, path: Path, for_training: bool
+) -> nn.Module:
     """A network with the weights of one file.
 
     Raises:
@@ -304,22 +314,22 @@ def _build_member(network: NetworkConfig, data: bytes, path: Path) -> nn.Module:
     misfit = ModelError("NN-MOD-006", "weights do not fit the network", str(path), "train again")
     if len(data) < 2 * count_weights(network):  # before anything of that size is built
         raise misfit
-    module = build_unet(network)
-    own = module.state_dict()
     try:
         stored = load(data)
-        kinds_fit = all(
-            value.is_floating_point() == stored[name].is_floating_point()
-            for name, value in own.items()
-        )
-        module.load_state_dict(stored)
+        if for_training or network.norm != "batch":
+            module = build_unet(network).eval()
+            module.load_state_dict(stored)
+        else:
+            from normnet.network.lean import lean_unet
+
+            module = lean_unet(network, stored)
     except Exception as error:  # safetensors and torch raise many kinds for the same cause
         raise misfit from error
-    if not kinds_fit:
-        raise misfit
-    for name, value in own.items():  # these share their memory with the network
+    for name, value in stored.items():
+        if value.is_floating_point() == name.endswith("num_batches_tracked"):
+            raise misfit
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise ModelError("NN-MOD-007", "weights hold NaN or infinity", str(path), "train again")
         if name.endswith("running_var") and (value < 0).any():
             raise ModelError("NN-MOD-012", "a negative variance", str(path), "train again")
-    return module.eval()
+    return module

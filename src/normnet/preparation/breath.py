@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from normnet.config import PreparationConfig
+from normnet.filters import block_means
 
 if TYPE_CHECKING:
     import torch
@@ -41,9 +42,9 @@ def estimate_fluid(
         The share, below 0 for a still deeper inspiration; 0 if hardly any lung is lighter than
         ``BRIGHT_HU``, or if the lightest lung is denser than after any breath.
     """
-    cut = tuple(slice(n // BLOCK_VOX * BLOCK_VOX) for n in volume_hu.shape)
-    counted = (lung_mask & (volume_hu < BRIGHT_HU))[cut].astype(np.float32)
-    share, total = (_block_means(image) for image in (counted, volume_hu[cut] * counted))
+    counted = (lung_mask & (volume_hu < BRIGHT_HU)).astype(np.float32)
+    sizes = (BLOCK_VOX,) * 3
+    share, total = (block_means(image, sizes) for image in (counted, volume_hu * counted))
     mostly = share > 0.5
     if not mostly.any():
         return 0.0
@@ -61,9 +62,3 @@ def take_fluid(volume_hu: Image, fluid: float) -> Image:
 def add_fluid(volume_hu: Image, fluid: float | torch.Tensor) -> Image:
     """The inverse of ``take_fluid``; ``fluid`` may be a tensor with one share per voxel."""
     return volume_hu + fluid * (FLUID_HU - volume_hu)
-
-
-def _block_means(image: np.ndarray) -> np.ndarray:
-    z, y, x = (n // BLOCK_VOX for n in image.shape)
-    means: np.ndarray = image.reshape(z, BLOCK_VOX, y, BLOCK_VOX, x, BLOCK_VOX).mean((1, 3, 5))
-    return means

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from normnet.config import PreparationConfig, WindowConfig
+from normnet.filters import bounding_box
 from normnet.preparation.breath import estimate_fluid, take_fluid
 from normnet.preparation.orient import Orientation
 from normnet.preparation.resample import Grid, resample, resample_mask
@@ -32,6 +33,7 @@ class Prepared:
         grid: The prepared grid in voxels of that box.
         scan_shape: Shape of the scan in file order.
         fluid: Share of tissue in the air that was taken out, see ``breath``.
+        device: Torch device that goes from grid to grid.
 
     Three methods connect three grids. ``cut`` goes from the scan to the lungs' box of the turned
     scan, ``regrid`` goes from the prepared grid to that box, and ``embed`` goes from the box to the
@@ -47,6 +49,7 @@ class Prepared:
     grid: Grid
     scan_shape: tuple[int, int, int]
     fluid: float = 0.0
+    device: str = "cpu"
 
     def cut(self, array: np.ndarray) -> np.ndarray:
         """The part of an array of the scan's shape that lies in the lungs' box, turned; a view."""
@@ -58,20 +61,25 @@ class Prepared:
         self.cut(whole)[:] = part
         return whole
 
-    def regrid(self, array: np.ndarray, nearest: bool = False) -> np.ndarray:
+    def regrid(
+        self, array: np.ndarray, nearest: bool = False, planes: slice = slice(None)
+    ) -> np.ndarray:
         """An array of the prepared grid on the voxels of the lungs' box.
 
         Args:
             array: (z, y, x) on the prepared grid, any numeric type.
             nearest: For whole numbers that must not be averaged.
+            planes: Of the box; all where not given.
         """
-        shape = tuple(part.stop - part.start for part in self.box)
-        return resample(array, self.grid.inverse(shape), nearest)
+        depth, *sides = (part.stop - part.start for part in self.box)
+        first, last, _ = planes.indices(depth)
+        grid = self.grid.inverse((depth, *sides)).part((slice(first, last), *map(slice, (0, 0), sides)))
+        return resample(array, grid, nearest, device=self.device)
 
     def regrid_mask(self, mask: np.ndarray) -> np.ndarray:
         """A bool mask on the voxels of the box: where its linear interpolation reaches one half."""
         shape = tuple(part.stop - part.start for part in self.box)
-        return resample_mask(mask, self.grid.inverse(shape))
+        return resample_mask(mask, self.grid.inverse(shape), self.device)
 
     def restore(self, array: np.ndarray, nearest: bool = False) -> np.ndarray:
         """Bring a result back to the scan's own grid: ``regrid``, then ``embed``.
@@ -90,19 +98,12 @@ class Prepared:
         return self.embed(self.regrid_mask(mask))
 
 
-def bounding_box(mask: np.ndarray, margin: int) -> tuple[slice, ...]:
-    """Smallest box around the true voxels, widened by ``margin`` and clipped by the array."""
-    box = []
-    for axis in range(3):
-        hits = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
-        box.append(
-            slice(max(0, int(hits[0]) - margin), min(mask.shape[axis], int(hits[-1]) + 1 + margin))
-        )
-    return tuple(box)
-
-
 def prepare(
-    scan: Scan, lung_labels: np.ndarray, config: PreparationConfig, window: WindowConfig
+    scan: Scan,
+    lung_labels: np.ndarray,
+    config: PreparationConfig,
+    window: WindowConfig,
+    device: str = "cpu",
 ) -> Prepared:
     """Turn, crop, resample, bring to a common depth of breath, window.
 
@@ -111,6 +112,7 @@ def prepare(
         lung_labels: Shape of the scan, 0 outside the lungs; not empty.
         config: Spacing, margin and depth of breath.
         window: Range of HU that is mapped to [0, 1].
+        device: Torch device that goes from grid to grid.
     """
     orientation = Orientation.of(scan.geometry)
     turned_hu, turned_lungs = orientation.apply(scan.volume_hu), orientation.apply(lung_labels) > 0
@@ -134,12 +136,22 @@ def prepare(
         )
         size = wanted
     grid = Grid(start, step, size)
-    crop = np.clip(turned_hu[box], LOWEST_HU, window.high_hu).astype(np.float32)
-    lung_mask = resample_mask(turned_lungs[box], grid)
-    volume_hu = resample(crop, grid, outside=LOWEST_HU)
+    lung_mask = resample_mask(turned_lungs[box], grid, device)
+    limits_hu = (LOWEST_HU, window.high_hu)
+    volume_hu = resample(turned_hu[box], grid, outside=LOWEST_HU, device=device, limits=limits_hu)
     fluid = estimate_fluid(volume_hu, lung_mask, config)
     volume_hu = np.maximum(take_fluid(volume_hu, fluid), LOWEST_HU, dtype=np.float32)
-    thorax = scale_hu(volume_hu, window) * lung_mask
+    thorax = scale_hu(volume_hu, window)
+    thorax *= lung_mask
     return Prepared(
-        thorax, volume_hu, lung_mask, config.spacing_mm, orientation, box, grid, scan.shape, fluid
+        thorax,
+        volume_hu,
+        lung_mask,
+        config.spacing_mm,
+        orientation,
+        box,
+        grid,
+        scan.shape,
+        fluid,
+        device,
     )

@@ -295,7 +295,7 @@ def write_described(
     images: dict[str, tuple[np.ndarray, float]] = {
         "lesions.nii.gz": (segmentation.lesion_mask, 1.0),
         "lungs.nii.gz": (segmentation.lung_labels, 1.0),
-        "anomaly.nii.gz": (_as_codes(segmentation.prob_anomaly), 1 / 255),
+        "anomaly.nii.gz": (segmentation.anomaly_codes, 1 / 255),
         "votes.nii.gz": (segmentation.n_votes_normal, 1.0),
     }
     with staged(folder) as new:
@@ -370,12 +370,3 @@ def write_failure(
     with staged(folder) as new:
         write_json(new / RESULT, result)
     return result
-
-
-def _as_codes(prob: np.ndarray) -> np.ndarray:
-    """0 to 1 as 0 to 255, uint8; slice by slice, which saves memory."""
-    codes = np.zeros(prob.shape, np.uint8)
-    for plane, code in zip(prob, codes, strict=True):
-        if plane.any():
-            code[:] = np.rint(plane * np.float32(255))
-    return codes

@@ -279,7 +279,7 @@ def _describe(
         lung_labels=lungs.labels
         if lungs.possible is None
         else prepared.embed(edit.found.lung_labels),
-        prob_anomaly=session.maps.prob_anomaly,
+        anomaly_codes=np.rint(session.maps.prob_anomaly * 255).astype(np.uint8),
         n_votes_normal=session.maps.n_votes_normal,
         volumes=volumes,
     )

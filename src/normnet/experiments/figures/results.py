@@ -30,7 +30,7 @@ from normnet.experiments.figures.style import (
 from normnet.experiments.thresholds import reference_on_grid
 from normnet.findings import postprocess_votes
 from normnet.postprocessing import LesionSteps
-from normnet.preparation.prepare import bounding_box
+from normnet.filters import bounding_box
 from normnet.report.worst_slices import APART_MM, choose_worst
 from normnet.training.slabs import SlabSampler, TrainingPair
 

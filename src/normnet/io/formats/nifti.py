@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from isal import igzip, isal_zlib
 
 from normnet.errors import GeometryError, InputError, OutputError, ValueRangeError
 from normnet.io.atomic import replacing
@@ -51,7 +50,7 @@ _MM_PER_UNIT = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 _FORM_TOLERANCE_MM = 0.1
 _SLIGHT_SHEAR = 0.05  # cosine between axes, about 3 degrees
 _PIXDIM_TOLERANCE = 0.01
-_GZIP_LEVEL = 4  # a quarter of the time of 6 for 4 % more bytes, on CT and probabilities
+GZIP_LEVEL = 1  # of ISA-L: a twentieth of the time of zlib's level 4, for 10 % more bytes
 _CHUNK_BYTES = 2**22
 
 
@@ -130,7 +129,7 @@ def write_image(
     voxels = np.ascontiguousarray(array.view(np.uint8) if array.dtype == bool else array)
     voxels = voxels.astype(voxels.dtype.newbyteorder("<"), copy=False)
     header = _header_of(voxels, geometry, slope, intercept)
-    crc = zlib.crc32(header)
+    crc = isal_zlib.crc32(header)
 
     def check(temporary: Path) -> None:
         with suppress(InputError):
@@ -142,12 +141,12 @@ def write_image(
 
     with (
         replacing(path, check) as handle,
-        gzip.GzipFile("", "wb", _GZIP_LEVEL, handle, mtime=0) as stream,
+        igzip.IGzipFile("", "wb", GZIP_LEVEL, handle, mtime=0) as stream,
     ):
         stream.write(header)
         data = voxels.reshape(-1).view(np.uint8).data
         for start in range(0, len(data), _CHUNK_BYTES):
-            crc = zlib.crc32(data[start : start + _CHUNK_BYTES], crc)
+            crc = isal_zlib.crc32(data[start : start + _CHUNK_BYTES], crc)
             stream.write(data[start : start + _CHUNK_BYTES])
 
 
@@ -353,7 +352,7 @@ def _inflated_crc(path: Path) -> tuple[int, int]:
     with path.open("rb") as handle:
         stream = Inflated(handle, path.name)
         while n_read := stream.readinto(view):
-            crc = zlib.crc32(view[:n_read], crc)
+            crc = isal_zlib.crc32(view[:n_read], crc)
             n_bytes += n_read
     return crc, n_bytes
 
