@@ -17,7 +17,7 @@ PACKAGE = ROOT / "src" / "normnet"
 # A part may import from lower layers and, among the stages, from those named in STAGES.
 LAYERS = {
     **dict.fromkeys(("errors", "scan", "version"), 0),
-    **dict.fromkeys(("config", "memory"), 1),
+    **dict.fromkeys(("config", "filters", "memory"), 1),
     **dict.fromkeys(
         ("io", "datasets", "lungs", "preparation", "synthesis", "network", "inference"), 2
     ),
@@ -37,7 +37,7 @@ STAGES = {
     "datasets": {"io", "lungs"},
     "network": {"io"},
     "preparation": {"io"},
-    "inference": {"preparation"},
+    "inference": {"network", "preparation"},
     "synthesis": {"preparation"},
     "lungs": {"inference", "io", "network", "preparation", "quantification"},
 }

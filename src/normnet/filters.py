@@ -19,20 +19,22 @@ PLANES = 4  # filtered at once
 Kernel = tuple[int, tuple[float, ...]]  # offset of the first weight, and the weights
 
 
-def bounding_box(mask: np.ndarray, margin: int = 0) -> tuple[slice, slice, slice]:
-    """Smallest box around the true voxels, widened by ``margin`` and clipped by the array.
+def bounding_box(mask: np.ndarray, margin: int | Sequence[int] = 0) -> tuple[slice, slice, slice]:
+    """Smallest box around the voxels that are not 0, widened by a margin and clipped by the array.
 
     Args:
-        mask: (z, y, x) bool, not empty.
-        margin: In voxels.
+        mask: (z, y, x), not empty.
+        margin: In voxels, along each axis or along all.
     """
+    margins = (margin,) * 3 if isinstance(margin, int) else margin
     planes = np.flatnonzero(mask.any(axis=(1, 2)))
     flat = mask[planes[0] : planes[-1] + 1].any(axis=0)  # whole planes are joined, which is fast
     z, y, x = (
-        slice(max(0, int(hits[0]) - margin), min(n, int(hits[-1]) + 1 + margin))
-        for hits, n in zip(
+        slice(max(0, int(hits[0]) - more), min(n, int(hits[-1]) + 1 + more))
+        for hits, n, more in zip(
             (planes, np.flatnonzero(flat.any(axis=1)), np.flatnonzero(flat.any(axis=0))),
             mask.shape,
+            margins,
             strict=True,
         )
     )
@@ -87,7 +89,9 @@ def block_means(image: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
     sizes = [min(n, size) for n, size in zip(image.shape, sizes, strict=True)]
     sums = image[tuple(slice(n // size * size) for n, size in zip(image.shape, sizes, strict=True))]
     for axis, size in enumerate(sizes):  # whole slices and rows are added, which is fast
-        first, *others = (sums[(slice(None),) * axis + (slice(k, None, size),)] for k in range(size))
+        first, *others = (
+            sums[(slice(None),) * axis + (slice(k, None, size),)] for k in range(size)
+        )
         sums = first.astype(np.float32)
         for other in others:
             sums += other

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -106,8 +107,32 @@ def segment(
         GeometryError: If a given mask has another shape.
     """
     scan = accept(scan)
-    config = config or model.config
-    clock = _Clock(on_progress)
+    with ThreadPoolExecutor(1) as aside:  # for doubts, which no later stage waits for
+        return _segment(
+            scan,
+            model,
+            config or model.config,
+            lung_labels,
+            lobe_labels,
+            device,
+            aside,
+            _Clock(on_progress),
+            on_findings,
+        )
+
+
+def _segment(
+    scan: Scan,
+    model: Model,
+    config: Config,
+    lung_labels: np.ndarray | None,
+    lobe_labels: np.ndarray | None,
+    device: str,
+    aside: Executor,
+    clock: _Clock,
+    on_findings: Callable[[Lungs, Findings], None],
+) -> Segmentation:
+    of_scan = aside.submit(doubt_scan, scan)
     if lung_labels is None:
         lungs = _find_lungs(scan, model, config, device)
         lungs_by = str(model.lungs.manifest.get("name", ""))
@@ -115,12 +140,12 @@ def segment(
     else:
         labels, sorting = sort_lungs(lung_labels, scan)
         lungs, lungs_by = Lungs(labels, None), "given mask"
-    warnings = scan.warnings + doubt_scan(scan) + sorting + doubt_lungs(scan, lungs.labels)
+    of_lungs = aside.submit(doubt_lungs, scan, lungs.labels)
     lobes = None if lobe_labels is None else check_lobes(lobe_labels, scan, lungs.labels)
     clock("lungs")
 
     prepared = prepare(scan, lungs.labels, config.preparation, config.window, device)
-    warnings += doubt_breath(prepared) or doubt_density(scan, lungs.labels)
+    of_breath = doubt_breath(prepared) or doubt_density(scan, lungs.labels)
     clock("preparation")
 
     findings = find_lesions(prepared, model, config, device, clock)
@@ -133,6 +158,7 @@ def segment(
     if lobes is not None:
         voxel_ml = scan.geometry.voxel_ml
         quantification = add_lobes(quantification, found.lesion_mask, lobes, voxel_ml)
+    warnings = scan.warnings + of_scan.result() + sorting + of_lungs.result() + of_breath
     quality = describe_quality(scan, lungs.labels, warnings)
     clock("restoring")
     return Segmentation(

@@ -64,7 +64,7 @@ def write_exam(
     segmentation = Segmentation(
         lesions,
         LABELS,
-        np.zeros(lesions.shape, np.float32),
+        nothing,
         nothing,
         volumes,
         certainty={"tissue_in_air": 0.01},

@@ -40,7 +40,7 @@ def test_probabilities_and_votes():
     members = [Member(logit) for logit in (-2.0, 2.9, 3.0, 5.0)]  # 0.119, 0.948, 0.953, 0.993
     steps = []
     votes = predict_normal(
-        np.zeros((20, 9, 11), np.float32), members, 4, InferenceConfig(slab_vox=4),
+        np.ones((20, 9, 11), np.float32), members, 4, InferenceConfig(slab_vox=4),
         on_slab=lambda done, total: steps.append((done, total)),
     )  # fmt: skip
     assert votes.n_members == 4
@@ -49,6 +49,19 @@ def test_probabilities_and_votes():
     expected = np.mean([1 / (1 + np.exp(-m.logit)) for m in members])
     assert votes.prob_normal.astype(float) == pytest.approx(expected, abs=2e-3)
     assert steps == [(k + 1, len(steps)) for k in range(len(steps))]
+
+
+def test_nothing_is_asked_beyond_the_lungs():
+    """The box of the lungs of each slab is judged, with a margin for the interpolation after it."""
+    thorax = np.zeros((24, 9, 11), np.float32)
+    thorax[:10, 4:6, 3:8] = 0.5
+    votes = predict_normal(thorax, [Member(5.0)], 4, InferenceConfig(slab_vox=4))
+    expected = np.zeros(thorax.shape, bool)
+    expected[:12, 2:8, 1:10] = True  # the slab of slices 10 and 11 begins at 9
+    assert (votes.n_normal[:9] == expected[:9]).all()
+    assert (votes.n_normal[thorax > 0] == 1).all()
+    assert not votes.n_normal[14:].any()
+    assert not votes.prob_normal[~expected].any()
 
 
 @pytest.mark.parametrize(("n_members", "needed"), [(1, 1), (2, 2), (3, 2), (4, 3), (5, 3)])

@@ -40,16 +40,17 @@ def replace_member(folder, state: dict[str, torch.Tensor]) -> None:
 
 
 def fails_with(folder, code: str, kind: str = "normnet") -> ModelError:
-    with pytest.raises(ModelError) as caught:
-        load_members(folder, kind)
-    assert caught.value.code == code
+    for for_training in (True, False):
+        with pytest.raises(ModelError) as caught:
+            load_members(folder, kind, for_training)
+        assert caught.value.code == code
     assert caught.value.exit_code == 6
     assert "\n" not in str(caught.value)
     return caught.value
 
 
 def test_round_trip(folder):
-    networks, manifest = load_members(folder, "normnet")
+    networks, manifest = load_members(folder, "normnet", for_training=True)
     assert len(networks) == 2
     assert not any(network.training for network in networks)
     assert manifest["licence"] == "CC0"
@@ -70,7 +71,7 @@ def test_statistics_beyond_float16_come_back(tmp_path):
     name = next(key for key in state if key.endswith("running_var"))
     state[name] = torch.full_like(state[name], 123456.75)
     save_model(tmp_path / "model", {"member-1": state}, "normnet", TINY, {})
-    networks, _ = load_members(tmp_path / "model", "normnet")
+    networks, _ = load_members(tmp_path / "model", "normnet", for_training=True)
     torch.testing.assert_close(networks[0].state_dict()[name], state[name], atol=0, rtol=0)
 
 

@@ -78,7 +78,7 @@ def segmented(case_id="phantom", warnings=(), **changes):
     found = Segmentation(
         phantom.lesion_mask,
         lungs,
-        np.where(phantom.lesion_mask, np.float32(0.75), 0).astype(np.float32),
+        np.where(phantom.lesion_mask, 191, 0).astype(np.uint8),
         votes.astype(np.uint8),
         quantify(phantom.lesion_mask, lungs, phantom.scan.geometry.voxel_ml),
         tuple(warnings),

@@ -44,14 +44,14 @@ def result():
         mask.transpose(order)[index] for mask in (phantom.lesion_mask, phantom.lung_mask)
     )
     labels = np.where(lungs, 1, 0).astype(np.uint8)
-    prob = np.where(lesions, np.float32(0.75), 0)
+    codes = np.where(lesions, 191, 0).astype(np.uint8)
     votes = lesions.astype(np.uint8) * 2
     volumes = quantify(lesions, labels, scan.geometry.voxel_ml)
     certainty = {"tissue_in_air": 0.05, "lesion_ml_range": [1.5, 2.5], "healthy_hu": -890.5}
     return scan, Segmentation(
         lesions,
         labels,
-        prob,
+        codes,
         votes,
         volumes,
         ("seen",),

@@ -28,11 +28,10 @@ from normnet.experiments.thresholds import (
     dice_above,
     reference_on_grid,
 )
-from normnet.filters import dilate
+from normnet.filters import bounding_box, dilate
 from normnet.inference.voting import Votes
 from normnet.io.json_files import read_or_make
 from normnet.postprocessing import mean_filter
-from normnet.filters import bounding_box
 
 N_CASES = 3
 K_D = K_F = (5, 7, 9, 11)

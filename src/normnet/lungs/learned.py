@@ -9,13 +9,12 @@ import numpy as np
 
 from normnet.config import LungsConfig
 from normnet.errors import ValueRangeError
-from normnet.filters import dilate
-from normnet.inference.precision import autocast
+from normnet.filters import bounding_box, dilate
+from normnet.inference.precision import autocast, choose_precision
 from normnet.lungs.anatomy import DENSE_HU, doubt_cut, doubts, find_fat, keep_lungs
 from normnet.lungs.external import ExternalLungs
 from normnet.lungs.sides import find_middle, split_left_right
 from normnet.preparation.orient import Orientation
-from normnet.filters import bounding_box
 from normnet.preparation.resample import Grid, resample
 from normnet.preparation.window import scale_hu
 from normnet.scan import Scan, Triple
@@ -84,15 +83,14 @@ def predict_lungs(
     prob = np.zeros(volume_hu.shape, np.float32)
     apart = seen_slices(slice_mm, config)
     networks = [network.to(device) for network in networks]
+    mixed = choose_precision(device) == "bfloat16"
     with torch.inference_mode(), autocast(device):
+        scaled = scale_hu(torch.from_numpy(volume_hu).to(device), config)
+        scaled = torch.nn.functional.pad(scaled.bfloat16() if mixed else scaled, pads)
         for start in range(0, depth, SLICES_AT_ONCE):
             middle = np.arange(start, min(start + SLICES_AT_ONCE, depth))
-            seen = (middle[:, None] + apart).clip(0, depth - 1)
-            chunk = torch.from_numpy(volume_hu[seen])  # (B, S, H, W)
-            chunk = scale_hu(chunk, config)
-            chunk = torch.nn.functional.pad(chunk, pads).to(
-                device, memory_format=torch.channels_last
-            )
+            seen = torch.from_numpy((middle[:, None] + apart).clip(0, depth - 1)).to(device)
+            chunk = scaled[seen].contiguous(memory_format=torch.channels_last)  # (B, S, H, W)
             probs = []
             for network in networks:
                 probs.append(torch.sigmoid(network(chunk).float()))

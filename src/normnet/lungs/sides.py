@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from normnet.filters import block_means
+from normnet.filters import block_means, erode
 from normnet.lungs.external import LEFT, RIGHT
 from normnet.scan import Doubt
 
@@ -165,7 +165,6 @@ def split_left_right(lungs: np.ndarray, middle: float) -> np.ndarray:
         uint8: 1 right, 2 left, 0 elsewhere.
     """
     import cc3d
-    from scipy.ndimage import binary_erosion
 
     columns = np.flatnonzero(lungs.any(axis=(0, 1)))
     n_lung = int(lungs.sum())
@@ -185,7 +184,7 @@ def split_left_right(lungs: np.ndarray, middle: float) -> np.ndarray:
             for side in {RIGHT, LEFT} - set(sides.tolist()):  # only a rim of this lung is in view
                 sides[(own == side) & (reach <= 0)] = side
             return _spread(sides.astype(np.uint8)[labels], lungs)
-        core = binary_erosion(core)
+        core = erode(core)
         if not core.any():
             break
     on_left = np.arange(lungs.shape[2]) >= middle

@@ -14,6 +14,7 @@ from torch.nn.functional import leaky_relu_, pad
 
 from normnet.config import NetworkConfig
 
+
 def lean_unet(config: NetworkConfig, state: Mapping[str, torch.Tensor]) -> nn.Module:
     """The network of ``build_unet(config)`` with these weights, for inference alone.
 
@@ -121,7 +122,7 @@ class _Subpixel(nn.Module):
         taps = torch.zeros(2, 2, 3)
         taps[0, 0, 1] = taps[1, 0, 2] = taps[1, 1, 0] = 1
         kernel = weight[:, 0]  # (channel, weight along each axis)
-        for axis in range(n_axes):  # the last axis of weights becomes a phase and a tap in front
+        for _ in range(n_axes):  # an axis of weights becomes a phase and a tap at the end
             kernel = torch.tensordot(kernel, taps, ([1], [2])).flatten(-2)
         order = [n for axis in range(n_axes) for n in (2 * axis + 1, 2 * axis + 2)]
         kernel = kernel.reshape(n_in, *(2,) * (2 * n_axes)).permute(*order[::2], 0, *order[1::2])

@@ -299,9 +299,7 @@ def load_members(
     return networks, manifest
 
 
-def _build_member(
-    network: NetworkConfig, data: bytes, path: Path, for_training: bool
-) -> nn.Module:
+def _build_member(network: NetworkConfig, data: bytes, path: Path, for_training: bool) -> nn.Module:
     """A network with the weights of one file.
 
     Raises:
@@ -328,7 +326,7 @@ def _build_member(
     for name, value in stored.items():
         if value.is_floating_point() == name.endswith("num_batches_tracked"):
             raise misfit
-        if value.is_floating_point() and not torch.isfinite(value).all():
+        if value.is_floating_point() and not torch.isfinite(value.float()).all():
             raise ModelError("NN-MOD-007", "weights hold NaN or infinity", str(path), "train again")
         if name.endswith("running_var") and (value < 0).any():
             raise ModelError("NN-MOD-012", "a negative variance", str(path), "train again")

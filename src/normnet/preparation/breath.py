@@ -42,6 +42,8 @@ def estimate_fluid(
         The share, below 0 for a still deeper inspiration; 0 if hardly any lung is lighter than
         ``BRIGHT_HU``, or if the lightest lung is denser than after any breath.
     """
+    if min(volume_hu.shape) < BLOCK_VOX:
+        return 0.0
     counted = (lung_mask & (volume_hu < BRIGHT_HU)).astype(np.float32)
     sizes = (BLOCK_VOX,) * 3
     share, total = (block_means(image, sizes) for image in (counted, volume_hu * counted))

@@ -73,7 +73,9 @@ class Prepared:
         """
         depth, *sides = (part.stop - part.start for part in self.box)
         first, last, _ = planes.indices(depth)
-        grid = self.grid.inverse((depth, *sides)).part((slice(first, last), *map(slice, (0, 0), sides)))
+        grid = self.grid.inverse((depth, *sides)).part(
+            (slice(first, last), *map(slice, (0, 0), sides))
+        )
         return resample(array, grid, nearest, device=self.device)
 
     def regrid_mask(self, mask: np.ndarray) -> np.ndarray:

@@ -66,7 +66,12 @@ def resample(
         limits: The values are brought between these before they are interpolated, and the result is
             float32 whatever the type of ``array``; not for ``nearest``.
     """
-    if limits is None and grid.start == (0, 0, 0) and grid.step == (1, 1, 1) and grid.shape == array.shape:
+    if (
+        limits is None
+        and grid.start == (0, 0, 0)
+        and grid.step == (1, 1, 1)
+        and grid.shape == array.shape
+    ):
         return array
     import torch
 
@@ -74,7 +79,9 @@ def resample(
         _Axis.of(n, start, step, m)
         for n, start, step, m in zip(array.shape, grid.start, grid.step, grid.shape, strict=True)
     ]
-    result = np.empty(grid.shape, np.float32 if limits or array.dtype == np.float16 else array.dtype)
+    result = np.empty(
+        grid.shape, np.float32 if limits or array.dtype == np.float16 else array.dtype
+    )
     with torch.inference_mode():
         inside = [torch.from_numpy(axis.inside).to(device) for axis in axes]
         in_plane = None if all(bool(mask.all()) for mask in inside[1:]) else inside[1][:, None]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from normnet.filters import bounding_box
 from normnet.preparation.orient import Orientation
 
 if TYPE_CHECKING:
@@ -63,7 +64,9 @@ def draw_preview(
     height = HEAD_PX + n_rows * (axial_px + GAP_PX) + coronal_size[1] + GAP_PX + FOOT_PX
     sheet = Image.new("RGB", (width, height), PAPER)
 
-    for place, z in enumerate(choose_slices(lungs, lesions, 0, N_AXIAL)[::-1]):
+    inner = tuple(array[box] for array in (lungs, lesions))
+    for place, inner_z in enumerate(choose_slices(*inner, 0, N_AXIAL)[::-1]):
+        z = inner_z + box[0].start
         cut = (z, box[1], box[2])
         tile = _tile(hu[cut], lungs[cut], lesions[cut], (TILE_PX, axial_px))
         index = scan.shape[orientation.axes[0]] - 1 - z if orientation.flips[0] else z
@@ -78,7 +81,8 @@ def draw_preview(
         sheet.paste(
             tile, (GAP_PX + column * (TILE_PX + GAP_PX), HEAD_PX + row * (axial_px + GAP_PX))
         )
-    for place, y in enumerate(choose_slices(lungs, lesions, 1, N_CORONAL)):
+    for place, inner_y in enumerate(choose_slices(*inner, 1, N_CORONAL)):
+        y = inner_y + box[1].start
         coronal = (box[0], y, box[2])
         hu_plane, lung_plane, lesion_plane = (
             array[coronal][::-1] for array in (hu, lungs, lesions)
@@ -116,12 +120,11 @@ def choose_slices(lungs: np.ndarray, lesions: np.ndarray, axis: int, n: int) -> 
     Returns:
         Ascending indices.
     """
-    others = tuple(a for a in range(3) if a != axis)
-    share = np.cumsum((lungs > 0).sum(axis=others))
+    share = np.cumsum(_count_planes(lungs, axis))
     first, last = 0, lungs.shape[axis] - 1
     if share[-1]:
         first, last = (int(np.searchsorted(share, share[-1] * part)) for part in (0.02, 0.98))
-    area = lesions.sum(axis=others).astype(float)
+    area = _count_planes(lesions, axis).astype(float)
     area[:first], area[last + 1 :] = 0, 0
     edges = np.linspace(first, last + 1, min(n, last - first + 1) + 1).round().astype(int)
     chosen = []
@@ -136,15 +139,18 @@ def choose_slices(lungs: np.ndarray, lesions: np.ndarray, axis: int, n: int) -> 
     return chosen
 
 
+def _count_planes(mask: np.ndarray, axis: int) -> np.ndarray:
+    """How many voxels are not 0 in each plane across an axis."""
+    per_row: np.ndarray = np.count_nonzero(mask, axis=2)
+    return per_row.sum(axis=1 - axis) if axis < 2 else np.count_nonzero(mask, axis=(0, 1))
+
+
 def lungs_box(lungs: np.ndarray, spacing_mm: tuple[float, ...]) -> tuple[slice, slice, slice]:
     """The box around the lungs with a margin; the whole array where there are no lungs."""
-    parts = []
-    for axis, spacing in enumerate(spacing_mm):
-        hits = np.flatnonzero(lungs.any(axis=tuple(a for a in range(3) if a != axis)))
-        margin = round(MARGIN_MM / spacing)
-        low, high = (int(hits[0]), int(hits[-1])) if len(hits) else (0, lungs.shape[axis] - 1)
-        parts.append(slice(max(0, low - margin), min(lungs.shape[axis], high + 1 + margin)))
-    return parts[0], parts[1], parts[2]
+    z, y, x = (slice(0, n) for n in lungs.shape)
+    if lungs.any():
+        z, y, x = bounding_box(lungs, [round(MARGIN_MM / own) for own in spacing_mm])
+    return z, y, x
 
 
 def _tile(

@@ -24,8 +24,8 @@ from normnet.experiments.figures.style import (
     without_titles,
 )
 from normnet.experiments.thresholds import reference_on_grid
-from normnet.preparation.cache import STEP_HU, NormalCase
 from normnet.filters import bounding_box
+from normnet.preparation.cache import STEP_HU, NormalCase
 from normnet.preparation.prepare import LOWEST_HU
 from normnet.preparation.window import scale_hu
 from normnet.training.slabs import SlabSampler

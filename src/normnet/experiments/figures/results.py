@@ -28,9 +28,9 @@ from normnet.experiments.figures.style import (
     without_titles,
 )
 from normnet.experiments.thresholds import reference_on_grid
+from normnet.filters import bounding_box
 from normnet.findings import postprocess_votes
 from normnet.postprocessing import LesionSteps
-from normnet.filters import bounding_box
 from normnet.report.worst_slices import APART_MM, choose_worst
 from normnet.training.slabs import SlabSampler, TrainingPair
 

@@ -25,8 +25,8 @@ from normnet.experiments.figures.style import (
     scale_bar,
     show,
 )
-from normnet.preparation.cache import STEP_HU, NormalCase
 from normnet.filters import bounding_box
+from normnet.preparation.cache import STEP_HU, NormalCase
 from normnet.preparation.prepare import LOWEST_HU
 from normnet.preparation.window import scale_hu
 from normnet.synthesis.generator import (
