@@ -37,8 +37,11 @@ def raising_on_signals() -> Iterator[None]:
 
 
 @contextmanager
-def stopping_on_signals() -> Iterator[Callable[[], bool]]:
+def stopping_on_signals(patient: bool = False) -> Iterator[Callable[[], bool]]:
     """In the block the first signal asks the command to stop; a second one raises at once.
+
+    Args:
+        patient: A second one changes nothing, since another program repeats the signals.
 
     Yields:
         A function that returns True as soon as a signal has come.
@@ -49,7 +52,7 @@ def stopping_on_signals() -> Iterator[Callable[[], bool]]:
     seen: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if seen:
+        if seen and not patient:
             raise Stopped(number)
         seen.append(number)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from normnet.cli.texts import Bar
     from normnet.config import Config
     from normnet.preparation.cache import NormalCase
+    from normnet.training.group import Group
 
 LINE_EVERY = 100  # iterations, where no one watches a progress bar
 
@@ -53,7 +54,8 @@ def train(
 
     CTs that are not prepared yet are prepared into OUT/cache first. Prepared cases must have the
     same settings of preparation, window and lungs. Ctrl-C saves a checkpoint; the same command goes
-    on from there as if it had not been stopped. A finished model is never overwritten.
+    on from there as if it had not been stopped. A finished model is never overwritten. Started by
+    torchrun, several processes train every network together, on the CPU or each on its own GPU.
     """
     from normnet.memory import check_memory
 
@@ -62,51 +64,116 @@ def train(
     from normnet.cli.signals import stopping_on_signals
     from normnet.cli.texts import progress_bar, say
     from normnet.config import load_config
-    from normnet.errors import OutputError
     from normnet.io.output_folder import check_output, locked
+    from normnet.training.group import Group
+
+    group = Group.from_environment()
+    torch_device = choose_device(group.device(choose_device(device)))
+    with group.connected(torch_device), quiet_unless_first(group):
+        settings = load_config(config)
+        given = {"members": members, "seed": seed, "iterations": iterations}
+        training = settings.training.model_copy(
+            update={name: value for name, value in given.items() if value is not None}
+        )
+        settings = settings.model_copy(update={"training": training})
+        group.check_batch(training.batch)
+        if group.is_first:
+            check_output(out, inputs)
+        with locked(out) if group.is_first else nullcontext(), progress_bar() as bar:
+            cases = group.after_first(
+                lambda: load_normals(
+                    inputs,
+                    out / "cache",
+                    settings,
+                    lung_model,
+                    split,
+                    leave_out or [],
+                    torch_device,
+                    bar,
+                )
+            )
+            from normnet.training.ensemble import train_ensemble
+
+            run = describe_run(settings, cases)
+            group.check_same(run)
+            if group.from_first(lambda: is_finished(out, settings, run)):
+                say(f"done already: the model in {out} is finished")
+                return 0
+            n_steps = f"{training.members} x {training.iterations} iterations"
+            together = f" in {group.size} processes" if group.size > 1 else ""
+            say(f"{len(cases)} normal CTs; {n_steps} on {torch_device}{together}")
+            with (
+                stopping_on_signals(patient=group.size > 1) as stop,
+                step_reporter(out, settings, bar, group) as on_step,
+            ):
+                finished = train_ensemble(
+                    cases,
+                    settings,
+                    out,
+                    device=torch_device,
+                    workers=workers,
+                    group=group,
+                    on_step=on_step,
+                    stop=stop,
+                )
+        if finished:
+            say(f"model ready: {out}")
+    return 0
+
+
+@contextmanager
+def quiet_unless_first(group: Group) -> Iterator[None]:
+    """Let the first process alone print, and end last.
+
+    What ends the first process, too, is not said twice. Another one waits until the first has
+    ended, because torchrun ends all processes as soon as one has ended with a code that is not 0.
+
+    Raises:
+        Exit: In another process, with the exit code of what the first one says.
+    """
+    if group.is_first:
+        yield
+        return
+    import os
+
+    from normnet.cli.signals import Stopped
+    from normnet.errors import InputError, NormNetError, ResourceError
+
+    try:
+        with (
+            Path(os.devnull).open("w") as nowhere,
+            redirect_stdout(nowhere),
+            redirect_stderr(nowhere),
+        ):
+            yield
+    except (NormNetError, Stopped) as ended:
+        here_alone = isinstance(ended, InputError | ResourceError) and ended.code != "NN-TRN-033"
+        if here_alone:  # this machine lacks a file or memory, the first process goes on
+            raise
+        group.wait_for_the_end()
+        raise typer.Exit(ended.exit_code) from ended
+
+
+def is_finished(out: Path, config: Config, run: dict[str, Any]) -> bool:
+    """Whether the folder holds the model of this very run with all its members.
+
+    Raises:
+        OutputError: NN-OUT-013 if it holds another one, NN-TRN-022 if its record is damaged.
+    """
+    from normnet.errors import OutputError
+    from normnet.training.ensemble import kind_of
     from normnet.training.record import check_same_run, count_finished
 
-    settings = load_config(config)
-    given = {"members": members, "seed": seed, "iterations": iterations}
-    training = settings.training.model_copy(
-        update={name: value for name, value in given.items() if value is not None}
-    )
-    settings = settings.model_copy(update={"training": training})
-    torch_device = choose_device(device)
-    check_output(out, inputs)
-    with locked(out), progress_bar() as bar:
-        cases = load_normals(
-            inputs, out / "cache", settings, lung_model, split, leave_out or [], torch_device, bar
+    check_same_run(out, run)
+    n_finished = count_finished(out, kind_of(config))
+    if n_finished > config.training.members:
+        raise OutputError(
+            "NN-OUT-013",
+            f"a finished model of {n_finished} members lies there",
+            "--out",
+            f"choose another --out, or give --members {n_finished}",
         )
-        from normnet.training.ensemble import kind_of, train_ensemble
-
-        check_same_run(out, describe_run(settings, cases))
-        n_finished = count_finished(out, kind_of(settings))
-        if n_finished > training.members:
-            raise OutputError(
-                "NN-OUT-013",
-                f"a finished model of {n_finished} members lies there",
-                "--out",
-                f"choose another --out, or give --members {n_finished}",
-            )
-        if n_finished == training.members:
-            say(f"done already: the model in {out} is finished")
-            return 0
-        n_steps = f"{training.members} x {training.iterations} iterations"
-        say(f"{len(cases)} normal CTs; {n_steps} on {torch_device}")
-        with stopping_on_signals() as stop, step_reporter(out, settings, bar) as on_step:
-            finished = train_ensemble(
-                cases,
-                settings,
-                out,
-                device=torch_device,
-                workers=workers,
-                on_step=on_step,
-                stop=stop,
-            )
-    if finished:
-        say(f"model ready: {out}")
-    return 0
+    return n_finished == config.training.members
 
 
 def load_normals(
@@ -185,7 +252,7 @@ def describe_run(config: Config, cases: list[NormalCase]) -> dict[str, Any]:
 
 @contextmanager
 def step_reporter(
-    out: Path, config: Config, bar: Bar
+    out: Path, config: Config, bar: Bar, group: Group
 ) -> Iterator[Callable[[int, int, float], None]]:
     """Report every iteration: a bar on a terminal, lines in a log, curves for TensorBoard."""
     import sys
@@ -193,7 +260,7 @@ def step_reporter(
     from normnet.cli.texts import say
 
     members, iterations = config.training.members, config.training.iterations
-    writer = _tensorboard(out / "tensorboard")
+    writer = _tensorboard(out / "tensorboard") if group.is_first else None
     recent: list[float] = []
 
     def on_step(member: int, step: int, loss: float) -> None:

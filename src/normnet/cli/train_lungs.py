@@ -55,11 +55,13 @@ def train_lungs(
     from normnet.config import load_config
     from normnet.io.output_folder import check_output, locked
     from normnet.network.weights import load_members, save_model
+    from normnet.training.group import refuse_group
     from normnet.training.lungs.segmenter import lung_network
     from normnet.training.lungs.segmenter import train_lungs as run_training
     from normnet.training.lungs.slices import fingerprints, read_lung_slices
     from normnet.training.record import check_same_run, count_finished
 
+    refuse_group("train-lungs")
     settings = load_config(config)
     given = {
         "iterations": iterations,

@@ -10,6 +10,7 @@ from typing import Any
 from normnet.config import Config
 from normnet.network.weights import save_model, split_settings
 from normnet.preparation.cache import NormalCase
+from normnet.training.group import ALONE, Group
 from normnet.training.member import train_member
 from normnet.version import __version__
 
@@ -21,6 +22,7 @@ def train_ensemble(
     *,
     device: str = "cpu",
     workers: int = 0,
+    group: Group = ALONE,
     card: dict[str, Any] | None = None,
     on_step: Callable[[int, int, float], None] = lambda member, step, loss: None,
     stop: Callable[[], bool] = lambda: False,
@@ -35,6 +37,7 @@ def train_ensemble(
         out: Model folder; checkpoints lie in ``out/checkpoints/member-K``.
         device: Torch device.
         workers: As ``train_member`` takes it.
+        group: As ``train_member`` takes it; the first process writes.
         card: More facts for the manifest (licences, sources).
         on_step: Called with (member from 1, iteration, loss).
         stop: Called after every iteration; True saves a checkpoint and returns.
@@ -50,6 +53,7 @@ def train_ensemble(
             seed=config.training.seed + member - 1,
             device=device,
             workers=workers,
+            group=group,
             checkpoints=out / "checkpoints" / f"member-{member}",
             on_step=partial(on_step, member),
             stop=stop,
@@ -71,7 +75,8 @@ def train_ensemble(
             **(card or {}),
         },
     }
-    save_model(out, members, kind_of(config), config.network, facts)
+    if group.is_first:
+        save_model(out, members, kind_of(config), config.network, facts)
     return True
 
 

@@ -18,9 +18,13 @@ from normnet.network.unet import build_unet
 from normnet.preparation.cache import NormalCase
 from normnet.training.checkpoints import Checkpoint, load_newest, save_checkpoint, take_checkpoint
 from normnet.training.divergence import check_loss
+from normnet.training.group import ALONE, Group
 from normnet.training.lesion_slabs import LesionSampler
 from normnet.training.slabs import SlabSampler
+from normnet.training.statistics import share_statistics
 from normnet.training.workers import make_in_order
+
+KINDS = (torch.float32, torch.bool, torch.bool)  # types of a batch: image, target, lungs
 
 
 def train_member(
@@ -30,6 +34,7 @@ def train_member(
     seed: int,
     device: str = "cpu",
     workers: int = 0,
+    group: Group = ALONE,
     checkpoints: Path | None = None,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
     stop: Callable[[], bool] = lambda: False,
@@ -47,9 +52,12 @@ def train_member(
         workers: Processes that make the slabs on the CPU ahead of the network, for a GPU with many
             cores beside it; the slabs are those of a training on the CPU. 0: one after the other on
             ``device``.
-        checkpoints: Folder to resume from and save to.
+        group: The processes that train this member together, each with a share of every batch;
+            the weights are those of one process within the rounding of floats.
+        checkpoints: Folder to resume from and save to; only that of the first process is used.
         on_step: Called with (iteration, loss).
-        stop: Called after every iteration; True saves a checkpoint and returns early.
+        stop: Called after every iteration; True in any process saves a checkpoint and returns
+            early.
 
     Returns:
         The state after the last iteration done.
@@ -58,16 +66,19 @@ def train_member(
         InputError: NN-TRN-001 if no case holds a slab.
         ModelError: NN-TRN-020 if the training diverges; the checkpoints from before stay.
         OutputError: If a checkpoint cannot be written; NN-OUT-013 if it is of another training.
-        ResourceError: NN-TRN-021 if a worker is killed; a checkpoint is saved first.
+        ResourceError: NN-TRN-021 if a worker is killed, 033 if another process of the group has
+            ended; a checkpoint is saved first where the state is whole.
     """
+    checkpoints = checkpoints if group.is_first else None
     disease = config.training.target == "disease"
     sampler = LesionSampler(cases, config) if disease else SlabSampler(cases, config)
     torch.manual_seed(seed)
     network = build_unet(config.network).to(device)
+    share_statistics(network, group)
     average = copy.deepcopy(network) if config.training.average > 0 else None
     optimizer = torch.optim.Adam(network.parameters(), lr=config.training.learning_rate)
     done, losses = 0, []
-    resumed = load_newest(checkpoints) if checkpoints else None
+    resumed = group.from_first(lambda: load_newest(checkpoints) if checkpoints else None)
     if resumed is not None:
         resumed.restore(network, optimizer, average)
         done, losses = resumed.step, list(resumed.losses)
@@ -76,7 +87,7 @@ def train_member(
     # is float32.
     mixed = torch.device(device).type == "cuda"
     network.train()
-    with closing(batches(sampler, config, seed, done + 1, device, workers)) as slabs:
+    with closing(batches(sampler, config, seed, done + 1, device, workers, group)) as slabs:
         for step in range(done + 1, config.training.iterations + 1):
             try:
                 image, target, inside = next(slabs)
@@ -86,25 +97,23 @@ def train_member(
                         checkpoints, take_checkpoint(network, optimizer, losses, average)
                     )
                 raise
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, config)
+            for settings in optimizer.param_groups:
+                settings["lr"] = learning_rate(step, config)
             with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=mixed):
                 logits = network(image.to(memory_format=torch.channels_last_3d))
-            loss = dice_cross_entropy(logits, target, inside if disease else None)
+            loss = dice_cross_entropy(logits, target, inside if disease else None, group.total)
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
+            group.average_gradients(network)
             optimizer.step()
             if average is not None:
                 add_to_average(average, network, max(config.training.average, 1 / step))
             losses.append(round(loss.item(), 6))
             check_loss(losses[-1], step)
             on_step(step, losses[-1])
-            stopping = stop()
-            if checkpoints and (
-                stopping
-                or step % config.training.checkpoint_every == 0
-                or step == config.training.iterations
-            ):
+            stopping = group.any(stop())
+            due = stopping or step % config.training.checkpoint_every == 0
+            if checkpoints and (due or step == config.training.iterations):
                 save_checkpoint(checkpoints, take_checkpoint(network, optimizer, losses, average))
             if stopping:
                 break
@@ -118,21 +127,31 @@ def batches(
     first: int,
     device: str,
     workers: int,
+    group: Group = ALONE,
 ) -> Generator[list[torch.Tensor], None, None]:
     """Yield the batch of every iteration from ``first`` on, on ``device``.
 
     A batch is image, target and lungs, each (B, 1, D, H, W). It depends on (seed, iteration) and on
-    the kind of device that makes it, not on the number of workers.
+    the kind of device that makes it, not on the number of workers. Of a group, every process makes
+    the whole batches of some iterations, and yields its share of each.
 
     Raises:
-        ResourceError: NN-TRN-021 if a worker is killed.
+        ResourceError: NN-TRN-021 if a worker is killed, 033 if another process has ended.
     """
+    size = config.training.batch
     steps = range(first, config.training.iterations + 1)
     made_on = torch.device("cpu" if workers else device)
-    make = partial(_make_batch, sampler, config.training.batch, seed, made_on)
-    with closing(make_in_order(make, steps, workers)) as made:
-        for batch in made:
-            yield [tensor.to(device) for tensor in batch]
+    make = partial(_make_batch, sampler, size, seed, made_on)
+    slab = (0, 1, *config.training.slab_vox)
+    like = [torch.empty(slab, dtype=kind, device=made_on) for kind in KINDS]
+    own: list[torch.Tensor] = []
+    own_steps = steps[group.rank :: group.size]
+    with closing(make_in_order(make, own_steps, workers)) as made:
+        for place in range(len(steps)):
+            owner = place % group.size
+            if owner == 0:  # here all processes make their next batch at the same time
+                own = next(made, [])
+            yield [tensor.to(device) for tensor in group.deal(own, owner, size, like)]
 
 
 def _make_batch(
