@@ -8,6 +8,7 @@ of the scan's shape and axis order.
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,16 +59,23 @@ def restore_findings(
     """
     volume_hu, inside = prepared.cut(scan.volume_hu), prepared.cut(lungs.labels) > 0
     bright = inside & (volume_hu >= config.window.bright_hu)
-    lesion_mask, labels = restore_masks(scan, lungs, prepared, findings.steps, config)
-    lung_labels = lungs.labels if lungs.possible is None else prepared.embed(labels)
     anomaly_codes, n_votes_normal = (np.zeros(scan.shape, np.uint8) for _ in range(2))
     codes, votes = prepared.cut(anomaly_codes), prepared.cut(n_votes_normal)
-    for first in range(0, len(inside), PLANES):
-        planes = slice(first, first + PLANES)
-        prob = restore_anomaly(prepared, findings, inside[planes], bright[planes], planes)
-        codes[planes] = np.rint(prob * np.float32(255))
-        n_normal = prepared.regrid(findings.votes.n_normal, nearest=True, planes=planes)
-        votes[planes] = n_normal * bright[planes]
+
+    def restore_maps() -> None:
+        for first in range(0, len(inside), PLANES):
+            planes = slice(first, first + PLANES)
+            prob = restore_anomaly(prepared, findings, inside[planes], bright[planes], planes)
+            codes[planes] = np.rint(prob * np.float32(255))
+            n_normal = prepared.regrid(findings.votes.n_normal, nearest=True, planes=planes)
+            votes[planes] = n_normal * bright[planes]
+
+    with ThreadPoolExecutor(1) as aside:
+        maps = aside.submit(restore_maps)
+        lesion_mask, labels = restore_masks(scan, lungs, prepared, findings.steps, config)
+        lung_labels = lungs.labels if lungs.possible is None else prepared.embed(labels)
+        whole_mask = prepared.embed(lesion_mask)
+        maps.result()
     spacing_mm = prepared.orientation.spacing_mm(scan.geometry)
     volumes = quantify(lesion_mask, labels, scan.geometry.voxel_ml)
     n_members = findings.votes.n_members
@@ -75,7 +83,7 @@ def restore_findings(
         Found(volume_hu, lesion_mask, labels, votes, bright, n_members, spacing_mm)
     )
     return Restored(
-        prepared.embed(lesion_mask),
+        whole_mask,
         lung_labels,
         anomaly_codes,
         n_votes_normal,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -183,19 +184,26 @@ def find_lungs(
     prob = agree(prob, coarse_hu, z_mm, config)
     prob[find_fat(coarse_hu, prob > config.threshold, coarse_mm)] = 0
 
-    found = [keep_lungs(prob > threshold, coarse_hu, coarse_mm) for threshold in thresholds]
-    if not found[0].any():
+    certain = keep_lungs(prob > config.threshold, coarse_hu, coarse_mm)
+    if not certain.any():
         raise _no_lung(scan)
     in_whole = np.zeros(whole.shape, bool)
-    in_whole[box] = found[0]
+    in_whole[box] = certain
     column = find_middle(whole, in_whole, coarse_mm).column - box[2].start
-    labels = []
-    for threshold, lungs in zip(thresholds, found, strict=True):
+
+    def outlined(threshold: float) -> np.ndarray:
+        lungs = certain
+        if threshold != config.threshold:
+            lungs = keep_lungs(prob > threshold, coarse_hu, coarse_mm)
+        labels = np.zeros(scan.shape, np.uint8)
         side = split_left_right(lungs, column)
-        labels.append(np.zeros(scan.shape, np.uint8))
         part, inside = _outline(prob, threshold, side, grid, turned.shape, device)
-        orientation.apply(labels[-1])[part] = inside
-    return Lungs(labels[0], labels[1] if len(labels) > 1 else None)
+        orientation.apply(labels)[part] = inside
+        return labels
+
+    with ThreadPoolExecutor(len(thresholds)) as pool:
+        labels, *possible = pool.map(outlined, thresholds)
+    return Lungs(labels, possible[0] if possible else None)
 
 
 def _no_lung(scan: Scan) -> ValueRangeError:
