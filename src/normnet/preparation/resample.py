@@ -153,7 +153,7 @@ def _nearest(array: np.ndarray, axes: list[_Axis], planes: slice, device: str) -
     import torch
 
     z, y, x = (np.floor(axis.at + 0.5).astype(np.int64).clip(max=axis.n - 1) for axis in axes)
-    part = torch.from_numpy(np.ascontiguousarray(array[z[planes]])).to(device)
+    part = torch.from_numpy(np.array(array[z[planes]], order="C")).to(device)
     for axis, at in ((1, y), (2, x)):
         part = part.index_select(axis, torch.from_numpy(at).to(device))
     return part
@@ -171,7 +171,7 @@ def _linear(
     z = axes[0]._replace(at=axes[0].at[planes])
     first, last = int(z.at.min()), min(int(z.at.max()) + 2, z.n)
     z = z._replace(n=last - first, at=z.at - first)
-    part = torch.from_numpy(np.ascontiguousarray(array[first:last])).to(device).float()
+    part = torch.from_numpy(np.array(array[first:last], order="C")).to(device).float()
     if limits is not None:
         part = part.clamp_(*limits)
     for dim, axis in enumerate((z, *axes[1:])):
