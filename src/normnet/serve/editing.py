@@ -260,7 +260,7 @@ def _describe(
     session: Session, edit: Edit, share: float | None, name: str
 ) -> tuple[dict[str, Any], Segmentation]:
     """The ``result.json`` of an edited result, and its images."""
-    prepared, config, old = session.prepared, session.config, session.result
+    prepared, old = session.prepared, session.result
     volumes = _volumes(edit.found, session)
     removed_ml = _volumes(edit.whole, session)["both"]["lesion_ml"] - volumes["both"]["lesion_ml"]
     edited = {
@@ -270,9 +270,6 @@ def _describe(
         "rest_removed": REST in edit.removed,
         "removed_ml": round(removed_ml, 3),
     }
-    certainty = describe_certainty(prepared, edit.steps, volumes["both"]["lesion_ml"], config)
-    for key in ("lesion_ml_range", "share_range"):  # they belong to the slider's first position
-        certainty.pop(key, None)
     lungs = session.lungs
     found = Segmentation(
         lesion_mask=prepared.embed(edit.found.lesion_mask),
@@ -288,9 +285,9 @@ def _describe(
         "case_id": f"{old['case_id']} ({name.replace('-', ' ')})",
         "key": {**old["key"], "edited": digest_of(edited)},
         "volumes": volumes,
-        "uncertainty": {},
+        "uncertainty": {},  # it belongs to the slider's first position
         "quantification": measure(edit.found),
-        "certainty": certainty,
+        "certainty": describe_certainty(prepared, edit.steps, {}, session.config),
         "warnings": [_say(edited, old), *old["warnings"]],
         "edited": edited,
     }

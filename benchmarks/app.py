@@ -1,0 +1,183 @@
+"""The local app beside the plain command, and how long a move of its slider takes.
+
+    python benchmarks/app.py demo/lidc0001.nii.gz $NORMNET_DATA/covid_dev/coronacases_004_ct.nii.gz
+
+It prints the tables of docs/results.md, section "The app". Each CT is segmented by the command and
+dropped into the app twice: the first job loads the networks. "The same files" is the command with
+the options that write what the app writes. Then the page of the result is opened in Debian's
+Chromium, which draws without a graphics card, and the slider is moved. ``--folder`` keeps the jobs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Page, sync_playwright
+
+from normnet.evaluation.tables import markdown_head, markdown_row
+
+CHROMIUM = "/usr/bin/chromium"
+DRAW_WITHOUT_CARD = (
+    "--use-gl=angle",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+    "--no-sandbox",
+)
+POSITIONS = (30, 5, 60, 15, 25, 50, 10, 40)  # of the slider, %
+SAME_FILES = ("--report", "--seg-nrrd")
+# Notes when an answer has come and when its mask has been drawn.
+WATCH = """() => {
+  const { viewer } = normnetApp;
+  const draw = viewer.setLesions;
+  viewer.setLesions = async (mask) => {
+    window.answered = performance.now();
+    await draw(mask);
+    await new Promise(requestAnimationFrame);
+    window.drawn = performance.now();
+  };
+}"""
+MOVE = """async (position) => {
+  const slider = document.querySelector("[data-share]");
+  window.drawn = null;
+  const start = performance.now();
+  slider.value = position;
+  slider.dispatchEvent(new Event("input"));
+  while (window.drawn === null) await new Promise((next) => setTimeout(next, 5));
+  return [window.answered - start, window.drawn - start];
+}"""
+
+
+class App:
+    """A running ``normnet serve``.
+
+    Args:
+        url: As it printed it.
+    """
+
+    def __init__(self, url: str):
+        self.url = url
+        self.base, self.token = url.split("/?token=")
+
+    def ask(self, method: str, path: str, body: bytes) -> Any:
+        """The JSON of an answer."""
+        port = self.base.rsplit(":", 1)[1]
+        headers = {
+            "Cookie": f"normnet_{port}={self.token}",
+            "Origin": self.base,
+            "Content-Type": "application/json",
+        }
+        request = urllib.request.Request(self.base + path, body, headers, method=method)
+        with urllib.request.urlopen(request) as answer:
+            return json.loads(answer.read() or "null")
+
+    def drop(self, ct: Path) -> tuple[str, float]:
+        """Give a CT and wait for its result: the number of the job, and seconds."""
+        start = time.perf_counter()
+        job = self.ask("POST", "/api/jobs", json.dumps({"title": ct.name}).encode())["id"]
+        self.ask("PUT", f"/api/jobs/{job}/files?name={ct.name}", ct.read_bytes())
+        self.ask("POST", f"/api/jobs/{job}/start", b"{}")
+        while True:
+            jobs = self.ask("GET", "/api/jobs", b"")["jobs"]
+            state = next(each["state"] for each in jobs if each["id"] == job)
+            if state == "done":
+                return job, time.perf_counter() - start
+            if state == "failed":
+                raise SystemExit(f"{ct.name}: {jobs}")
+            time.sleep(0.1)
+
+
+@contextmanager
+def running_app(folder: Path) -> Iterator[App]:
+    """The app on any free port."""
+    options = ("--no-browser", "--port=0", "--keep-days=0", f"--folder={folder}")
+    command = [sys.executable, "-m", "normnet", "serve", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield App(process.stdout.readline().split()[1])
+        finally:
+            process.terminate()
+
+
+def time_command(ct: Path, *options: str) -> float:
+    """Seconds from the start of ``normnet segment`` to its end."""
+    with tempfile.TemporaryDirectory() as out:
+        command = [sys.executable, "-m", "normnet", "segment", str(ct), "--out", out, *options]
+        start = time.perf_counter()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        return time.perf_counter() - start
+
+
+def look(page: Page, app: App, job: str) -> tuple[float, float, list[list[float]]]:
+    """Seconds to the viewer, to the slider, and (to the answer, to the picture) of each move."""
+    start = time.perf_counter()
+    page.goto(f"{app.base}/jobs/{job}", wait_until="commit")
+    page.wait_for_selector("[data-viewer][data-ready=yes]")
+    viewer = time.perf_counter() - start
+    page.wait_for_selector("[data-now-ml]")
+    while not page.evaluate("Boolean(window.normnetApp)"):  # the policy forbids wait_for_function
+        page.wait_for_timeout(10)
+    ready = time.perf_counter() - start
+    page.evaluate(WATCH)
+    moves = [page.evaluate(MOVE, position) for position in POSITIONS]
+    return viewer, ready, [[ms / 1000 for ms in move] for move in moves]
+
+
+def main() -> None:
+    """Read the options and measure every CT."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("cts", type=Path, nargs="+")
+    parser.add_argument("--folder", type=Path, help="for the jobs of the app")
+    options = parser.parse_args()
+
+    runs, views = [], []
+    with tempfile.TemporaryDirectory() as place, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=DRAW_WITHOUT_CARD)
+        for ct in options.cts:
+            name = ct.name.removesuffix(".gz").removesuffix(".nii")
+            plain, same = time_command(ct), time_command(ct, *SAME_FILES)
+            with running_app((options.folder or Path(place)) / name) as app:
+                (_, first), (job, next_one) = app.drop(ct), app.drop(ct)
+                page = browser.new_page(viewport={"width": 1280, "height": 900})
+                page.set_default_timeout(300_000)
+                page.goto(app.url)
+                viewer, ready, moves = look(page, app, job)
+                page.close()
+            seconds = (plain, same, first, next_one)
+            ratios = (first / plain, first / same, next_one / same)
+            runs.append((name, *(f"{s:.1f}" for s in seconds), *(f"{r:.2f}" for r in ratios)))
+            answers, drawn = zip(*moves, strict=True)
+            each = (statistics.median(answers), statistics.median(drawn), max(drawn))
+            views.append((name, f"{viewer:.1f}", f"{ready:.1f}", *(f"{s:.2f}" for s in each)))
+        browser.close()
+
+    print(f"{os.cpu_count()} CPUs, OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'not set')}")
+    of_runs = ("command, s", "command, the same files, s", "app, first CT, s", "app, next CT, s")
+    of_ratios = ("first / command", "first / same files", "next / same files")
+    print(markdown_head(("CT", *of_runs, *of_ratios)))
+    print("\n".join(markdown_row(row) for row in runs) + "\n")
+    of_moves = (
+        "move to numbers, median, s",
+        "to the picture, median, s",
+        "to the picture, longest, s",
+    )
+    print(markdown_head(("CT", "page to viewer, s", "page to slider, s", *of_moves)))
+    print("\n".join(markdown_row(row) for row in views))
+
+
+if __name__ == "__main__":
+    main()
