@@ -37,12 +37,11 @@ DRAW_WITHOUT_CARD = (
 )
 POSITIONS = (30, 5, 60, 15, 25, 50, 10, 40)  # of the slider, %
 SAME_FILES = ("--report", "--seg-nrrd")
-# Notes when an answer has come and when its mask has been drawn.
+# Notes when a new mask has been drawn.
 WATCH = """() => {
   const { viewer } = normnetApp;
   const draw = viewer.setLesions;
   viewer.setLesions = async (mask) => {
-    window.answered = performance.now();
     await draw(mask);
     await new Promise(requestAnimationFrame);
     window.drawn = performance.now();
@@ -54,8 +53,10 @@ MOVE = """async (position) => {
   const start = performance.now();
   slider.value = position;
   slider.dispatchEvent(new Event("input"));
-  while (window.drawn === null) await new Promise((next) => setTimeout(next, 5));
-  return [window.answered - start, window.drawn - start];
+  while (document.querySelector("[data-now].busy") || window.drawn === null) {
+    await new Promise((next) => setTimeout(next, 5));
+  }
+  return [window.drawn - start, performance.now() - start];
 }"""
 
 
@@ -121,7 +122,7 @@ def time_command(ct: Path, *options: str) -> float:
 
 
 def look(page: Page, app: App, job: str) -> tuple[float, float, list[list[float]]]:
-    """Seconds to the viewer, to the slider, and (to the answer, to the picture) of each move."""
+    """Seconds to the viewer, to the slider, and (to the picture, to the numbers) of each move."""
     start = time.perf_counter()
     page.goto(f"{app.base}/jobs/{job}", wait_until="commit")
     page.wait_for_selector("[data-viewer][data-ready=yes]")
@@ -160,8 +161,8 @@ def main() -> None:
             seconds = (plain, same, first, next_one)
             ratios = (first / plain, first / same, next_one / same)
             runs.append((name, *(f"{s:.1f}" for s in seconds), *(f"{r:.2f}" for r in ratios)))
-            answers, drawn = zip(*moves, strict=True)
-            each = (statistics.median(answers), statistics.median(drawn), max(drawn))
+            drawn, numbers = zip(*moves, strict=True)
+            each = (statistics.median(drawn), max(drawn), statistics.median(numbers), max(numbers))
             views.append((name, f"{viewer:.1f}", f"{ready:.1f}", *(f"{s:.2f}" for s in each)))
         browser.close()
 
@@ -171,9 +172,9 @@ def main() -> None:
     print(markdown_head(("CT", *of_runs, *of_ratios)))
     print("\n".join(markdown_row(row) for row in runs) + "\n")
     of_moves = (
-        "move to numbers, median, s",
-        "to the picture, median, s",
-        "to the picture, longest, s",
+        f"move to {what}, {which}, s"
+        for what in ("picture", "numbers")
+        for which in ("median", "longest")
     )
     print(markdown_head(("CT", "page to viewer, s", "page to slider, s", *of_moves)))
     print("\n".join(markdown_row(row) for row in views))
