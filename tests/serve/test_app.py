@@ -162,6 +162,20 @@ def test_the_slider_moves_as_a_setting_does(server, done):
     np.testing.assert_array_equal(session.edit(0.6, []).steps.lesions, whole.lesions)
 
 
+def test_the_picture_is_that_of_the_numbers(server, done):
+    """It is made before them, without what only they need."""
+
+    def mask(**body):
+        return server.ask("POST", f"/api/jobs/{done}/mask", body)[1]
+
+    first, quick = mask(), mask(share=0.7)
+    server.json("POST", f"/api/jobs/{done}/preview", {"share": 0.7})
+    assert quick == mask(share=0.7) != first
+    assert mask(share=0.7, removed=[1]) != quick
+    assert mask() == first
+    assert server.ask("POST", f"/api/jobs/{done}/mask", {"removed": [77]})[0] == 400
+
+
 def test_the_cached_steps_are_those_of_the_run(server, done, ct, tiny_models):
     """Nothing was rounded on the way to the disk: a run in this process says the same."""
     from normnet import pipeline
