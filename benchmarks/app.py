@@ -5,7 +5,8 @@
 It prints the tables of docs/results.md, section "The app". Each CT is segmented by the command and
 dropped into the app twice: the first job loads the networks. "The same files" is the command with
 the options that write what the app writes. Then the page of the result is opened in Debian's
-Chromium, which draws without a graphics card, and the slider is moved. ``--folder`` keeps the jobs.
+Chromium, which draws without a graphics card, and the slider is moved. ``--folder`` keeps the jobs, ``--page`` measures
+the pages of such jobs alone.
 """
 
 from __future__ import annotations
@@ -37,6 +38,23 @@ DRAW_WITHOUT_CARD = (
 )
 POSITIONS = (30, 5, 60, 15, 25, 50, 10, 40)  # of the slider, %
 SAME_FILES = ("--report", "--seg-nrrd")
+OF_RUNS = (
+    "command, s",
+    "command, the same files, s",
+    "app, first CT, s",
+    "app, next CT, s",
+    "first / command",
+    "first / same files",
+    "next / same files",
+)
+OF_PAGE = (
+    "page to viewer, s",
+    "page to slider, s",
+    "move to picture, median, s",
+    "move to picture, longest, s",
+    "move to numbers, median, s",
+    "move to numbers, longest, s",
+)
 # Notes when a new mask has been drawn.
 WATCH = """() => {
   const { viewer } = normnetApp;
@@ -83,8 +101,8 @@ class App:
         with urllib.request.urlopen(request) as answer:
             return json.loads(answer.read() or "null")
 
-    def drop(self, ct: Path) -> tuple[str, float]:
-        """Give a CT and wait for its result: the number of the job, and seconds."""
+    def drop(self, ct: Path) -> float:
+        """Seconds from the upload of a CT to its result."""
         start = time.perf_counter()
         job = self.ask("POST", "/api/jobs", json.dumps({"title": ct.name}).encode())["id"]
         self.ask("PUT", f"/api/jobs/{job}/files?name={ct.name}", ct.read_bytes())
@@ -93,7 +111,7 @@ class App:
             jobs = self.ask("GET", "/api/jobs", b"")["jobs"]
             state = next(each["state"] for each in jobs if each["id"] == job)
             if state == "done":
-                return job, time.perf_counter() - start
+                return time.perf_counter() - start
             if state == "failed":
                 raise SystemExit(f"{ct.name}: {jobs}")
             time.sleep(0.1)
@@ -143,40 +161,41 @@ def main() -> None:
     )
     parser.add_argument("cts", type=Path, nargs="+")
     parser.add_argument("--folder", type=Path, help="for the jobs of the app")
+    parser.add_argument("--page", action="store_true", help="only open the jobs that it has")
     options = parser.parse_args()
+    if options.page and not options.folder:
+        parser.error("--page needs --folder")
 
     runs, views = [], []
     with tempfile.TemporaryDirectory() as place, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=DRAW_WITHOUT_CARD)
         for ct in options.cts:
             name = ct.name.removesuffix(".gz").removesuffix(".nii")
-            plain, same = time_command(ct), time_command(ct, *SAME_FILES)
+            commands = [] if options.page else [time_command(ct), time_command(ct, *SAME_FILES)]
             with running_app((options.folder or Path(place)) / name) as app:
-                (_, first), (job, next_one) = app.drop(ct), app.drop(ct)
+                if commands:
+                    plain, same, first, next_one = *commands, app.drop(ct), app.drop(ct)
+                    ratios = (first / plain, first / same, next_one / same)
+                    seconds = (f"{s:.1f}" for s in (plain, same, first, next_one))
+                    runs.append((name, *seconds, *(f"{ratio:.2f}" for ratio in ratios)))
                 page = browser.new_page(viewport={"width": 1280, "height": 900})
                 page.set_default_timeout(300_000)
                 page.goto(app.url)
+                job = app.ask("GET", "/api/jobs", b"")["jobs"][0]["id"]
                 viewer, ready, moves = look(page, app, job)
                 page.close()
-            seconds = (plain, same, first, next_one)
-            ratios = (first / plain, first / same, next_one / same)
-            runs.append((name, *(f"{s:.1f}" for s in seconds), *(f"{r:.2f}" for r in ratios)))
             drawn, numbers = zip(*moves, strict=True)
             each = (statistics.median(drawn), max(drawn), statistics.median(numbers), max(numbers))
             views.append((name, f"{viewer:.1f}", f"{ready:.1f}", *(f"{s:.2f}" for s in each)))
         browser.close()
 
-    print(f"{os.cpu_count()} CPUs, OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'not set')}")
-    of_runs = ("command, s", "command, the same files, s", "app, first CT, s", "app, next CT, s")
-    of_ratios = ("first / command", "first / same files", "next / same files")
-    print(markdown_head(("CT", *of_runs, *of_ratios)))
-    print("\n".join(markdown_row(row) for row in runs) + "\n")
-    of_moves = (
-        f"move to {what}, {which}, s"
-        for what in ("picture", "numbers")
-        for which in ("median", "longest")
-    )
-    print(markdown_head(("CT", "page to viewer, s", "page to slider, s", *of_moves)))
+    threads = os.environ.get("OMP_NUM_THREADS", "not set")
+    load = os.getloadavg()[1]
+    print(f"{os.cpu_count()} CPUs, OMP_NUM_THREADS={threads}, mean load of 5 minutes {load:.1f}")
+    if runs:
+        print(markdown_head(("CT", *OF_RUNS)))
+        print("\n".join(markdown_row(row) for row in runs) + "\n")
+    print(markdown_head(("CT", *OF_PAGE)))
     print("\n".join(markdown_row(row) for row in views))
 
 

@@ -54,6 +54,12 @@
     return nv;
   }
 
+  // All layers with one call of addVolume, since each call draws all layers anew.
+  function show(nv, layers) {
+    nv.volumes = layers.slice(0, -1);
+    nv.addVolume(layers.at(-1));
+  }
+
   async function open(element, volumes) {
     const find = (name) => element.querySelector(`[data-${name}]`);
     const message = find("message");
@@ -77,18 +83,23 @@
     planes.setMultiplanarPadPixels(4);
     planes.opts.multiplanarShowRender = niivue.SHOW_RENDER.NEVER;
     planes.setSliceType(planes.sliceTypeMultiplanar);
-    planes.addVolume(await image("ct", volumes.ct, "gray", ...WINDOWS_HU.lung, 1));
-    planes.addVolume(await image("lesions", volumes.lesions, "lesion", 0.5, 1, 0.5));
+    const layers = [
+      await image("ct", volumes.ct, "gray", ...WINDOWS_HU.lung, 1),
+      await image("lesions", volumes.lesions, "lesion", 0.5, 1, 0.5),
+    ];
     if (volumes.anomaly) {
-      planes.addVolume(await image("anomaly", volumes.anomaly, "anomaly", 0.1, 1, 0));
+      layers.push(await image("anomaly", volumes.anomaly, "anomaly", 0.1, 1, 0));
     }
+    show(planes, layers);
 
     let solid = null;
     if (volumes.lungs) {
       solid = await attach(find("solid"), { isOrientCube: true });
       solid.setSliceType(solid.sliceTypeRender);
-      solid.addVolume(await image("lungs", volumes.lungs, "sides", 0, 2, 1));
-      solid.addVolume(await image("lesions", volumes.lesions, "lesion", 0.5, 1, 1));
+      show(solid, [
+        await image("lungs", volumes.lungs, "sides", 0, 2, 1),
+        await image("lesions", volumes.lesions, "lesion", 0.5, 1, 1),
+      ]);
       solid.setRenderAzimuthElevation(180, 10);
     } else {
       find("solid").parentElement.hidden = true;
