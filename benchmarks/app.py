@@ -5,8 +5,8 @@
 It prints the tables of docs/results.md, section "The app". Each CT is segmented by the command and
 dropped into the app twice: the first job loads the networks. "The same files" is the command with
 the options that write what the app writes. Then the page of the result is opened in Debian's
-Chromium, which draws without a graphics card, and the slider is moved. ``--folder`` keeps the jobs, ``--page`` measures
-the pages of such jobs alone.
+Chromium, which draws without a graphics card, and the slider is moved. ``--folder`` keeps the jobs;
+``--page`` measures the pages of such jobs alone.
 """
 
 from __future__ import annotations
