@@ -44,6 +44,7 @@ EDGE_MM, GRAIN_MM, GRAIN = 1.5, 1.5, 0.15
 SPOTS_MM, SPOTS_FLOOR = 4.0, 0.35
 AXES = (1.25, 1.0, 0.8)  # of the ellipsoid, relative (z, y, x)
 NOISE_HU, NOISE_PX = 25.0, 0.8
+MIN_REMOVED_ML = 5.0  # of the lung whose lesions are removed: the less diseased one with so much
 THICK_MM = 4.0  # CTs with thinner slices get slices of about this; others pixels twice as large
 MARGIN_MM, BLEND_MM = 6.0, 1.0
 REACH, STRIDE, N_TRIED = 6, 12, 2000  # how healthy lung is searched: steps, voxels, points
@@ -161,10 +162,13 @@ def changes(ct: Turned, seed: int) -> Iterator[tuple[str, str, normnet.Scan, np.
         hu, mask = put_lesion(ct, side, ml, fluid, mottled, rng)
         yield name, "lesion came", ct.scan(hu), mask, 1.0
     if ct.reference is not None:
-        ml = {side: (ct.reference & (ct.labels == n)).sum() for side, n in SIDES.items()}
-        side = min(ml, key=lambda key: ml[key])
-        hu, mask = remove_lesions(ct, side)
-        yield f"lesions of the {side} lung removed", "lesions went", ct.scan(hu), mask, -1.0
+        n_vox = {side: (ct.reference & (ct.labels == n)).sum() for side, n in SIDES.items()}
+        ml = {side: float(n) * ct.voxel_ml for side, n in n_vox.items()}
+        enough = [side for side in SIDES if ml[side] >= MIN_REMOVED_ML]
+        if enough:
+            side = min(enough, key=lambda key: ml[key])
+            hu, mask = remove_lesions(ct, side)
+            yield f"lesions of the {side} lung removed", "lesions went", ct.scan(hu), mask, -1.0
     noise = gaussian_filter(
         rng.standard_normal(ct.labels.shape, dtype=np.float32),
         (0.3 * NOISE_PX, NOISE_PX, NOISE_PX),

@@ -49,5 +49,5 @@ def orthanc(folder: Path, users: dict[str, str] | None = None) -> Iterator[str]:
                 time.sleep(0.1)
             yield f"http://127.0.0.1:{port}"
         finally:
-            process.terminate()
+            process.kill()  # its end would take seconds, and what it stored goes with the test
             process.wait(30)

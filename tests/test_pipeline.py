@@ -37,8 +37,8 @@ from normnet.postprocessing import Boundary, LesionSteps
 from normnet.preparation.breath import add_fluid
 from normnet.preparation.prepare import prepare
 from normnet.preparation.resample import resample_mask
-from normnet.quantification import quantify
-from normnet.restoration import restore_anomaly, widen_lungs
+from normnet.quantification import ZONES, quantify
+from normnet.restoration import doubt_volumes, restore_anomaly, widen_lungs
 from normnet.scan import Geometry, Scan
 from tests.phantoms import Phantom, reorient, thorax_phantom
 
@@ -396,21 +396,31 @@ def test_millilitres_at_other_shares(phantom, n_lesion, lesion_ml, range_ml):
         spacing_mm=(1.0, 0.8, 0.8),
         fluid=0.04321,
     )
-    told = describe_certainty(
+    boundary = Boundary(-901.23, -499.98, -800.92, (-850.0, -750.0), (10, 40))
+    edges = np.zeros(prepared.lung_mask.shape, np.uint8)
+    steps = steps_of(n_lesion, boundary)._replace(edges=edges)
+    uncertainty = doubt_volumes(
         prepared,
-        steps_of(n_lesion, Boundary(-901.23, -499.98, -800.92, (-850.0, -750.0), (10, 40))),
-        lesion_ml,
-        Config(),
+        Findings(None, None, None, steps),
+        prepared.cut(sides_of(phantom)),
+        {"both": {"lung_ml": 100.0, "lesion_ml": lesion_ml}},
+        {"zones": {zone: {"lesion_ml": 0.0} for zone in ZONES}},
     )
-    assert told.pop("lesion_ml_range") == pytest.approx(range_ml, abs=5e-4)
-    assert told == {
+    assert uncertainty["lesion_ml"] == pytest.approx(range_ml, abs=5e-4)
+    assert uncertainty["lesion_percent"] == pytest.approx(range_ml, abs=5e-4)  # of 100 ml
+    told = describe_certainty(prepared, steps, uncertainty, Config())
+    densities = {
         "tissue_in_air": 0.0432,
-        "share_range": list(Config().postprocessing.share_range),
         "healthy_hu": -901.2,
         "disease_hu": -500.0,
         "boundary_hu": -800.9,
     }
-    assert describe_certainty(prepared, steps_of(n_lesion, None), lesion_ml, Config()) == {
+    assert told == densities | {
+        "lesion_ml_range": uncertainty["lesion_ml"],
+        "share_range": list(Config().postprocessing.share_range),
+    }
+    assert describe_certainty(prepared, steps, {}, Config()) == densities
+    assert describe_certainty(prepared, steps_of(n_lesion, None), {}, Config()) == {
         "tissue_in_air": 0.0432
     }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -152,8 +151,7 @@ def _segment(
     on_findings(lungs, findings)
 
     found = restore_findings(scan, lungs, prepared, findings, config)
-    lesion_ml = found.volumes["both"]["lesion_ml"]
-    certainty = describe_certainty(prepared, findings.steps, lesion_ml, config)
+    certainty = describe_certainty(prepared, findings.steps, found.uncertainty, config)
     quantification = found.quantification
     if lobes is not None:
         voxel_ml = scan.geometry.voxel_ml
@@ -216,30 +214,29 @@ def doubt_density(scan: Scan, lung_labels: np.ndarray) -> tuple[str, ...]:
 
 
 def describe_certainty(
-    prepared: Prepared, steps: LesionSteps, lesion_ml: float, config: Config
+    prepared: Prepared, steps: LesionSteps, uncertainty: dict[str, Any], config: Config
 ) -> dict[str, Any]:
     """How much the volume depends on the density at which the edge of a lesion is drawn.
 
     Args:
         prepared: The thorax.
         steps: Of the post-processing.
-        lesion_ml: Volume of the lesions on the scan's own grid.
+        uncertainty: As made by ``measure_range``; empty where it is not known.
         config: ``postprocessing.share_range``.
 
     Returns:
-        ``lesion_ml_range``: millilitres at the larger and the smaller of ``share_range``;
         ``healthy_hu``, ``disease_hu`` and ``boundary_hu``: densities in a deep inspiration;
         ``tissue_in_air``: the share of tissue that was taken out to bring the lungs there. Without
-        the lesion networks only the last.
+        the lesion networks only the last. If ``uncertainty`` is not empty, also its ``lesion_ml``
+        as ``lesion_ml_range``, and ``share_range``, the shares at which it is measured.
     """
     certainty: dict[str, Any] = {"tissue_in_air": round(prepared.fluid, 4)}
     if steps.boundary is None:
         return certainty
-    n_here = int(np.count_nonzero(steps.lesions))
-    ml_per_vox = lesion_ml / n_here if n_here else math.prod(prepared.spacing_mm) / 1000
+    if uncertainty:
+        certainty["lesion_ml_range"] = uncertainty["lesion_ml"]
+        certainty["share_range"] = list(config.postprocessing.share_range)
     return certainty | {
-        "lesion_ml_range": [round(n * ml_per_vox, 3) for n in steps.boundary.n_vox_range],
-        "share_range": list(config.postprocessing.share_range),
         "healthy_hu": round(steps.boundary.healthy_hu, 1),
         "disease_hu": round(steps.boundary.disease_hu, 1),
         "boundary_hu": round(steps.boundary.lesion_hu, 1),

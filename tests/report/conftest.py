@@ -146,8 +146,8 @@ def visit(browser):
     """Open a page; what it asks the network for, logs or fails with must be nothing."""
     contexts, seen = [], []
 
-    def open_page(path: Path, size=(1280, 900), ready: str = ""):
-        context = browser.new_context(viewport={"width": size[0], "height": size[1]})
+    def open_page(path: Path, ready: str = ""):
+        context = browser.new_context(viewport={"width": 1280, "height": 900})
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(60_000)

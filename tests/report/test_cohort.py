@@ -20,6 +20,7 @@ def test_results_and_failures_have_their_rows(reported):
     text = text_of((reported / INDEX).read_text())
     assert "2 lung CTs segmented, 1 without a result" in text
     assert "broken error NN-GEO-002" in text
+    assert "Thick slices : the slices are more than 3 mm apart" in text
     assert 'href="plain/report.html"' in (reported / INDEX).read_text()
 
 

@@ -97,9 +97,10 @@ class Server:
     Args:
         folder: Of the app.
         code: Python expression of what loads the models.
+        keep_identity: As ``--keep-identity``.
     """
 
-    def __init__(self, folder: Path, code: str):
+    def __init__(self, folder: Path, code: str, keep_identity: bool = False):
         program = (
             "import tests.serve.conftest as c\n"
             "from functools import partial\n"
@@ -107,7 +108,7 @@ class Server:
             "from normnet.serve.server import Setup, serve\n"
             "if __name__ == '__main__':\n"
             f"    load = {code}\n"
-            f"    serve(Setup(Path({str(folder)!r}), 0, load, c.name_error),"
+            f"    serve(Setup(Path({str(folder)!r}), 0, load, c.name_error, {keep_identity}),"
             " lambda url: print(url, flush=True))\n"
         )
         script = folder.with_suffix(".py")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import stat
 import time
 import zipfile
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from normnet.errors import InputError, ResourceError
+from normnet.quality import FLAGS
 from normnet.serve import jobs as job_module
 from normnet.serve.app import SUFFIXES, _suffix
 from normnet.serve.guard import Guard
@@ -125,9 +127,7 @@ def test_the_first_position_is_the_saved_mask_exactly(server, done):
         assert edit["default_share"] == edit["share"] == 0.12
         assert edit["volumes"] == result["volumes"]
         _, volume = server.ask("GET", f"/api/jobs/{done}/volumes/lesions")
-        import base64
-
-        assert base64.b64decode(edit["mask"]) == volume
+        assert server.ask("POST", f"/api/jobs/{done}/mask", body) == (200, volume)
     assert result["volumes"]["both"]["lesion_ml"] > 1
     assert len(edit["lesions"]) == result["quantification"]["lesions"]["count"] > 1
     shown = [{k: v for k, v in row.items() if k != "at_mm_xyz"} for row in edit["lesions"]]
@@ -160,6 +160,20 @@ def test_the_slider_moves_as_a_setting_does(server, done):
         session.config.window.tau, post, session.prob_lesion,
     )  # fmt: skip
     np.testing.assert_array_equal(session.edit(0.6, []).steps.lesions, whole.lesions)
+
+
+def test_the_picture_is_that_of_the_numbers(server, done):
+    """It is made before them, without what only they need."""
+
+    def mask(**body):
+        return server.ask("POST", f"/api/jobs/{done}/mask", body)[1]
+
+    first, quick = mask(), mask(share=0.7)
+    server.json("POST", f"/api/jobs/{done}/preview", {"share": 0.7})
+    assert quick == mask(share=0.7) != first
+    assert mask(share=0.7, removed=[1]) != quick
+    assert mask() == first
+    assert server.ask("POST", f"/api/jobs/{done}/mask", {"removed": [77]})[0] == 400
 
 
 def test_the_cached_steps_are_those_of_the_run(server, done, ct, tiny_models):
@@ -268,6 +282,7 @@ def test_a_dicom_folder_gets_dicom_objects_and_shows_no_tag(server, series):
     pytest.importorskip("highdicom")
     from pydicom import dcmread
 
+    source = dcmread(next(series.iterdir()))
     job = server.give(sorted(series.iterdir()), title="a\x07/../<b>")
     assert server.wait(job)["state"] == "done", server.job(job)
     _, page = server.ask("GET", f"/jobs/{job}")
@@ -279,10 +294,52 @@ def test_a_dicom_folder_gets_dicom_objects_and_shows_no_tag(server, series):
         found = dcmread(io.BytesIO(data))
         assert ("EDITED BY HAND" in found.SeriesDescription) == (kept == name)
         assert "onerror" not in str(found.PatientName)
+        assert found.PatientID != source.PatientID
+        assert found.StudyInstanceUID != source.StudyInstanceUID
         assert server.ask("GET", f"/api/jobs/{job}/{kept}/measurements.dcm")[0] == 200
     server.json("DELETE", f"/api/jobs/{job}", {})
     assert server.job(job) is None
     assert not folder_of(server, job).exists()
+
+
+def test_a_zip_is_taken_and_its_patient_kept_where_asked(server, done, series, tiny, tmp_path):
+    """The numbers are those of the same CT as a file, and objects fit the study in a PACS."""
+    pytest.importorskip("highdicom")
+    from pydicom import dcmread
+
+    source = dcmread(next(series.iterdir()))
+    assert source.PatientID
+    archive = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", series))
+    keeping = Server(tmp_path / "app", tiny, keep_identity=True)
+    try:
+        job = keeping.give([archive], archive.name)
+        assert keeping.wait(job)["state"] == "done", keeping.job(job)
+        saved = keeping.json("POST", f"/api/jobs/{job}/saved", {"removed": [1]})["name"]
+        for kept in ("result", saved):
+            result = keeping.json("GET", f"/api/jobs/{job}/{kept}/result.json")
+            assert result["dicom"] == {"identity": "kept"}
+            for name in ("segmentation.dcm", "measurements.dcm"):
+                _, data = keeping.ask("GET", f"/api/jobs/{job}/{kept}/{name}")
+                found = dcmread(io.BytesIO(data))
+                for key in ("PatientID", "PatientName", "StudyInstanceUID"):
+                    assert found[key].value == source[key].value
+        zipped = keeping.json("GET", f"/api/jobs/{job}/result/result.json")
+        assert zipped["volumes"] == server.json(
+            "GET", f"/api/jobs/{done}/result/result.json"
+        )["volumes"]  # fmt: skip
+    finally:
+        assert keeping.stop() == ""
+
+
+@pytest.mark.parametrize("option", [[], ["--keep-identity"]])
+def test_the_command_passes_on_whether_the_patient_is_kept(option, tmp_path, monkeypatch):
+    from normnet.cli.main import main
+    from normnet.serve import server as server_module
+
+    setups = []
+    monkeypatch.setattr(server_module, "serve", lambda setup, on_start: setups.append(setup))
+    assert main(["serve", "--no-browser", f"--folder={tmp_path / 'app'}", *option]) == 0
+    assert [setup.keep_identity for setup in setups] == [bool(option)]
 
 
 def test_refusals_are_one_line_of_the_readers(server, ct, tmp_path):
@@ -290,14 +347,23 @@ def test_refusals_are_one_line_of_the_readers(server, ct, tmp_path):
     empty.touch()
     text = tmp_path / "x.dcm"
     text.write_text("no image")
+    broken = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", ct.parent))
+    broken.write_bytes(broken.read_bytes()[:-40])
     for paths, code in (
         ([empty], "NN-FILE-00"), ([text], "NN-FILE-0"), ([ct, ct], "NN-GEO-001"),
+        ([broken], "NN-FILE-0"),
     ):  # fmt: skip
         job = server.give(paths)
         found = server.wait(job)
         assert found["state"] == "failed"
         assert found["error"].startswith(code), found
         assert "\n" not in found["error"] and "Traceback" not in found["error"]
+
+
+def test_the_page_says_what_a_quality_flag_means(server, done):
+    page = server.ask("GET", f"/jobs/{done}")[1].decode()
+    assert f"<strong>Thick slices</strong>: {FLAGS['thick_slices']}" in page
+    assert "thick_slices" not in page
 
 
 def test_a_crash_ends_one_job_and_not_the_server(tmp_path, ct):

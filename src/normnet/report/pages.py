@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from normnet.quality import FLAGS
 from normnet.version import __version__
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     env.filters.update(number=write_number, data_url=data_url, base64=to_base64)
-    env.globals.update(asset=read_asset, version=__version__)
+    env.globals.update(asset=read_asset, version=__version__, flag_meanings=FLAGS)
     return env
 
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from normnet.io.masks import read_labels, read_map, read_mask
-from normnet.quality import FLAGS
 from normnet.report import charts, pages, volumes
 from normnet.report.printing import print_page
 from normnet.report.views import draw_views
@@ -116,7 +115,6 @@ def describe(scan: Scan, maps: Maps, result: Result) -> dict[str, Any]:
         )
     return {
         "result": result,
-        "flag_meanings": FLAGS,
         "views": draw_views(scan, maps.lung_labels, maps.lesion_mask),
         "density": charts.draw_density(result.get("quantification") or {}),
         "votes_ml": votes_ml,

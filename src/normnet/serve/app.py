@@ -165,6 +165,11 @@ def _add_results(app: FastAPI, jobs: Jobs, editor: Child) -> None:
         folder = jobs.place(jobs.done(job_id))
         return JSONResponse(editor.call("preview", folder, share, removed))
 
+    @app.post("/api/jobs/{job_id}/mask")
+    def send_mask(job_id: str, share: Share = None, removed: Removed = []) -> Response:  # noqa: B006
+        folder = jobs.place(jobs.done(job_id))
+        return Response(editor.call("mask", folder, share, removed), media_type=TYPES[".gz"])
+
     @app.post("/api/jobs/{job_id}/saved")
     def save(job_id: str, share: Share = None, removed: Removed = []) -> JSONResponse:  # noqa: B006
         folder = jobs.place(jobs.done(job_id))

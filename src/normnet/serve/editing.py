@@ -8,7 +8,6 @@ the saved mask and its millilitres, voxel for voxel. Nothing on disk changes but
 
 from __future__ import annotations
 
-import base64
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -109,6 +108,7 @@ class Session:
         )
         self.maps = Maps.read(folder / RESULT, self.scan)
         self.grid = CoarseGrid.of(self.scan, self.maps.lung_labels)
+        self.last_steps: tuple[float | None, LesionSteps] = (self.default_share, self.steps)
         self.last: tuple[float | None, Edit] | None = None
 
     @property
@@ -140,7 +140,23 @@ class Session:
             whole, found=whole.whole._replace(lesion_mask=mask), removed=sorted(set(removed))
         )
 
+    def mask(self, share: float | None, removed: Sequence[int]) -> np.ndarray:
+        """The mask of ``edit`` alone, with the scan's shape; quicker at a new position."""
+        share = self.default_share if share is None else share
+        if removed or (self.last is not None and self.last[0] == share):
+            found = self.edit(share, removed).found.lesion_mask
+        else:
+            lungs = Lungs(self.lungs.labels, None)  # lesions lie in the lungs that were searched
+            steps = self._steps_at(share)
+            found, _ = restore_masks(self.scan, lungs, self.prepared, steps, self.config)
+        return self.prepared.embed(found)
+
     def _steps_at(self, share: float | None) -> LesionSteps:
+        if self.last_steps[0] != share:
+            self.last_steps = (share, self._bound(share))
+        return self.last_steps[1]
+
+    def _bound(self, share: float | None) -> LesionSteps:
         if self.prob_lesion is None or share is None or share == self.default_share:
             return self.steps
         post = self.config.postprocessing.model_copy(update={"share": share})
@@ -174,13 +190,13 @@ class Session:
     def _list(self, steps: LesionSteps, found: Found) -> Edit:
         zones = zones_of_planes(found.lung_labels)
         lesions = separate_lesions(found.lesion_mask, found.voxel_ml)
-        listed = []
+        listed, n_vox = [], int(np.count_nonzero(found.lesion_mask))
         for rank in range(1, min(N_LISTED, len(lesions.order)) + 1):
             row = describe_lesion(found, zones, lesions, rank)
             listed.append({**row, "at_mm_xyz": self._place(lesions, rank)})
+            n_vox -= int(np.count_nonzero(lesions.find(rank)[1]))
         n_rest = max(len(lesions.boxes) - 1, 0) - len(listed)
-        others = ~np.isin(lesions.labels, [0, *lesions.order[:N_LISTED]])
-        rest = {"n": n_rest, "ml": round(int(np.count_nonzero(others)) * found.voxel_ml, 3)}
+        rest = {"n": n_rest, "ml": round(n_vox * found.voxel_ml, 3)}
         return Edit(steps, found, found, lesions, listed, rest, [])
 
     def _place(self, lesions: Lesions, rank: int) -> list[float]:
@@ -210,7 +226,7 @@ class Editor:
 
         Returns:
             ``share`` and ``default_share``; ``volumes`` as in ``result.json``; ``lesions`` and
-            ``rest``; ``mask``: a NIfTI file on the grid of the viewer, gzip-compressed, base64.
+            ``rest``.
         """
         session = self._session(folder)
         edit = session.edit(share, removed)
@@ -223,8 +239,22 @@ class Editor:
             "lesions": edit.listed,
             "rest": edit.rest,
             "removed": edit.removed,
-            "mask": base64.b64encode(_viewer_mask(edit, session)).decode(),
         }
+
+    def mask(
+        self, folder: Path, share: float | None, removed: Sequence[int], tell: Progress
+    ) -> bytes:
+        """The lesions that ``preview`` measures, for the viewer.
+
+        Returns:
+            A NIfTI file on the grid of the viewer, gzip-compressed.
+        """
+        session = self._session(folder)
+        coarse = session.grid.shrink_mask(session.mask(share, removed))
+        with tempfile.TemporaryDirectory(prefix="normnet-") as place:
+            path = Path(place, "lesions.nii.gz")
+            write_image(path, coarse.astype(np.uint8), session.grid.geometry)
+            return path.read_bytes()
 
     def save(
         self, folder: Path, share: float | None, removed: Sequence[int], tell: Progress
@@ -260,7 +290,7 @@ def _describe(
     session: Session, edit: Edit, share: float | None, name: str
 ) -> tuple[dict[str, Any], Segmentation]:
     """The ``result.json`` of an edited result, and its images."""
-    prepared, config, old = session.prepared, session.config, session.result
+    prepared, old = session.prepared, session.result
     volumes = _volumes(edit.found, session)
     removed_ml = _volumes(edit.whole, session)["both"]["lesion_ml"] - volumes["both"]["lesion_ml"]
     edited = {
@@ -270,9 +300,6 @@ def _describe(
         "rest_removed": REST in edit.removed,
         "removed_ml": round(removed_ml, 3),
     }
-    certainty = describe_certainty(prepared, edit.steps, volumes["both"]["lesion_ml"], config)
-    for key in ("lesion_ml_range", "share_range"):  # they belong to the slider's first position
-        certainty.pop(key, None)
     lungs = session.lungs
     found = Segmentation(
         lesion_mask=prepared.embed(edit.found.lesion_mask),
@@ -288,9 +315,9 @@ def _describe(
         "case_id": f"{old['case_id']} ({name.replace('-', ' ')})",
         "key": {**old["key"], "edited": digest_of(edited)},
         "volumes": volumes,
-        "uncertainty": {},
+        "uncertainty": {},  # it belongs to the slider's first position
         "quantification": measure(edit.found),
-        "certainty": certainty,
+        "certainty": describe_certainty(prepared, edit.steps, {}, session.config),
         "warnings": [_say(edited, old), *old["warnings"]],
         "edited": edited,
     }
@@ -330,15 +357,6 @@ def _without(edit: Edit, removed: Sequence[int]) -> np.ndarray:
     first = lesions.first_plane
     mask[first : first + len(lesions.labels)] &= stays[lesions.labels]
     return mask
-
-
-def _viewer_mask(edit: Edit, session: Session) -> bytes:
-    """The lesions on the grid of the viewer, as a gzip-compressed NIfTI file."""
-    coarse = session.grid.shrink_mask(session.prepared.embed(edit.found.lesion_mask))
-    with tempfile.TemporaryDirectory(prefix="normnet-") as place:
-        path = Path(place, "lesions.nii.gz")
-        write_image(path, coarse.astype(np.uint8), session.grid.geometry)
-        return path.read_bytes()
 
 
 def _unpack_lungs(kept: Any, scan: Scan, config: Config) -> tuple[Lungs, Prepared]:

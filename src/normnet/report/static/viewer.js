@@ -10,6 +10,7 @@
 (() => {
   const WINDOWS_HU = { lung: [-1350, 150], mediastinum: [-160, 240] };
   const BAR_MM = 50;
+  const LESIONS = 1; // number of the layer, in the planes and in 3D
   const ORANGE = [255, 122, 0];
   const ramp = ([r, g, b]) => ({ R: [0, r, r], G: [0, g, g], B: [0, b, b], A: [0, 255, 255], I: [0, 1, 255] });
   const COLOURS = {
@@ -53,6 +54,12 @@
     return nv;
   }
 
+  // All layers with one call of addVolume, since each call draws all layers anew.
+  function show(nv, layers) {
+    nv.volumes = layers.slice(0, -1);
+    nv.addVolume(layers.at(-1));
+  }
+
   async function open(element, volumes) {
     const find = (name) => element.querySelector(`[data-${name}]`);
     const message = find("message");
@@ -76,18 +83,23 @@
     planes.setMultiplanarPadPixels(4);
     planes.opts.multiplanarShowRender = niivue.SHOW_RENDER.NEVER;
     planes.setSliceType(planes.sliceTypeMultiplanar);
-    planes.addVolume(await image("ct", volumes.ct, "gray", ...WINDOWS_HU.lung, 1));
-    planes.addVolume(await image("lesions", volumes.lesions, "lesion", 0.5, 1, 0.5));
+    const layers = [
+      await image("ct", volumes.ct, "gray", ...WINDOWS_HU.lung, 1),
+      await image("lesions", volumes.lesions, "lesion", 0.5, 1, 0.5),
+    ];
     if (volumes.anomaly) {
-      planes.addVolume(await image("anomaly", volumes.anomaly, "anomaly", 0.1, 1, 0));
+      layers.push(await image("anomaly", volumes.anomaly, "anomaly", 0.1, 1, 0));
     }
+    show(planes, layers);
 
     let solid = null;
     if (volumes.lungs) {
       solid = await attach(find("solid"), { isOrientCube: true });
       solid.setSliceType(solid.sliceTypeRender);
-      solid.addVolume(await image("lungs", volumes.lungs, "sides", 0, 2, 1));
-      solid.addVolume(await image("lesions", volumes.lesions, "lesion", 0.5, 1, 1));
+      show(solid, [
+        await image("lungs", volumes.lungs, "sides", 0, 2, 1),
+        await image("lesions", volumes.lesions, "lesion", 0.5, 1, 1),
+      ]);
       solid.setRenderAzimuthElevation(180, 10);
     } else {
       find("solid").parentElement.hidden = true;
@@ -101,15 +113,16 @@
       planes.createOnLocationChange();
     }
 
+    // Only the layers above the CT are drawn anew; the CT is by far the slowest.
     async function setLesions(buffer) {
+      const { img } = await image("lesions", buffer, "lesion", 0.5, 1, 1);
       for (const nv of [planes, solid]) {
         if (!nv) continue;
-        const old = nv.volumes.findIndex((volume) => volume.name.startsWith("lesions"));
-        const opacity = nv.volumes[old].opacity;
-        const next = await image("lesions", buffer, "lesion", 0.5, 1, opacity);
-        nv.setVolume(nv.volumes[old], -1);
-        nv.addVolume(next);
-        nv.setVolume(next, 1);
+        nv.volumes[LESIONS].img = img;
+        for (let layer = LESIONS; layer < nv.volumes.length; layer += 1) {
+          nv.refreshLayers(nv.volumes[layer], layer);
+        }
+        nv.drawScene();
       }
     }
     return { planes, solid, setLesions };
@@ -119,7 +132,7 @@
     const opacity = find("opacity");
     opacity.addEventListener("input", () => {
       find("opacity-text").textContent = `${opacity.value} %`;
-      planes.setOpacity(1, opacity.value / 100);
+      planes.setOpacity(LESIONS, opacity.value / 100);
     });
 
     for (const radio of element.querySelectorAll("input[name=window]")) {

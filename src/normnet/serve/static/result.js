@@ -31,7 +31,7 @@
         find("share-row").hidden = false;
         find("share-help").hidden = false;
       }
-      await show(edit, true);
+      show(edit, true);
     } catch (error) {
       fail(error);
     }
@@ -44,7 +44,7 @@
     now.textContent = error.message;
   }
 
-  async function show(edit, isNewList) {
+  function show(edit, isNewList) {
     page.edit = edit;
     const both = edit.volumes.both;
     now.classList.remove("busy", "error");
@@ -61,14 +61,6 @@
     showShare();
     if (isNewList) list(edit);
     find("save").disabled = false;
-    if (page.viewer) await page.viewer.setLesions(bytes(edit.mask));
-  }
-
-  function bytes(text) {
-    const raw = atob(text);
-    const array = new Uint8Array(raw.length);
-    for (let n = 0; n < raw.length; n += 1) array[n] = raw.charCodeAt(n);
-    return array.buffer;
   }
 
   function showShare() {
@@ -79,7 +71,7 @@
 
   // --- slider ---
 
-  // One request at a time; what was changed meanwhile is asked for afterwards.
+  // One request at a time: first the picture, then, if nothing was changed meanwhile, the numbers.
   let timer = null;
   let asking = false;
   let wanted = null;
@@ -97,12 +89,18 @@
     const { isNewList } = wanted;
     wanted = null;
     try {
-      const edit = await json("POST", `${JOB}/preview`, state());
-      if (!wanted) await show(edit, isNewList);
-      else wanted.isNewList ||= isNewList;
+      if (page.viewer) {
+        const mask = await call("POST", `${JOB}/mask`, state());
+        await page.viewer.setLesions(await mask.arrayBuffer());
+      }
+      if (!wanted) {
+        const edit = await json("POST", `${JOB}/preview`, state());
+        if (!wanted) show(edit, isNewList);
+      }
     } catch (error) {
       if (!wanted) fail(error);
     }
+    if (wanted) wanted.isNewList ||= isNewList;
     asking = false;
     if (wanted) answer();
   }
