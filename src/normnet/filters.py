@@ -28,7 +28,8 @@ def bounding_box(mask: np.ndarray, margin: int | Sequence[int] = 0) -> tuple[sli
     """
     margins = (margin,) * 3 if isinstance(margin, int) else margin
     planes = np.flatnonzero(mask.any(axis=(1, 2)))
-    flat = mask[planes[0] : planes[-1] + 1].any(axis=0)  # whole planes are joined, which is fast
+    # Whole planes are joined first, which is fast.
+    flat = np.logical_or.reduce(mask[planes[0] : planes[-1] + 1], axis=0)
     z, y, x = (
         slice(max(0, int(hits[0]) - more), min(n, int(hits[-1]) + 1 + more))
         for hits, n, more in zip(

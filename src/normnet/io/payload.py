@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from io import BufferedReader
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import numpy as np
-from isal import isal_zlib
+from isal import igzip, isal_zlib
 
 from normnet.errors import InputError
 from normnet.io.limits import check_bytes
 
+GZIP_LEVEL = 1  # of ISA-L: a twentieth of the time of zlib's level 4, for 10 % more bytes
 _CHUNK_BYTES = 2**18
 _MAX_PADDING_BYTES = 1024  # some writers fill up their last block
 _MAX_DEFLATE_RATIO = 1032
@@ -52,7 +54,7 @@ class Inflated:
             self._pending = self._pending or self._handle.read(_CHUNK_BYTES)
             try:
                 data = self._decoder.decompress(self._pending, wanted)
-            except isal_zlib.error as error:
+            except isal_zlib.error as error:  # type: ignore[misc]
                 raise InputError(
                     "NN-FILE-006", "compressed data is corrupt", self._where, _REPEAT
                 ) from error
@@ -65,6 +67,12 @@ class Inflated:
                 view[: len(data)] = data
                 return len(data)
         return 0
+
+
+def deflated(handle: BinaryIO) -> BinaryIO:
+    """A stream that writes gzip into an open file; the same input gives the same bytes."""
+    stream = igzip.IGzipFile("", "wb", GZIP_LEVEL, handle, mtime=0)  # type: ignore[no-untyped-call]
+    return cast(BinaryIO, stream)
 
 
 def read_up_to(stream: BufferedReader | Inflated, n_bytes: int) -> np.ndarray:

@@ -10,11 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from isal import igzip
 
 from normnet.io.atomic import replacing
-from normnet.io.formats.nifti import GZIP_LEVEL
 from normnet.io.geometry import axes_of
+from normnet.io.payload import deflated
 from normnet.io.segments import LUNG, SEGMENTS, Segment
 from normnet.scan import Geometry
 
@@ -99,7 +98,7 @@ def _write(path: Path, voxels: np.ndarray, geometry: Geometry, pairs: Mapping[st
     ]
     with replacing(path) as handle:
         handle.write(("\n".join(lines) + "\n\n").encode())
-        with igzip.IGzipFile("", "wb", GZIP_LEVEL, handle, mtime=0) as stream:
+        with deflated(handle) as stream:
             for plane in voxels:
                 stream.write(np.ascontiguousarray(plane).data)
 

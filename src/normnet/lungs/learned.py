@@ -176,12 +176,11 @@ def find_lungs(
     whole = resample(turned, grid, outside=-1024, device=device).astype(np.float32)
     prob = predict_lungs(whole, z_mm, networks, config, device)
     thresholds = [config.threshold] + ([] if prob_possible is None else [prob_possible])
-    prob, box = _box_of_lungs(prob, min(thresholds), z_mm, config)
-    if prob is None:
+    box = _box_of_lungs(prob, min(thresholds), z_mm, config)
+    if box is None:
         raise _no_lung(scan)
-    coarse_hu = whole[box]
-    grid = grid.part(box)
-    prob = agree(prob, coarse_hu, z_mm, config)
+    coarse_hu, grid = whole[box], grid.part(box)
+    prob = agree(prob[box], coarse_hu, z_mm, config)
     prob[find_fat(coarse_hu, prob > config.threshold, coarse_mm)] = 0
 
     certain = keep_lungs(prob > config.threshold, coarse_hu, coarse_mm)
@@ -221,20 +220,19 @@ def _grid_of(shape: tuple[int, ...], spacing: tuple[float, ...], coarse_mm: Trip
 
 def _box_of_lungs(
     prob: np.ndarray, threshold: float, slice_mm: float, config: LungsConfig
-) -> tuple[np.ndarray | None, tuple[slice, ...]]:
-    """All that could be lung, with so much around it that no filter looks beyond.
+) -> tuple[slice, ...] | None:
+    """The box of all that could be lung, with so much around it that no filter looks beyond.
 
     Returns:
-        The probabilities there, None where nothing reaches the threshold; and the box.
+        None where nothing reaches the threshold.
     """
     possible = prob > threshold
     if not possible.any():
-        return None, ()
+        return None
     tight = bounding_box(possible, MARGIN_VOX)
     more = math.ceil(4 * config.smooth_mm / slice_mm)
     z = slice(max(0, tight[0].start - more), min(len(prob), tight[0].stop + more))
-    box = (z, *tight[1:])
-    return prob[box], box
+    return z, *tight[1:]
 
 
 def whole_hu(volume_hu: np.ndarray) -> np.ndarray:

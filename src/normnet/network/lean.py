@@ -35,7 +35,7 @@ def lean_unet(config: NetworkConfig, state: Mapping[str, torch.Tensor]) -> nn.Mo
     if weights.left:
         raise ValueError(f"{len(weights.left)} weights too many")
     layout = torch.channels_last_3d if config.spatial_dims == 3 else torch.channels_last
-    lean: nn.Module = network.to(memory_format=layout)
+    lean: nn.Module = network.to(memory_format=layout)  # type: ignore[call-overload]
     return lean.eval().requires_grad_(False)
 
 
@@ -92,18 +92,18 @@ class LeanUNet(nn.Module):
         if isinstance(self.below, LeanUNet):
             below = self.below(image, needed)
         else:
-            below = self.below(image)[(..., *_padded(needed, sizes))]
-        above: torch.Tensor = self.up(torch.cat([image[(..., *_padded(needed, sizes))], below], 1))
+            below = _cut(self.below(image), needed)
+        above = self.up(torch.cat([_cut(image, needed), below], 1))
         wanted = [
             slice(first - 2 * part.start, last - 2 * part.start)
             for (first, last), part in zip(spans, needed, strict=True)
         ]
-        return above[(..., *_padded(wanted, sizes))]
+        return _cut(above, wanted)
 
 
-def _padded(box: Sequence[slice], sizes: Sequence[int]) -> list[slice]:
-    """The box with all of the last axes that it does not name."""
-    return [*box, *(slice(None) for _ in range(len(sizes) - len(box)))]
+def _cut(image: torch.Tensor, box: Sequence[slice]) -> torch.Tensor:
+    """A part of an image (batch, channels, ...) along the first of its axes; a view."""
+    return image[(slice(None), slice(None), *box)]
 
 
 class _Subpixel(nn.Module):
@@ -134,7 +134,7 @@ class _Subpixel(nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         size = image.shape[2:]
         n_axes = len(size)
-        phases = self.phases(pad(image, (0, 1) * n_axes))
+        phases: torch.Tensor = self.phases(pad(image, (0, 1) * n_axes))
         split = phases.reshape(len(image), *(2,) * n_axes, *size)
         order = [n for axis in range(1, n_axes + 1) for n in (axis + n_axes, axis)]
         return split.permute(0, *order).reshape(len(image), 1, *(2 * n for n in size))
@@ -222,14 +222,13 @@ class _Weights:
     def convolution(
         self, weight: torch.Tensor, bias: torch.Tensor, stride: int, up: bool = False
     ) -> nn.Module:
-        flat = self.config.spatial_dims == 2
         first, second, size = weight.shape[:3]
         module: nn.Module
         if up:
-            kind = nn.ConvTranspose2d if flat else nn.ConvTranspose3d
-            module = kind(first, second, size, stride, padding=1, output_padding=1)
+            upward = (nn.ConvTranspose2d, nn.ConvTranspose3d)[self.config.spatial_dims - 2]
+            module = upward(first, second, size, stride, padding=1, output_padding=1)
         else:
-            kind = nn.Conv2d if flat else nn.Conv3d
+            kind = (nn.Conv2d, nn.Conv3d)[self.config.spatial_dims - 2]
             module = kind(second, first, size, stride, padding=size // 2)
         module.weight, module.bias = nn.Parameter(weight), nn.Parameter(bias)
         return module

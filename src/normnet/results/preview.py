@@ -64,7 +64,7 @@ def draw_preview(
     height = HEAD_PX + n_rows * (axial_px + GAP_PX) + coronal_size[1] + GAP_PX + FOOT_PX
     sheet = Image.new("RGB", (width, height), PAPER)
 
-    inner = tuple(array[box] for array in (lungs, lesions))
+    inner = lungs[box], lesions[box]
     for place, inner_z in enumerate(choose_slices(*inner, 0, N_AXIAL)[::-1]):
         z = inner_z + box[0].start
         cut = (z, box[1], box[2])
@@ -140,9 +140,9 @@ def choose_slices(lungs: np.ndarray, lesions: np.ndarray, axis: int, n: int) -> 
 
 
 def _count_planes(mask: np.ndarray, axis: int) -> np.ndarray:
-    """How many voxels are not 0 in each plane across an axis."""
-    per_row: np.ndarray = np.count_nonzero(mask, axis=2)
-    return per_row.sum(axis=1 - axis) if axis < 2 else np.count_nonzero(mask, axis=(0, 1))
+    """How many voxels are not 0 in each plane across axis 0 or 1."""
+    counts: np.ndarray = np.count_nonzero(mask, axis=2).sum(axis=1 - axis)
+    return counts
 
 
 def lungs_box(lungs: np.ndarray, spacing_mm: tuple[float, ...]) -> tuple[slice, slice, slice]:

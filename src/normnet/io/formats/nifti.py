@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from isal import igzip, isal_zlib
+from isal import isal_zlib
 
 from normnet.errors import GeometryError, InputError, OutputError, ValueRangeError
 from normnet.io.atomic import replacing
@@ -24,7 +24,7 @@ from normnet.io.geometry import (
     shear_of,
 )
 from normnet.io.limits import check_extent, check_size, check_thickness
-from normnet.io.payload import Inflated, read_payload, read_up_to
+from normnet.io.payload import Inflated, deflated, read_payload, read_up_to
 from normnet.io.values import Stored
 from normnet.scan import Geometry
 
@@ -50,7 +50,6 @@ _MM_PER_UNIT = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 _FORM_TOLERANCE_MM = 0.1
 _SLIGHT_SHEAR = 0.05  # cosine between axes, about 3 degrees
 _PIXDIM_TOLERANCE = 0.01
-GZIP_LEVEL = 1  # of ISA-L: a twentieth of the time of zlib's level 4, for 10 % more bytes
 _CHUNK_BYTES = 2**22
 
 
@@ -141,7 +140,7 @@ def write_image(
 
     with (
         replacing(path, check) as handle,
-        igzip.IGzipFile("", "wb", GZIP_LEVEL, handle, mtime=0) as stream,
+        deflated(handle) as stream,
     ):
         stream.write(header)
         data = voxels.reshape(-1).view(np.uint8).data
