@@ -122,7 +122,7 @@ class _Told:
     def sum_up(self) -> int:
         """Print how many scans ended how; the exit code."""
         n = len(self.jobs) - self.n_left_out
-        if len(self.jobs) > 1 or any(job.is_done for job in self.jobs):
+        if len(self.jobs) != 1 or any(job.is_done for job in self.jobs):
             n_new = n - self.n_done - self.n_failed
             found = f"{n_new} segmented, {self.n_done} done already, {self.n_failed} failed"
             say(f"{n} scans: {found}")
