@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from normnet.cli.batch.worker import DistantWorker, Outcome
 from normnet.errors import NormNetError, OutputError, ResourceError
 
 POLL_S = 1.0  # so often signals are looked for
+KNOCK_S = 10.0  # for the cluster to answer
 
 
 class Cluster:
@@ -42,6 +44,7 @@ class Cluster:
         self._ray = ray
         handler = signal.getsignal(signal.SIGTERM)
         try:
+            _knock(address)  # Ray itself would try for minutes
             ray.init(
                 address=address,
                 logging_level=logging.ERROR,
@@ -139,6 +142,17 @@ class Cluster:
             with suppress(Exception):  # it may be lost already
                 self._ray.kill(actor)
         self._ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """See that someone listens at an address that names a host and a port.
+
+    Raises:
+        OSError: If nobody does.
+    """
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
 
 
 class _Actor:
