@@ -72,6 +72,26 @@ def test_a_lost_node(segment, cts, words, nodes, tmp_path, capfd):
         assert one["files"] == other["files"]
 
 
-def test_no_cluster(segment, cts, words, capfd):
+def test_no_cluster_and_no_statistics(segment, cts, words, monkeypatch, capfd):
+    from ray._private.usage import usage_lib
+
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "1")
     assert segment(cts, "--ray", "127.0.0.1:1") == 8
     assert "NN-RES-008: the Ray cluster cannot be reached" in capfd.readouterr().err
+    assert not usage_lib.usage_stats_enabled()
+
+
+@pytest.mark.parametrize(
+    ("nodes", "n_workers", "expected"),
+    [
+        ([{"CPU": 8}, {"CPU": 4}, {}], None, (2, 4, 0)),
+        ([{"CPU": 8}] * 3, 4, (4, 4, 0)),
+        ([{"CPU": 2}], 5, (5, 1, 0)),
+        ([{"CPU": 64}, {"CPU": 16, "GPU": 4}, {"CPU": 32, "GPU": 4}], None, (8, 4, 1)),
+        ([{"CPU": 2, "GPU": 4}], 2, (2, 1, 1)),
+    ],
+)
+def test_cores_and_gpus_of_a_worker(nodes, n_workers, expected):
+    from normnet.cli.batch.cluster import _share_out
+
+    assert _share_out(nodes, n_workers) == expected

@@ -3,12 +3,14 @@
 Ray starts the actors where there is room, and notices when one is lost with its node. Its usage
 statistics are off. All nodes must see the same files by the same paths, but for remote ones.
 
-Error ids: NN-RES-008 the cluster cannot be reached, NN-OUT-025 a node does not see a folder.
+Error ids: NN-RES-008 the cluster cannot be reached or starts no worker, NN-OUT-025 a node does not
+see a folder.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import socket
@@ -23,6 +25,7 @@ from normnet.errors import NormNetError, OutputError, ResourceError
 
 POLL_S = 1.0  # so often signals are looked for
 KNOCK_S = 10.0  # for the cluster to answer
+MAX_LOST = 3  # starts per worker that may fail one after the other
 
 
 class Cluster:
@@ -59,19 +62,15 @@ class Cluster:
                 "check its address; it runs with the same versions of ray and Python",
             ) from error
         signal.signal(signal.SIGTERM, handler)
-        there = ray.cluster_resources()
-        n_gpus, n_cpus = int(there.get("GPU", 0)), int(there.get("CPU", 1))
-        n_nodes = sum(
-            node["Alive"] and node["Resources"].get("CPU", 0) >= 1 for node in ray.nodes()
-        )
-        self._n_workers = n_workers or n_gpus or max(1, n_nodes)
-        share = max(1, n_cpus // max(self._n_workers, n_nodes))
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        self._n_workers, n_cpus, n_gpus = _share_out(nodes, n_workers)
         # Ray also sets OMP_NUM_THREADS to num_cpus.
-        self._actor: Any = ray.remote(num_cpus=share, num_gpus=int(n_gpus > 0))(_Actor)
-        self._arguments = (ray.put(run), str(Path.cwd()), share)
+        self._actor: Any = ray.remote(num_cpus=n_cpus, num_gpus=n_gpus)(_Actor)
+        self._arguments = (ray.put(run), str(Path.cwd()), n_cpus)
         self._starting: dict[Any, Any] = {}  # actor by the reference that says that it is ready
         self._idle: list[Any] = []
         self._busy: dict[Any, tuple[Any, Job]] = {}  # actor and job by the reference of the outcome
+        self._n_lost = 0  # actors that were lost before they had started, one after the other
         for _ in range(self._n_workers):
             self._start()
 
@@ -98,8 +97,12 @@ class Cluster:
         if reference in self._starting:
             actor = self._starting.pop(reference)
             if self._answer(reference) is None:
-                self._start()  # it was lost
+                self._n_lost += 1
+                if self._n_lost > MAX_LOST * self._n_workers:
+                    raise _cannot_start("they end at once")
+                self._start()
             else:
+                self._n_lost = 0
                 self._idle.append(actor)
             return []
         actor, job = self._busy.pop(reference)
@@ -116,17 +119,13 @@ class Cluster:
         Raises:
             NormNetError: If it can do no job.
         """
+        errors = self._ray.exceptions
         try:
             answer = self._ray.get(reference)
-        except (self._ray.exceptions.RayActorError, self._ray.exceptions.RayTaskError) as error:
-            if isinstance(error, self._ray.exceptions.RayTaskError):
-                raise ResourceError(
-                    "NN-RES-008",
-                    f"a worker in the Ray cluster cannot start ({type(error.cause).__name__})",
-                    "--ray",
-                    "install this version of normnet on all nodes",
-                ) from error
+        except (errors.RayActorError, errors.OutOfMemoryError):
             return None
+        except errors.RayError as error:
+            raise _cannot_start(type(error).__name__) from error
         if isinstance(answer, NormNetError):
             raise answer
         return answer
@@ -142,6 +141,32 @@ class Cluster:
             with suppress(Exception):  # it may be lost already
                 self._ray.kill(actor)
         self._ray.shutdown()
+
+
+def _share_out(nodes: list[dict[str, float]], n_workers: int | None) -> tuple[int, int, int]:
+    """How many workers there are, and how many cores and GPUs each has.
+
+    Args:
+        nodes: Resources of each node.
+        n_workers: As the user wishes; None: one per GPU, or one per node if there is no GPU.
+    """
+    with_gpu = [node for node in nodes if node.get("GPU", 0) >= 1]
+    if with_gpu:
+        n_gpus = sum(int(node["GPU"]) for node in with_gpu)
+        n_cpus = min(int(node.get("CPU", 1) // node["GPU"]) for node in with_gpu)
+        return n_workers or n_gpus, max(1, n_cpus), 1
+    cores = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1] or [1]
+    n_workers = n_workers or len(cores)
+    return n_workers, max(1, min(cores) // math.ceil(n_workers / len(cores))), 0
+
+
+def _cannot_start(why: str) -> ResourceError:
+    return ResourceError(
+        "NN-RES-008",
+        f"workers in the Ray cluster cannot start ({why})",
+        "--ray",
+        "install this version of normnet on all nodes",
+    )
 
 
 def _knock(address: str) -> None:
