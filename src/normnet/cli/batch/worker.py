@@ -12,7 +12,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from normnet.cli.batch.jobs import Job, Run
 from normnet.cli.failures import as_named_error
-from normnet.errors import InputError, NormNetError, NormNetWarning, OutputError, ResourceError
+from normnet.errors import NormNetError, NormNetWarning, OutputError, ResourceError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -173,15 +173,17 @@ class Worker:
         from normnet.io.remote import fetched, find_local
 
         bar(f"{job.name}: fetching", 0, 1)
-        try:
-            with fetched(job.item) as folder:
+        with ExitStack() as files:
+            try:
+                folder = files.enter_context(fetched(job.item))
                 item = find_local(job.item, folder, self.run.series)
-                return self._segment_item(claimed, item, bar, start)
-        except InputError as error:
-            if error.code == "NN-FILE-008" and job.item.path != job.item.root:
-                self._say(f"{claimed.folder.name}: left out; {error.found}")
-                return self._end(is_left_out=True)
-            return self._end(self._fail(claimed, error))
+            except Exception as caught:
+                error = as_named_error(caught, job.item.path.name)
+                if error.code == "NN-FILE-008" and job.item.path != job.item.root:
+                    self._say(f"{claimed.folder.name}: left out; {error.found}")
+                    return self._end(is_left_out=True)
+                return self._end(self._fail(claimed, error))
+            return self._segment_item(claimed, item, bar, start)
 
     def _segment_item(self, claimed: _Claimed, item: Item, bar: Bar, start: float) -> Outcome:
         """Read, segment and write one scan that is on this machine.
