@@ -7,9 +7,10 @@
 then runs the real census, plan, queue, reader, pipeline and writer over them. Only what networks
 would say is a stub: lungs by density, no candidate of a lesion. Drawing `preview.png` takes most of
 the time of such a tiny CT; `--no-picture` writes an empty one. It prints the resident memory and
-the milliseconds per scan after certain numbers of scans, and the seconds of the census and the
-plan, of the table, and of a second run that finds everything done. With `--workers` the memory is
-that of the driver, which has no networks, and that of the largest worker.
+the milliseconds per scan (by the clock, and of the CPU) after certain numbers of scans, and the
+seconds of the census and the plan, of the table, and of a second run that finds everything done.
+With `--workers` the memory is that of the driver, which has no networks, and that of the largest
+worker. TMPDIR chooses the disk; on a slow one the writer waits for it.
 
 `workers` runs copies of one real CT with different bytes with `--workers 1` and `--workers 2`, one
 after the other, with the shipped networks. It prints seconds from the start of the process, and
@@ -36,6 +37,15 @@ NO_PICTURE = "NORMNET_BENCHMARK_NO_PICTURE"  # for the processes of the workers,
 def rss_mb(pid: int | str = "self") -> float:
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def cpu_s() -> float:
+    """CPU seconds of this process and of the workers; other work on the machine does not count."""
+    used = time.process_time()
+    for child in multiprocessing.active_children():
+        fields = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
+        used += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return used
 
 
 def memory() -> str:
@@ -77,7 +87,7 @@ class Recorder:
     def count(self) -> None:
         self.n += 1
         if self.n in MARKS:
-            self.rows.append((self.n, time.perf_counter(), memory()))
+            self.rows.append((self.n, time.perf_counter(), cpu_s(), memory()))
 
 
 def load_stub(*arguments):
@@ -172,12 +182,18 @@ def flat(n: int, work: Path, workers: int) -> None:
         for name, value in seconds.items():
             print(f"  {name}: {value:.1f} s")
         before = None
-        for done, at, used in recorder.rows:
+        for done, at, cpu, used in recorder.rows:
             if before:
-                each = (at - before[1]) / (done - before[0])
-                print(f"  {before[0]} to {done} scans: {1000 * each:.1f} ms per scan")
+                each, busy = (
+                    1000 * (now - then) for now, then in ((at, before[1]), (cpu, before[2]))
+                )
+                n_scans = done - before[0]
+                print(
+                    f"  {before[0]} to {done} scans: {each / n_scans:.1f} ms per scan, "
+                    f"{busy / n_scans:.1f} ms of CPU time"
+                )
             print(f"  after {done} scans: {used}")
-            before = (done, at)
+            before = (done, at, cpu)
 
 
 def workers(ct: Path, n: int, work: Path) -> None:
