@@ -285,9 +285,9 @@ FAMILIES = {
         "an upload is too large.",
     ),
     "NET": (
-        "DICOMweb",
+        "DICOMweb and remote storage",
         "A server cannot be reached, does not let normnet in, has no such study, or refuses "
-        "objects.",
+        "objects; a storage such as `s3://` cannot be read or written.",
     ),
     "RES": (
         "Resources",

@@ -31,6 +31,7 @@ HOW_TO = (
     "slicer",
     "lung-mask",
     "many-cts",
+    "cluster",
     "settings",
     "evaluate",
     "reproduce",

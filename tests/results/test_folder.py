@@ -20,6 +20,7 @@ from normnet.results.folder import (
     is_done,
     output_folder,
     result_key,
+    shared_key,
     write_failure,
     write_results,
 )
@@ -124,13 +125,15 @@ def test_two_runs_differ_in_seconds_only(tmp_path, result):
 
 def test_whole_results_are_recognised(tmp_path, result, scan_file):
     scan, found = result
-    key = result_key(scan_file, [MODEL.ensemble.manifest, MODEL.lungs.manifest], MODEL.config)
+    shared = shared_key([MODEL.ensemble.manifest, MODEL.lungs.manifest], MODEL.config)
+    key = result_key(scan_file, shared)
     folder = tmp_path / "out"
     assert not is_done(folder, key)
     write_results(found, scan, folder, MODEL, key=key)
     assert is_done(folder, key)
     assert not is_done(
-        folder, result_key(scan_file, [{"name": "other"}, MODEL.lungs.manifest], MODEL.config)
+        folder,
+        result_key(scan_file, shared_key([{"name": "other"}, MODEL.lungs.manifest], MODEL.config)),
     )
     assert not is_done(folder, {**key, "config": "other"})
     assert not is_done(folder, {**key, "lungs": "given now"})
@@ -205,8 +208,9 @@ def _key(place: str, content: str) -> dict[str, str]:
 
 def test_inputs_of_one_name_get_distinct_folders(tmp_path):
     taken: set[Path] = set()
-    names = [output_folder(tmp_path, Path(f"{d}/ct.nii.gz"), taken, _key(d, d)).name for d in "abc"]
-    assert names == ["ct", "ct_2", "ct_3"]
+    for d in "abc":
+        taken.add(output_folder(tmp_path, Path(f"{d}/ct.nii.gz"), taken, _key(d, d)))
+    assert {folder.name for folder in taken} == {"ct", "ct_2", "ct_3"}
     assert output_folder(tmp_path, Path("d/ct_2.nrrd"), taken, _key("d", "d")).name == "ct_2_2"
 
 

@@ -9,7 +9,7 @@ from normnet.errors import GeometryError, OutputError
 from normnet.results import schema
 from normnet.results.folder import write_failure
 from normnet.results.schema import COLUMNS, RESULT, Column, write_caption
-from normnet.results.table import TABLE, write_table
+from normnet.results.table import PARQUET, TABLE, write_table
 
 VOLUMES = {
     side: {"lung_ml": ml, "lesion_ml": ml / 10, "lesion_percent": 10.0}
@@ -134,3 +134,63 @@ def test_columns_are_named_once_and_explained():
     names = [column.name for column in COLUMNS]
     assert len(names) == len(set(names))
     assert all(column.meaning for column in COLUMNS)
+
+
+def test_parquet_has_the_same_columns_with_types(tmp_path):
+    pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    _write(tmp_path, "b", quantification={"lesions": {"count": 3}})
+    _write(tmp_path, "=c", quantification={"lesions": {"count": "many"}}, volumes={})
+    write_failure(tmp_path / "a", "a", GeometryError("NN-GEO-002", "a slice is missing", "x"))
+    write_table(tmp_path, parquet=True)
+    table = pq.read_table(tmp_path / PARQUET)
+    assert table.column_names == [column.name for column in COLUMNS]
+    kinds = {str: "string", int: "int64", float: "double"}
+    assert [str(kind) for kind in table.schema.types] == [kinds[c.kind] for c in COLUMNS]
+    rows = table.to_pylist()
+    assert [row["folder"] for row in rows] == ["=c", "a", "b"]  # texts as they are
+    assert [row["status"] for row in rows] == ["ok", "error", "ok"]
+    assert [row["lung_ml"] for row in rows] == [None, None, 3000.0]
+    assert [row["n_lesions"] for row in rows] == [None, None, 3]
+    assert rows[1]["error"] == "NN-GEO-002"
+
+    _write(tmp_path, "d")
+    write_table(tmp_path)  # not asked for, but there
+    assert pq.read_table(tmp_path / PARQUET).num_rows == 4
+
+
+def test_a_parquet_file_of_the_user_stays(tmp_path):
+    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    import pyarrow.parquet as pq
+
+    _write(tmp_path, "a")
+    for write in (
+        lambda path: path.write_bytes(b"mine"),
+        lambda path: pq.write_table(pa.table({"folder": ["a"]}), path),
+    ):
+        write(tmp_path / PARQUET)
+        before = (tmp_path / PARQUET).read_bytes()
+        with pytest.raises(OutputError, match="NN-OUT-015"):
+            write_table(tmp_path, parquet=True)
+        assert (tmp_path / PARQUET).read_bytes() == before
+
+
+def test_the_table_holds_one_result_at_a_time(tmp_path, monkeypatch):
+    """With 10,000 results, all of them together would take gigabytes."""
+    import gc
+
+    class Counted(dict):
+        pass
+
+    seen = []
+
+    def read(folder):
+        gc.collect()
+        seen.append(sum(isinstance(thing, Counted) for thing in gc.get_objects()))
+        return Counted(OK, case_id=folder.name)
+
+    monkeypatch.setattr("normnet.results.table.read_result", read)
+    for n in range(5):
+        _write(tmp_path, f"r{n}")
+    write_table(tmp_path)
+    assert len(seen) == 5
+    assert max(seen) <= 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,7 +54,7 @@ def check_installed(library: str, extra: str = "dicom") -> None:
 
 
 def choose_server(
-    scans: list[Path] | None, url: str | None, study: str | None, store: bool, exports: Exports
+    scans: list[str] | None, url: str | None, study: str | None, store: bool, exports: Exports
 ) -> Server | None:
     """The server to read from; None where the CTs are files.
 
@@ -85,11 +86,11 @@ def choose_server(
 
 def inputs_of(
     context: typer.Context,
-    scans: list[Path] | None,
+    scans: list[str] | None,
     server: Server | None,
     study: str | None,
     series: str | None,
-) -> list[Path]:
+) -> Sequence[str | Path]:
     """The paths to search for CTs; what was downloaded is removed when the command ends.
 
     Raises:

@@ -54,6 +54,8 @@ class Item:
         weak_why_not: Why another series of the same study is taken, if there is one.
         warnings: What was accepted, one line each.
         error: What reading it ends in, where that is known already.
+        content: What a remote storage says of the bytes of its files, as a sum; empty for a local
+            scan. Such a scan has to be fetched first, see ``io.remote``.
     """
 
     path: Path
@@ -76,6 +78,7 @@ class Item:
     weak_why_not: str = ""
     warnings: tuple[str, ...] = ()
     error: NormNetError | None = None
+    content: str = ""
 
     @property
     def source(self) -> Path:

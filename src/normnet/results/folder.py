@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import itertools
 import time
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Container, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -48,37 +48,46 @@ if TYPE_CHECKING:
 PNG_LEVEL = 3  # a third of the time of the usual 6, for no more bytes
 
 
-def result_key(
-    path: Path,
+def place_of(path: Path) -> str:
+    """The path of a scan as a sum: it tells inputs of one name apart without naming folders."""
+    return digest_of(str(path.resolve()))[:16]
+
+
+def shared_key(
     manifests: list[dict[str, Any]],
     config: Config,
     lungs: Path | None = None,
-    item: Item | None = None,
     lobes: Path | None = None,
 ) -> dict[str, str]:
-    """What a result follows from, as sha256 sums.
-
-    ``place`` is the path of the scan: it tells inputs of one name apart without naming folders.
+    """What all results of a run follow from, as sha256 sums.
 
     Args:
-        path: The scan.
         manifests: Of all models.
         config: Settings used.
         lungs: A lung mask given by the user.
-        item: The scan in the census; one that cannot be read is not hashed.
         lobes: A lobe mask given by the user.
     """
-    place = digest_of(str(path.resolve()))[:16]
-    readable = item is None or item.error is None
-    content = fingerprint(path, item.files if item else ()) if readable else digest_of([place])
-    key = {
-        "input": content,
-        "model": digest_of(manifests),
-        "config": digest_of(config.model_dump(mode="json")),
-        "place": place,
-    }
+    key = {"model": digest_of(manifests), "config": digest_of(config.model_dump(mode="json"))}
     masks = {"lungs": lungs, "lobes": lobes}
     return key | {name: fingerprint(mask) for name, mask in masks.items() if mask is not None}
+
+
+def result_key(path: Path, shared: dict[str, str], item: Item | None = None) -> dict[str, str]:
+    """What a result follows from, as sha256 sums: ``input``, ``place_of``, and what is shared.
+
+    Args:
+        path: The scan, which is read as a whole.
+        shared: As made by ``shared_key``.
+        item: The scan in the census; one that cannot be read is not hashed.
+    """
+    place = place_of(path)
+    readable = item is None or item.error is None
+    if item is not None and item.content:
+        content = item.content
+    else:
+        content = fingerprint(path, item.files if item else ()) if readable else digest_of([place])
+    first = {"input": content, "model": shared["model"], "config": shared["config"]}
+    return {**first, "place": place, **shared}
 
 
 def read_owners(out: Path) -> dict[str, Path]:
@@ -95,7 +104,7 @@ def read_owners(out: Path) -> dict[str, Path]:
 def output_folder(
     out: Path,
     path: Path,
-    taken: set[Path],
+    taken: Container[Path],
     key: dict[str, str],
     name: str = "",
     owners: Mapping[str, Path] | None = None,
@@ -108,8 +117,9 @@ def output_folder(
     Args:
         out: Where the folders lie.
         path: The scan.
-        taken: Folders of earlier scans of this run; the new one is added.
-        key: As made by ``result_key``.
+        taken: Folders of earlier scans of this run.
+        key: As made by ``result_key``. Its ``input`` is looked up only if another scan's result
+            lies in a folder of that name.
         name: As made by ``result_names``; the name of the file or folder where it is empty.
         owners: As made by ``read_owners``: names stay as they are when scans are added later.
 
@@ -128,11 +138,10 @@ def output_folder(
             free.name,
             "choose another --out",
         )
-    taken.add(free)
     return free
 
 
-def _free_folder(out: Path, name: str, taken: set[Path], key: dict[str, str]) -> Path:
+def _free_folder(out: Path, name: str, taken: Container[Path], key: dict[str, str]) -> Path:
     """The first folder of a name that belongs to the input of the key, or to none."""
     free: Path | None = None
     for n in itertools.count(1):
@@ -141,7 +150,7 @@ def _free_folder(out: Path, name: str, taken: set[Path], key: dict[str, str]) ->
             continue
         result = read_result(folder) or {}
         owner = result.get("key") or {}
-        if any(owner.get(part) == key[part] for part in ("place", "input")):
+        if owner and any(owner.get(part) == key[part] for part in ("place", "input")):
             free = folder
             break
         if free is None and result.get("status") != "ok":
@@ -156,11 +165,12 @@ def _free_folder(out: Path, name: str, taken: set[Path], key: dict[str, str]) ->
 def claimed_folder(
     out: Path,
     path: Path,
-    taken: set[Path],
+    taken: Container[Path],
     key: dict[str, str],
     inputs: Set[Path] = frozenset(),
     name: str = "",
     owners: Mapping[str, Path] | None = None,
+    wait_s: float = 0.0,
 ) -> Iterator[Path]:
     """The folder for a scan's result, locked for this process while the block runs.
 
@@ -175,6 +185,7 @@ def claimed_folder(
         inputs: Resolved paths of all that the run reads.
         name: As ``output_folder`` takes it.
         owners: As ``output_folder`` takes it.
+        wait_s: How long to wait for another process that segments this scan.
 
     Yields:
         The folder, which exists. All that a result would replace in it is ours.
@@ -183,22 +194,22 @@ def claimed_folder(
         OutputError: NN-OUT-012 if another process segments this scan, 015 or 016 if there is
             something in the folder that is not ours, 011 if that is an input.
     """
-    taken = set(taken)
+    unusable = _Taken(taken)
     with ExitStack() as lock:
         while True:
-            folder = output_folder(out, path, set(taken), key, name, owners)
+            folder = output_folder(out, path, unusable, key, name, owners)
             if folder.is_symlink():
                 found = "a link has the name of the result folder"
                 raise OutputError("NN-OUT-016", found, folder.name, "choose another --out")
             make_folder(folder)
             try:
-                lock.enter_context(locked_folder(folder, note=key["place"]))
+                lock.enter_context(locked_folder(folder, wait_s, note=key["place"]))
             except OutputError as error:
                 if error.code != "NN-OUT-012" or holder_of(folder).note in ("", key["place"]):
                     raise
-                taken.add(folder)
+                unusable.busy.add(folder)
                 continue
-            if output_folder(out, path, set(taken), key, name, owners) == folder:
+            if output_folder(out, path, unusable, key, name, owners) == folder:
                 break
             lock.close()  # meanwhile another process has written a result there
         for file in (RESULT, *FILES, *REQUESTED):
@@ -208,25 +219,41 @@ def claimed_folder(
         yield folder
 
 
+class _Taken:
+    """The folders that a run has planned, and those that other processes hold."""
+
+    def __init__(self, planned: Container[Path]):
+        self.planned = planned
+        self.busy: set[Path] = set()
+
+    def __contains__(self, folder: object) -> bool:
+        return folder in self.planned or folder in self.busy
+
+
 def is_done(folder: Path, key: dict[str, str], exports: Exports = NOTHING) -> bool:
     """Whether a folder holds a complete result of this version, input, model and settings.
 
     Every file is read and compared with its sha256. The result may hold more than is asked for.
     """
     result = read_result(folder)
-    if result is None or result.get("status") != "ok" or result.get("normnet") != __version__:
+    if result is None or not is_current(result, key, exports):
+        return False
+    files = result["files"]
+    try:
+        return all(sha256_of(folder / name) == files[name] for name in files)
+    except OSError:
+        return False
+
+
+def is_current(result: Result, key: dict[str, str], exports: Exports = NOTHING) -> bool:
+    """Whether a result is of this version, input, model and settings; its files are not read."""
+    if result.get("status") != "ok" or result.get("normnet") != __version__:
         return False
     if {**result.get("key", {}), "place": ""} != {**key, "place": ""}:
         return False
     if exports.dicom and result.get("dicom") != exports.describe()["dicom"]:
         return False
-    files = result.get("files", {})
-    try:
-        return {*FILES, *exports.files} <= set(files) <= {*FILES, *REQUESTED} and all(
-            sha256_of(folder / name) == files[name] for name in files
-        )
-    except OSError:
-        return False
+    return {*FILES, *exports.files} <= set(result.get("files", {})) <= {*FILES, *REQUESTED}
 
 
 def is_result_file(path: Path) -> bool:

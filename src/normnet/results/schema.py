@@ -50,6 +50,7 @@ file is written last: where it is, the result is complete. Its keys:
     seconds      time of each stage; the only key that differs between two equal runs
 
 ``results.csv`` beside the result folders has one row per folder; ``COLUMNS`` lists its columns.
+``results.parquet``, where it was asked for, has the same columns with types.
 
 To add a number, compute it in ``describe_result``, name it above, and add a ``Column`` with, if the
 picture shall show it, a ``caption``.
@@ -247,20 +248,22 @@ class Column(NamedTuple):
         meaning: What stands in it.
         value: Looks it up in the content of ``result.json``. None is an empty cell.
         caption: Format of the value in the picture's caption; empty: not shown there.
+        kind: Type of the value in ``results.parquet``.
     """
 
     name: str
     meaning: str
     value: Callable[[Result], Any]
     caption: str = ""
+    kind: type = float
 
 
 COLUMNS = (
-    Column("case_id", "name of the result", _at("case_id")),
-    Column("folder", "folder of the result", _at("folder")),
-    Column("source", "path of the input, from the given argument on", _at("source")),
-    Column("status", "ok, no_lung or error", _at("status")),
-    Column("error", "id of the error, where there is one", _at("error", "id")),
+    Column("case_id", "name of the result", _at("case_id"), kind=str),
+    Column("folder", "folder of the result", _at("folder"), kind=str),
+    Column("source", "path of the input, from the given argument on", _at("source"), kind=str),
+    Column("status", "ok, no_lung or error", _at("status"), kind=str),
+    Column("error", "id of the error, where there is one", _at("error", "id"), kind=str),
     Column("lung_ml", "volume of both lungs", _at("volumes", "both", "lung_ml")),
     Column("right_lung_ml", "volume of the right lung", _at("volumes", "right", "lung_ml")),
     Column("left_lung_ml", "volume of the left lung", _at("volumes", "left", "lung_ml")),
@@ -310,7 +313,12 @@ COLUMNS = (
     ),
     Column("mean_lung_density_hu", "of both lungs with the lesions", _in("mean_lung_density_hu")),
     Column("mean_lesion_density_hu", "of the lesions", _in("mean_lesion_density_hu")),
-    Column("n_lesions", "lesions of 0.1 ml and more", _at("quantification", "lesions", "count")),
+    Column(
+        "n_lesions",
+        "lesions of 0.1 ml and more",
+        _at("quantification", "lesions", "count"),
+        kind=int,
+    ),
     Column(
         "largest_lesion_ml",
         "volume of the largest lesion",
@@ -321,17 +329,23 @@ COLUMNS = (
         "largest diameter of that lesion",
         _at("quantification", "lesions", "largest", 0, "diameter_mm"),
     ),
-    Column("zones_score", "severity, 0 to 24", _at("quantification", "severity", "zones_score")),
+    Column(
+        "zones_score",
+        "severity, 0 to 24",
+        _at("quantification", "severity", "zones_score"),
+        kind=int,
+    ),
     Column(
         "lobes_score",
         "severity, 0 to 25; empty without a lobe mask",
         _at("quantification", "severity", "lobes_score"),
+        kind=int,
     ),
     Column("split_votes_percent", "% of the voxels voted on", _in("split_votes_percent")),
     Column("slice_mm", "distance of the slices", _at("quality", "slice_mm")),
     Column("noise_hu", "standard deviation in soft tissue", _at("quality", "noise_hu")),
-    Column("flags", "quality flags, separated by spaces", _flags),
-    Column("warnings", "all warnings, separated by ' | '", _warnings),
+    Column("flags", "quality flags, separated by spaces", _flags, kind=str),
+    Column("warnings", "all warnings, separated by ' | '", _warnings, kind=str),
     Column("seconds", "time of all stages together", _seconds),
 )
 

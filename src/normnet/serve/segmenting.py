@@ -84,7 +84,7 @@ class Segmenter:
         from normnet.io.read import read_item
         from normnet.pipeline import segment
         from normnet.report.scan_report import Maps, write_report
-        from normnet.results.folder import result_key, write_results
+        from normnet.results.folder import result_key, shared_key, write_results
 
         tell("reading", 0.0)
         item, notes = find_one(folder / INPUT)
@@ -103,7 +103,7 @@ class Segmenter:
         )
         tell("writing", 0.88)
         manifests = [part.manifest for part in (model.ensemble, model.lungs, model.lesions)]
-        key = result_key(item.path, manifests, config, item=item)
+        key = result_key(item.path, shared_key(manifests, config), item)
 
         def write(exports: Exports) -> dict[str, Any]:
             return write_results(
