@@ -12,15 +12,18 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from normnet.cli.batch.jobs import Job, Run
 from normnet.cli.failures import as_named_error
 from normnet.errors import NormNetError, NormNetWarning, OutputError, ResourceError
+from normnet.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,6 +78,7 @@ class Worker:
     def __init__(self, run: Run):
         self.run = run
         self._lines: list[Line] = []
+        keep_freed_memory()
 
     def do(self, job: Job, bar: Bar = lambda description, done, total: None) -> Outcome:
         """Segment a scan, or add to its result what it lacks.
@@ -203,6 +207,8 @@ class Worker:
         run, name, folder = self.run, claimed.job.name, claimed.folder
         bar(f"{name}: reading", 0, 1)
 
+        Thread(target=_import_torch).start()
+
         def read() -> tuple[Scan, list[np.ndarray | None]]:
             check_dicom(run.exports, item.kind, name)
             scan = read_item(item, name)
@@ -311,6 +317,12 @@ class Worker:
             self._warn(f"{job.folder.name}: {error}")
             return error
         return None
+
+
+def _import_torch() -> None:
+    """Import torch, which takes a second, while the first CT is read."""
+    with suppress(Exception):  # the main thread imports it again, and says what is wrong
+        import_module("torch")
 
 
 @dataclass(frozen=True)
