@@ -107,6 +107,8 @@ def test_volumes_follow_from_the_masks(phantom, found):
         found.lesion_mask, found.lung_labels, phantom.scan.geometry.voxel_ml
     )
     assert found.precision == choose_precision()
+    assert found.backend.startswith("torch ")
+    assert found.backend.endswith(", cpu")
     assert found.volumes["both"]["lung_ml"] == pytest.approx(phantom.lung_ml, rel=0.02)
     assert found.volumes["right"]["lung_ml"] == pytest.approx(phantom.lung_ml / 2, rel=0.02)
     n_lesion = found.lesion_mask.sum()

@@ -12,7 +12,7 @@ import numpy as np
 
 from normnet.config import Config
 from normnet.findings import Findings, find_lesions
-from normnet.inference.precision import choose_precision
+from normnet.inference.precision import choose_precision, describe_backend
 from normnet.io.acceptance import accept
 from normnet.io.plausibility import doubt_scan
 from normnet.lungs.given import check_lobes, sort_lungs
@@ -50,6 +50,7 @@ class Segmentation:
         uncertainty: Volumes at a narrower and at a wider edge, see ``measure_range``.
         quality: What may make the numbers unreliable, see ``quality.describe_quality``.
         precision: Type that the networks computed in, see ``choose_precision``.
+        backend: Library and kind of device that ran the networks.
     """
 
     lesion_mask: np.ndarray
@@ -62,6 +63,7 @@ class Segmentation:
     lungs_by: str = ""
     certainty: dict[str, Any] = field(default_factory=dict)
     precision: str = ""
+    backend: str = ""
     quantification: dict[str, Any] = field(default_factory=dict)
     uncertainty: dict[str, Any] = field(default_factory=dict)
     quality: dict[str, Any] = field(default_factory=dict)
@@ -170,6 +172,7 @@ def _segment(
         lungs_by=lungs_by,
         certainty=certainty,
         precision=choose_precision(device),
+        backend=describe_backend(device),
         quantification=quantification,
         uncertainty=found.uncertainty,
         quality=quality,

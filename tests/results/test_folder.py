@@ -60,6 +60,7 @@ def result():
         "lungs",
         certainty,
         "float32",
+        "torch 2.0, cpu",
     )
 
 
@@ -111,6 +112,7 @@ def test_result_json_tells_what_a_reader_needs(tmp_path, result):
     assert told["model"]["n_members"] == 3
     assert told["model"]["lungs"] == "lungs"
     assert told["model"]["precision"] == "float32"
+    assert told["model"]["backend"] == "torch 2.0, cpu"
     assert told["model"]["min_votes"] == 2
     assert told["warnings"] == [*scan.warnings, "seen"]
     assert list(told["seconds"]) == ["lungs", "writing"]

@@ -49,6 +49,17 @@ def choose_precision(device: str = "cpu") -> str:
     return "bfloat16" if native else "float32"
 
 
+def describe_backend(device: str = "cpu") -> str:
+    """The library and the kind of device of the networks, as in ``torch 2.13.0, cpu``.
+
+    Args:
+        device: Torch device.
+    """
+    import torch
+
+    return f"torch {torch.__version__}, {torch.device(device).type}"
+
+
 def autocast(device: str = "cpu") -> torch.autocast:
     """The context in which networks compute in the type of ``choose_precision``.
 

@@ -36,7 +36,8 @@ file is written last: where it is, the result is complete. Its keys:
     labels       what the values of the images mean
     model        name, version, n_members, min_votes, prob_normal, bright_hu: from which density on
                  the members vote, the sha256 of all manifests, the name of the lung segmenter, and
-                 the precision: bfloat16 or float32, the type that the networks computed in
+                 the precision: bfloat16 or float32, the type that the networks computed in; the
+                 backend: the library and the kind of device that ran them
     warnings     one line each
     edited       only where a person changed the lesions in ``normnet serve``: share, where the
                  slider stood, and default_share; removed, the lesions that were taken out, each
@@ -139,6 +140,7 @@ def describe_result(
             **_describe_model(model, config),
             "lungs": segmentation.lungs_by,
             "precision": segmentation.precision,
+            "backend": segmentation.backend,
         },
         "warnings": list(dict.fromkeys((*scan.warnings, *segmentation.warnings))),
     }
