@@ -64,6 +64,12 @@ def keep_freed_memory() -> None:
         libc.mallopt(trim_threshold, 2**31 - 1)
 
 
+def give_back_memory() -> None:
+    """Give back what ``keep_freed_memory`` kept, so that scans of many sizes need no more of it."""
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def is_lack_of_memory(error: BaseException | None) -> bool:
     """Whether an exception, or one that caused it, says that memory is missing."""
     seen: set[int] = set()

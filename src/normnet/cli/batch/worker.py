@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from normnet.cli.batch.jobs import Job, Run
 from normnet.cli.failures import as_named_error
 from normnet.errors import NormNetError, NormNetWarning, OutputError, ResourceError
-from normnet.memory import keep_freed_memory
+from normnet.memory import give_back_memory, keep_freed_memory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,9 +87,11 @@ class Worker:
             NormNetError: If the models cannot be loaded.
         """
         self._lines = []
-        if not job.is_done:
-            return self._claim(job, lambda claimed: self._segment(claimed, bar))
-        return self._end(self._add_pages(job) or self._store(job))
+        if job.is_done:
+            return self._end(self._add_pages(job) or self._store(job))
+        outcome = self._claim(job, lambda claimed: self._segment(claimed, bar))
+        give_back_memory()
+        return outcome
 
     def give_up(self, job: Job) -> Outcome:
         """Record that the process of a scan ended each time."""
