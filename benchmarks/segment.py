@@ -140,7 +140,9 @@ def measure(variant: Variant, out: Path, threads: int) -> None:
             stdout=told,
             stderr=subprocess.STDOUT,
         )
-        _, status, usage = os.wait4(process.pid, 0)  # tells the memory of this process alone
+        # The peak is that of the command, as long as this process, which it was forked from, is
+        # the smaller one: so no torch and no arrays here before the last run.
+        _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)
         told.seek(0)
