@@ -40,6 +40,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 SHAPE, SPACING_MM = (300, 512, 512), (1.0, 0.68, 0.68)
 AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
+START = "start, models"  # of a process: what lies in no stage
 VOTE_ALONE = "[postprocessing]\nlesion_networks = false\nlungs_vox = 0\n"
 
 
@@ -69,14 +70,13 @@ class Variant:
     def peak_gb(self) -> float:
         return max(run["peak_gb"] for run in self.runs)
 
-    def stage_seconds(self) -> dict[str, float]:
-        """Medians; what no stage holds is the start of the process with its imports and models."""
-        named = self.runs[0]["stages"]
-        medians = {
-            name: statistics.median(run["stages"][name] for run in self.runs) for name in named
-        }
-        rest = [run["seconds"] - sum(run["stages"].values()) for run in self.runs]
-        return {"start, models": statistics.median(rest)} | medians
+
+def stage_medians(runs: list[dict[str, Any]], rest: str) -> dict[str, float]:
+    """Median seconds of each stage of runs, and first of what lies in none, under a name."""
+    named = runs[0]["stages"]
+    outside = [run["seconds"] - sum(run["stages"].values()) for run in runs]
+    medians = {name: statistics.median(run["stages"][name] for run in runs) for name in named}
+    return {rest: statistics.median(outside)} | medians
 
 
 def make_ct(source: Path, target: Path) -> None:
@@ -229,7 +229,8 @@ def show_variants(chosen: list[Variant], folder: Path) -> None:
             f"| {ratio:.2f} | {dsc:.4f} | {variant.beside} |"
         )
     for variant in chosen[1:]:
-        stages = ", ".join(f"{name} {s:.2f}" for name, s in variant.stage_seconds().items())
+        medians = stage_medians(variant.runs, START)
+        stages = ", ".join(f"{name} {s:.2f}" for name, s in medians.items())
         print(f"{variant.name}, seconds of the stages: {stages}")
 
 
@@ -247,11 +248,7 @@ def show_device(told: dict[str, Any], device: str) -> None:
     if "allocated_gb" in told:
         print(f"GPU memory: allocated {told['allocated_gb']:.2f} GB, ", end="")
         print(f"reserved {told['reserved_gb']:.2f} GB at most")
-    counted = later or [first]
-    names = counted[0]["stages"]
-    show_stages(
-        {name: statistics.median(call["stages"][name] for call in counted) for name in names}, told
-    )
+    show_stages(stage_medians(later or [first], "check of the scan"), told)
 
 
 def main() -> None:
@@ -302,7 +299,7 @@ def main() -> None:
         work = ask_work(ct, args)
         print(f"load of the machine before and after: {loads[0]:.1f} and {loads[1]:.1f}")
         show_variants(chosen, folder)
-        show_stages(chosen[0].stage_seconds(), work)
+        show_stages(stage_medians(chosen[0].runs, START), work)
 
 
 if __name__ == "__main__":
