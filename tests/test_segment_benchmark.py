@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,10 @@ import torch
 from benchmarks import segment as benchmark
 from benchmarks.stage_work import StageFlops, count_work, n_bytes, time_calls
 
+from normnet.cli.settings import override_config
+from normnet.config import load_config
 from normnet.io import write_image
+from normnet.scan import Geometry
 from tests.phantoms import thorax_phantom
 from tests.test_device import make_model
 
@@ -152,3 +157,32 @@ def test_failed_run(tmp_path):
     variant = benchmark.Variant("normnet", [sys.executable, "-c", "raise SystemExit('no CT')"])
     with pytest.raises(SystemExit, match="no CT"):
         benchmark.measure(variant, tmp_path / "out", 1)
+
+
+def test_variants(tmp_path):
+    """What the options add: the same command with one thing changed; lungs for the rival."""
+    asked = argparse.Namespace(model=None, before=tmp_path, fast=True, avx2=True, rival=True)
+    chosen = {v.name: v for v in benchmark.variants(asked, tmp_path / "ct.nii.gz", tmp_path)}
+    assert list(chosen) == ["normnet", "before", "--fast", "AVX2", "vote alone", "MONAI"]
+    plain = chosen["normnet"].command
+    assert chosen["before"].command == chosen["AVX2"].command == plain
+    assert chosen["before"].environment == {"PYTHONPATH": str(tmp_path / "src")}
+    assert chosen["--fast"].command == [*plain, "--fast"]
+    settings = Path(chosen["vote alone"].command[-1])
+    assert override_config(load_config("default"), str(settings)).postprocessing.lungs_vox == 0
+    assert chosen["MONAI"].beside == "vote alone"
+    assert str(tmp_path / "vote alone" / "ct" / "lungs.nii.gz") in chosen["MONAI"].command
+
+
+def test_lesions_of(tmp_path):
+    """The lesion mask of a result, or the only image of another method; the DSC of two."""
+    geometry = Geometry((1.0, 1.0, 1.0))
+    masks = np.zeros((2, 4, 4, 4), np.uint8)
+    masks[0, :2], masks[1, 1:3] = 1, 1
+    for name, mask in zip(("own/ct/lesions", "other/ct"), masks, strict=True):
+        file = tmp_path / f"{name}.nii.gz"
+        file.parent.mkdir(parents=True)
+        write_image(file, mask, geometry)
+    write_image(tmp_path / "own" / "ct" / "anomaly.nii.gz", masks[0], geometry)
+    assert benchmark.lesions_of(tmp_path / "own").name == "lesions.nii.gz"
+    assert benchmark.dsc_of(tmp_path / "own", tmp_path / "other") == 0.5
