@@ -1,16 +1,25 @@
-"""Time and memory of `normnet segment` on a CT of 300 slices, beside a textbook MONAI pipeline.
+"""Time and memory of `normnet segment` on a CT of 300 slices, and what limits each stage.
 
-    python benchmarks/segment.py --ct coronacases_001_ct.nii.gz --threads 2 --repeat 3
+    python benchmarks/segment.py
+    python benchmarks/segment.py --before ../older --fast --rival --avx2
+    python benchmarks/segment.py --device cuda
 
-Each pipeline runs in its own process, from the start of the interpreter to the written result, on
-the same CPUs, one after the other. The rival is what a user would write with MONAI: the transforms
-of its spleen tutorial, the volume padded to 512 x 512, `SlidingWindowInferer` with windows of
-32 x 512 x 512, half overlap and Gaussian weights in float32, the same networks, then the same
-threshold, vote and post-processing. The rival gets the lung mask that normnet searched, and writes
-the lesion mask alone. It has no lesion networks, so both results are compared without them.
+Each run is a fresh process, `python -m normnet segment CT --out FOLDER` with all defaults, timed
+from its start to its end, on the same CPUs. What an option adds runs in turn with it:
 
-A last run of normnet is limited to AVX2, as on a CPU without bfloat16
-(`ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2`), and is compared with the fastest other one.
+- `--before FOLDER`: the same command with the source of another checkout,
+- `--fast`: the same command with `--fast`,
+- `--avx2`: the same command limited to AVX2, as on a CPU without bfloat16
+  (`ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2`),
+- `--rival`: a textbook MONAI pipeline (`textbook_monai.py`), which is given the lungs. It has no
+  lesion networks, so normnet without these runs, too.
+
+The share of reachable is the time that a stage would need at the measured rates over the time that
+it took: its FLOPs at the rate of a matrix product, or its bytes at the rate of a copy, whichever
+takes longer. `stage_work.py` says what is counted. A run itself is never counted, only timed.
+
+`--device` measures something else: `normnet.segment` from arrays in memory to arrays in memory on
+that device, in one process.
 """
 
 from __future__ import annotations
@@ -18,40 +27,56 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
+import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-START = time.perf_counter()
+HERE = Path(__file__).resolve().parent
 SHAPE, SPACING_MM = (300, 512, 512), (1.0, 0.68, 0.68)
 AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
-STAGES = (
-    "imports",
-    "reading",
-    "model",
-    "lungs",
-    "preparation",
-    "inference",
-    "postprocessing",
-    "restoring",
-    "writing",
-)
+START = "start, models"  # of a process: what lies in no stage
+VOTE_ALONE = "[postprocessing]\nlesion_networks = false\nlungs_vox = 0\n"
 
 
-class Laps:
-    """Seconds of each stage since the start of the process."""
+@dataclass(frozen=True)
+class Variant:
+    """A command that writes ``lesions`` below its output folder, and its runs.
 
-    def __init__(self):
-        self.seconds: dict[str, float] = {}
-        self.last = START
+    Attributes:
+        name: For the tables.
+        command: Without its output folder.
+        environment: Variables beside those that all runs have.
+        beside: Name of the variant with whose lesions its own are compared.
+        runs: Seconds, peak memory and, where the command tells them, seconds of the stages.
+    """
 
-    def lap(self, stage: str) -> None:
-        now = time.perf_counter()
-        self.seconds[stage], self.last = now - self.last, now
+    name: str
+    command: list[str]
+    environment: dict[str, str] = field(default_factory=dict)
+    beside: str = "normnet"
+    runs: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        return statistics.median(run["seconds"] for run in self.runs)
+
+    @property
+    def peak_gb(self) -> float:
+        return max(run["peak_gb"] for run in self.runs)
+
+
+def stage_medians(runs: list[dict[str, Any]], rest: str) -> dict[str, float]:
+    """Median seconds of each stage of runs, and first of what lies in none, under a name."""
+    named = runs[0]["stages"]
+    outside = [run["seconds"] - sum(run["stages"].values()) for run in runs]
+    medians = {name: statistics.median(run["stages"][name] for run in runs) for name in named}
+    return {rest: statistics.median(outside)} | medians
 
 
 def make_ct(source: Path, target: Path) -> None:
@@ -75,212 +100,155 @@ def make_ct(source: Path, target: Path) -> None:
     write_image(target, np.rint(volume).astype(np.int16), Geometry(SPACING_MM))
 
 
-def run_normnet(
-    ct: Path,
-    out: Path,
-    model_folder: Path | None,
-    lungs: Path | None,
-    laps: Laps,
-    vote_alone: bool = False,
-) -> None:
-    from normnet import load_model, read_ct, segment, write_results
-    from normnet.io import read_labels
+def variants(args: argparse.Namespace, ct: Path, folder: Path) -> list[Variant]:
+    """The command and what is compared with it, in the order in which they run."""
+    given = ["--model", str(args.model)] if args.model else []
+    command = [sys.executable, "-m", "normnet", "segment", str(ct), *given]
+    chosen = [Variant("normnet", command)]
+    if args.before:
+        source = {"PYTHONPATH": str(args.before.resolve() / "src")}
+        chosen.append(Variant("before", command, source))
+    if args.fast:
+        chosen.append(Variant("--fast", [*command, "--fast"]))
+    if args.avx2:
+        chosen.append(Variant("AVX2", command, AVX2))
+    if args.rival:
+        settings = folder / "vote.toml"
+        settings.write_text(VOTE_ALONE)
+        chosen.append(Variant("vote alone", [*command, "--config", str(settings)]))
+        lungs = folder / "vote alone" / "ct" / "lungs.nii.gz"
+        rival = [sys.executable, str(HERE / "textbook_monai.py"), str(ct), "--lungs", str(lungs)]
+        chosen.append(Variant("MONAI", [*rival, *given], beside="vote alone"))
+    return chosen
 
-    laps.lap("imports")
-    scan = read_ct(ct)
-    laps.lap("reading")
-    model = load_model(model_folder)
-    laps.lap("model")
-    config = model.config
-    if vote_alone:
-        alone = config.postprocessing.model_copy(update={"lesion_networks": False, "lungs_vox": 0})
-        config = config.model_copy(update={"postprocessing": alone})
-    found = segment(
-        scan, model, config, lung_labels=None if lungs is None else read_labels(lungs, scan)
+
+def limits(threads: int) -> dict[str, str]:
+    """Variables of all runs: this checkout's source, so many threads, no GPU."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
+    source = {"PYTHONPATH": str(HERE.parent / "src"), "CUDA_VISIBLE_DEVICES": ""}
+    return os.environ | dict.fromkeys(names, str(threads)) | source
+
+
+def measure(variant: Variant, out: Path, threads: int) -> None:
+    """One more run of a variant, into a new folder."""
+    shutil.rmtree(out, ignore_errors=True)
+    with tempfile.TemporaryFile("w+") as told:
+        start = time.perf_counter()
+        process = subprocess.Popen(
+            [*variant.command, "--out", str(out)],
+            env=limits(threads) | variant.environment,
+            stdout=told,
+            stderr=subprocess.STDOUT,
+        )
+        # The peak is that of the command, as long as this process, which it was forked from, is
+        # the smaller one: so no torch and no arrays here before the last run.
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        told.seek(0)
+        lines = told.read().splitlines()
+    if process.returncode:
+        raise SystemExit("\n".join([f"{variant.name} ended with {process.returncode}", *lines]))
+    result = next(out.glob("*/result.json"), None)
+    stages = json.loads(result.read_text())["seconds"] if result else json.loads(lines[-1])
+    variant.runs.append(
+        {"seconds": seconds, "stages": stages, "peak_gb": usage.ru_maxrss * 1024 / 1e9}
     )
-    laps.seconds |= found.seconds
-    laps.last = time.perf_counter()
-    write_results(found, scan, out, model)
-    laps.lap("writing")
 
 
-def run_rival(ct: Path, out: Path, model_folder: Path | None, lungs: Path, laps: Laps) -> None:
-    import torch
-    from monai.data import MetaTensor
-    from monai.inferers import SlidingWindowInferer
-    from monai.transforms import (
-        Compose,
-        CopyItemsd,
-        EnsureChannelFirstd,
-        Invertd,
-        LoadImaged,
-        MaskIntensityd,
-        Orientationd,
-        SaveImaged,
-        ScaleIntensityRanged,
-        Spacingd,
-        SpatialPadd,
-        ThresholdIntensityd,
-    )
-
-    from normnet.models import settings_of, shipped
-    from normnet.network.weights import load_members
-    from normnet.postprocessing import postprocess
-
-    laps.lap("imports")
-    networks, manifest = load_members(
-        model_folder or shipped("normnet"), "normnet", for_training=True
-    )  # as MONAI made them
-    config, _ = settings_of(manifest, Path("manifest"))
-    window = config.window
-    laps.lap("model")
-    keys = ["image", "lungs"]
-    prepare = Compose(
-        [
-            LoadImaged(keys),
-            EnsureChannelFirstd(keys),
-            CopyItemsd("image", names="hu"),
-            ScaleIntensityRanged("image", window.low_hu, window.high_hu, 0.0, 1.0, clip=True),
-            ThresholdIntensityd("lungs", 0.5, above=False, cval=1.0),  # right and left alike
-            Orientationd([*keys, "hu"], "LPS", labels=None),
-            Spacingd([*keys, "hu"], config.preparation.spacing_mm[::-1], mode="bilinear"),
-            ThresholdIntensityd("lungs", 0.5, above=True),
-            MaskIntensityd("image", mask_key="lungs"),
-            SpatialPadd([*keys, "hu"], (512, 512, 32), method="end"),
-        ]
-    )
-    data = prepare({"image": str(ct), "lungs": str(lungs)})
-    laps.lap("reading and preparation")
-
-    inferer = SlidingWindowInferer((512, 512, 32), sw_batch_size=1, overlap=0.5, mode="gaussian")
-    n_normal = torch.zeros(data["image"].shape[1:], dtype=torch.uint8)
-    with torch.inference_mode():
-        for network in networks:  # trained on (z, y, x), MONAI holds (x, y, z)
-            logits = inferer(
-                torch.as_tensor(data["image"])[None],
-                lambda part, network=network: network(part.transpose(2, 4)).transpose(2, 4),
-            )
-            n_normal += torch.sigmoid(logits[0, 0]) > config.inference.prob_normal
-    laps.lap("inference")
-
-    thorax, lung_mask, hu = (data[key][0].numpy().T for key in [*keys, "hu"])  # (z, y, x)
-    needed = config.inference.votes_needed(len(networks))
-    n_votes = n_normal.numpy().T
-    steps = postprocess(
-        thorax, hu, lung_mask >= 0.5, n_votes >= needed, window.tau, config.postprocessing
-    )
-    laps.lap("postprocessing")
-
-    lesions = torch.from_numpy(steps.lesions.T.astype("float32"))[None]
-    data["lesions"] = MetaTensor(
-        lesions, meta=data["image"].meta, applied_operations=data["image"].applied_operations
-    )
-    data = Invertd("lesions", prepare, orig_keys="image", nearest_interp=False)(data)
-    data["lesions"] = (data["lesions"] >= 0.5).to(torch.uint8)
-    laps.lap("restoring")
-    save = SaveImaged(
-        "lesions",
-        output_dir=out,
-        output_postfix="",
-        output_name_formatter=None,
-        separate_folder=False,
-        output_dtype="uint8",
-        print_log=False,
-        resample=False,
-    )
-    save(data)
-    laps.lap("writing")
-
-
-def child(args: argparse.Namespace) -> None:
-    """One measured process; prints its stages and peak memory as the last line."""
-    laps = Laps()
-    if args.child == "ct":
-        make_ct(args.ct, args.out)
-    else:
-        import torch
-
-        torch.set_num_threads(args.threads)
-        runs = {
-            "normnet": run_normnet,
-            "vote": partial(run_normnet, vote_alone=True),
-            "rival": run_rival,
-        }
-        runs[args.child](args.ct, args.out, args.model, args.lungs, laps)
-    peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-    print(json.dumps({"seconds": laps.seconds, "peak_gb": peak_gb}))
-
-
-def measure(
-    what: str,
-    args: argparse.Namespace,
-    ct: Path,
-    out: Path,
-    lungs: Path | None,
-    instructions: dict[str, str] | None = None,
-) -> dict:
-    """Run one child on ``--threads`` CPUs; wall time from start to end of the process.
-
-    ``instructions`` are variables of the environment that limit what the CPU may do.
-    """
-    command = [
-        sys.executable,
-        __file__,
-        "--child",
-        what,
-        "--ct",
-        ct,
-        "--out",
-        out,
-        "--threads",
-        args.threads,
-    ]
+def ask_work(ct: Path, args: argparse.Namespace, calls: int = 0) -> dict[str, Any]:
+    """What ``stage_work.py`` tells, in a process of its own."""
+    device = args.device or "cpu"
+    command = [sys.executable, HERE / "stage_work.py", ct, "--device", device, "--calls", calls]
     command += ["--model", args.model] if args.model else []
-    command += ["--lungs", lungs] if lungs else []
-    threads = str(args.threads)
-    limits = dict.fromkeys(
-        ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"), threads
-    )
-    start = time.perf_counter()
+    environment = limits(args.threads)
+    if args.device:
+        environment["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
     done = subprocess.run(
-        list(map(str, command)),
-        env=os.environ | limits | (instructions or {}),
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
+        list(map(str, command)), env=environment, stdout=subprocess.PIPE, text=True, check=True
     )
-    wall = time.perf_counter() - start
-    return json.loads(done.stdout.splitlines()[-1]) | {"wall": wall}
+    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return told
 
 
-def compare(first: Path, second: Path, lungs: Path) -> tuple[float, list[float], str]:
-    """DSC of two lesion masks, the millilitres of each, and the box of the lungs."""
+def share_of_reachable(seconds: float, flop: float, n_bytes: float, work: dict[str, Any]) -> float:
+    """The time that a stage needs at the measured rates over the time that it took."""
+    return max(flop / work["flop_per_s"], n_bytes / work["bytes_per_s"]) / max(seconds, 1e-9)
+
+
+def show_stages(seconds: dict[str, float], work: dict[str, Any]) -> None:
+    """One row per stage, then what was counted."""
+    tflops, gb_per_s = work["flop_per_s"] / 1e12, work["bytes_per_s"] / 1e9
+    print("\n| stage | seconds | GFLOP | GB | % of reachable |\n|---|---|---|---|---|")
+    for stage, taken in seconds.items():
+        counted = work["stages"].get(stage)
+        if counted is None:
+            print(f"| {stage} | {taken:.2f} | | | |")
+            continue
+        flop, moved = counted["flop"], sum(counted["bytes"].values())
+        share = 100 * share_of_reachable(taken, flop, moved, work)
+        print(f"| {stage} | {taken:.2f} | {flop / 1e9:.0f} | {moved / 1e9:.2f} | {share:.1f} |")
+    print(f"| all | {sum(seconds.values()):.2f} | | | |")
+    print(
+        f"\nReachable here: {1000 * tflops:.0f} GFLOP/s (matrix product, {work['precision']}), "
+        f"{gb_per_s:.1f} GB/s (copy, read and written). FLOPs: convolutions, as they ran."
+    )
+    print("Bytes: each of these once.")
+    for stage in seconds:
+        if stage in work["stages"]:
+            named = work["stages"][stage]["bytes"].items()
+            print(f"  {stage}: " + ", ".join(f"{name} {n / 1e6:.0f} MB" for name, n in named))
+
+
+def lesions_of(folder: Path) -> Path:
+    """The lesion mask among results; the MONAI pipeline writes nothing else."""
+    return next(folder.rglob("lesions.nii.gz"), None) or next(folder.rglob("*.nii.gz"))
+
+
+def dsc_of(first: Path, second: Path) -> float:
+    """DSC of the lesion masks that lie in two folders of results."""
     import numpy as np
 
     from normnet.evaluation.metrics import compute_overlap
-    from normnet.filters import bounding_box
     from normnet.io.read import read_stored
 
-    masks = [np.asarray(read_stored(path).voxels) > 0 for path in (first, second)]
-    ml = [float(mask.sum()) * float(np.prod(SPACING_MM)) / 1000 for mask in masks]
-    sides = [
-        part.stop - part.start
-        for part in bounding_box(np.asarray(read_stored(lungs).voxels) > 0, 0)
-    ]
-    mm = [n * s for n, s in zip(sides, SPACING_MM, strict=True)]
-    box = f"{' x '.join(map(str, sides))} voxels, {' x '.join(f'{v:.0f}' for v in mm)} mm"
-    return compute_overlap(*masks).dsc, ml, box
+    masks = [np.asarray(read_stored(lesions_of(of)).voxels) > 0 for of in (first, second)]
+    return compute_overlap(*masks).dsc
 
 
-def show(name: str, runs: list[dict]) -> dict:
-    """Print the stages of the fastest run; return that run."""
-    best = min(runs, key=lambda run: run["wall"])
-    walls = ", ".join(f"{run['wall']:.1f}" for run in runs)
-    print(f"\n{name}: {best['wall']:.1f} s from reading to writing (runs: {walls})")
-    print(f"  peak memory {best['peak_gb']:.2f} GB")
-    for stage, seconds in best["seconds"].items():
-        print(f"  {stage:24} {seconds:7.1f} s")
-    return best
+def show_variants(chosen: list[Variant], folder: Path) -> None:
+    """Medians, ratios to the first variant, and how far the lesions agree."""
+    print("\n| run | median, s | all, s | memory, GB | time beside normnet | DSC | DSC with |")
+    print("|---|---|---|---|---|---|---|")
+    for variant in chosen:
+        ratio = variant.seconds / chosen[0].seconds
+        runs = " ".join(f"{run['seconds']:.1f}" for run in variant.runs)
+        dsc = dsc_of(folder / variant.name, folder / variant.beside)
+        print(
+            f"| {variant.name} | {variant.seconds:.2f} | {runs} | {variant.peak_gb:.2f} "
+            f"| {ratio:.2f} | {dsc:.4f} | {variant.beside} |"
+        )
+    for variant in chosen[1:]:
+        medians = stage_medians(variant.runs, START)
+        stages = ", ".join(f"{name} {s:.2f}" for name, s in medians.items())
+        print(f"{variant.name}, seconds of the stages: {stages}")
+
+
+def show_device(told: dict[str, Any], device: str) -> None:
+    """Times of calls from arrays to arrays on a device."""
+    first, *later = told["calls"]
+    print(f"{device} ({told['device']}), arrays in memory to arrays in memory, synchronised")
+    print(f"first call {first['seconds']:.2f} s", end="")
+    if later:
+        all_s = [call["seconds"] for call in later]
+        runs = " ".join(f"{s:.2f}" for s in all_s)
+        print(f"; median of the next {len(later)}: {statistics.median(all_s):.2f} s ({runs})")
+    else:
+        print()
+    if "allocated_gb" in told:
+        print(f"GPU memory: allocated {told['allocated_gb']:.2f} GB, ", end="")
+        print(f"reserved {told['reserved_gb']:.2f} GB at most")
+    show_stages(stage_medians(later or [first], "check of the scan"), told)
 
 
 def main() -> None:
@@ -296,56 +264,42 @@ def main() -> None:
         help="CT to put on the 512 x 512 grid (default: in NORMNET_DATA)",
     )
     parser.add_argument("--model", type=Path, help="model folder (default: the shipped one)")
-    parser.add_argument("--repeat", type=int, default=1, help="runs of each; the fastest counts")
+    parser.add_argument("--repeat", type=int, default=5, help="runs of each; the median counts")
     parser.add_argument("--threads", type=int, default=2, help="CPUs")
-    parser.add_argument("--lungs", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument(
-        "--child", choices=("ct", "normnet", "vote", "rival"), help=argparse.SUPPRESS
-    )
+    parser.add_argument("--before", type=Path, help="checkout of another commit")
+    parser.add_argument("--fast", action="store_true", help="also normnet segment --fast")
+    parser.add_argument("--avx2", action="store_true", help="also without bfloat16")
+    parser.add_argument("--rival", action="store_true", help="also a textbook MONAI pipeline")
+    parser.add_argument("--device", help="time calls in memory on cpu or cuda instead")
+    parser.add_argument("--make", type=Path, help=argparse.SUPPRESS)  # in a child process
     args = parser.parse_args()
-    if args.child:
-        child(args)
-        return
     if args.ct is None:
         parser.error("give --ct, or set NORMNET_DATA")
+    if args.make:
+        make_ct(args.ct, args.make)
+        return
     if hasattr(os, "sched_setaffinity"):  # children inherit it
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
-    with tempfile.TemporaryDirectory() as folder:
-        ct, ours, theirs = (
-            Path(folder) / "ct.nii.gz",
-            Path(folder) / "normnet",
-            Path(folder) / "rival",
-        )
-        measure("ct", args, args.ct, ct, None)
-        runs: dict[str, list[dict]] = {"normnet": [], "rival": []}
-        same = Path(folder) / "vote"  # its lungs are those that were searched
-        vote = measure("vote", args, ct, same, None)
-        for _ in range(args.repeat):
-            runs["normnet"].append(measure("normnet", args, ct, ours, None))
-            runs["rival"].append(measure("rival", args, ct, theirs, same / "lungs.nii.gz"))
-        old = Path(folder) / "avx2"
-        limited = measure("normnet", args, ct, old, None, AVX2)
-        dsc_old = compare(ours / "lesions.nii.gz", old / "lesions.nii.gz", ours / "lungs.nii.gz")[0]
-        lesions = next(theirs.glob("*.nii.gz"))
-        dsc, ml, box = compare(same / "lesions.nii.gz", lesions, same / "lungs.nii.gz")
-
     size, spacing = (" x ".join(map(str, values)) for values in (SHAPE, SPACING_MM))
     print(f"{args.ct.name} on {size} voxels of {spacing} mm, {args.threads} CPUs")
-    print(f"lung box {box}")
-    best, rival = show("normnet", runs["normnet"]), show("textbook MONAI", runs["rival"])
-    lungs = best["seconds"]["lungs"]
-    ratio, ratio_alone = rival["wall"] / best["wall"], rival["wall"] / vote["wall"]
-    ratio_with_lungs = (rival["wall"] + lungs) / best["wall"]
-    print(f"\nratio of wall times {ratio:.1f} (the rival gets the lung mask)")
-    print(f"ratio with {lungs:.1f} s for the mask added to the rival {ratio_with_lungs:.1f}")
-    print(f"without lesion networks, as the rival: {vote['wall']:.1f} s, ratio {ratio_alone:.1f}")
-    print(
-        f"limited to AVX2: {limited['wall']:.1f} s, ratio {limited['wall'] / best['wall']:.1f}, "
-        f"inference {limited['seconds']['inference'] / best['seconds']['inference']:.1f}, "
-        f"DSC {dsc_old:.4f}"
-    )
-    print(f"lesions {ml[0]:.1f} and {ml[1]:.1f} ml, DSC between both {dsc:.4f}")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        ct = folder / "ct.nii.gz"
+        make = [sys.executable, __file__, "--ct", str(args.ct), "--make", str(ct)]
+        subprocess.run(make, env=limits(args.threads), check=True)
+        if args.device:
+            show_device(ask_work(ct, args, calls=1 + args.repeat), args.device)
+            return
+        chosen = variants(args, ct, folder)
+        loads = [os.getloadavg()[0]]
+        for _ in range(args.repeat):
+            for variant in chosen:
+                measure(variant, folder / variant.name, args.threads)
+        loads.append(os.getloadavg()[0])
+        work = ask_work(ct, args)
+        print(f"load of the machine before and after: {loads[0]:.1f} and {loads[1]:.1f}")
+        show_variants(chosen, folder)
+        show_stages(stage_medians(chosen[0].runs, START), work)
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def test_from_the_upload_to_the_download(visit, server, ct, tmp_path):
     first = server.json("GET", f"/api/jobs/{job}/result/result.json")["volumes"]["both"]
     assert ml(page) == first["lesion_ml"]
     slider = page.locator("[data-share]")
-    assert slider.input_value() == "15"
+    assert slider.input_value() == "12"
     before = pixels(page)
     less = change(page, lambda: slider.fill("90"))
     assert less < first["lesion_ml"]

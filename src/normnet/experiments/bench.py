@@ -232,8 +232,13 @@ class Bench:
             self._model = load_model(lungs=self.lung_model)
         return self._model
 
-    def network(self, config: Config, seed: int) -> torch.nn.Module:
+    def network(self, config: Config, seed: int, for_training: bool = False) -> torch.nn.Module:
         """The network of these settings and this seed; it is trained if it is missing.
+
+        Args:
+            config: Of the training.
+            seed: Of the training.
+            for_training: Whether its layers shall have MONAI's names, see ``load_members``.
 
         Raises:
             Interrupted: If the run shall stop; the checkpoint stays.
@@ -242,7 +247,7 @@ class Bench:
         folder = self.out / "networks" / f"{key}-{iterations}"
         if not (folder / "manifest.json").exists():
             self._train(config, seed, key, folder)
-        networks, _ = load_members(folder, "normnet")
+        networks, _ = load_members(folder, "normnet", for_training)
         return networks[0]
 
     def _train(self, config: Config, seed: int, key: str, folder: Path) -> None:

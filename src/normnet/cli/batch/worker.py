@@ -209,7 +209,8 @@ class Worker:
         run, name, folder = self.run, claimed.job.name, claimed.folder
         bar(f"{name}: reading", 0, 1)
 
-        Thread(target=_import_torch).start()
+        if item.error is None:
+            Thread(target=_import_torch).start()
 
         def read() -> tuple[Scan, list[np.ndarray | None]]:
             check_dicom(run.exports, item.kind, name)

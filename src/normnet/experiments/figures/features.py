@@ -48,7 +48,7 @@ def draw_clusters(scale: Scale, bench: Bench) -> Figure:
         InputError: NN-EXP-008 if a class has no bright voxel.
     """
     config = scale.config()
-    network = bench.network(config, 0)
+    network = bench.network(config, 0, for_training=True)
     points = _class_features(network, config, bench)
     n = min(len(part) for part in points)
     if n == 0:
@@ -105,7 +105,7 @@ def draw_heat_maps(scale: Scale, bench: Bench) -> Figure:
     Of each CT the slice with the most lesion is shown.
     """
     config = scale.config()
-    network = bench.network(config, 0)
+    network = bench.network(config, 0, for_training=True)
     cases = spread_cases(bench, N_HEAT_MAPS)
     slices, heats = [], []
     for case in cases:
