@@ -69,9 +69,9 @@ def _write(
     from normnet.io.output_folder import check_output
 
     check_output(out, [exam.folder for exam in exams])
-    shown, geometries = [], []
+    shown, grids = [], []
     for exam, ct, option in zip(exams, cts, ("--earlier-ct", "--later-ct"), strict=True):
-        view, geometry = read_view(exam)
+        view, grid = read_view(exam)
         volume_hu = read_volume(exam, ct)
         if volume_hu is None:
             source = str(exam.result.get("source", ""))
@@ -81,7 +81,7 @@ def _write(
                 f"add {option} FOLDER/{Path(source).name or 'FILE'}"
             )
         shown.append(Shown(exam.name, view, volume_hu))
-        geometries.append(geometry)
+        grids.append(grid)
     change = None
     if wants_registration:
         registered = register(shown[0].view, shown[1].view)
@@ -92,7 +92,7 @@ def _write(
             "regions": measure_change(registered, shown[0].view),
         }
     picture = draw_comparison(shown[0], shown[1], comparison, change)
-    write_comparison(out, comparison, picture, None if change is None else (change, geometries[0]))
+    write_comparison(out, comparison, picture, None if change is None else (change, grids[0]))
 
 
 def _print(comparison: dict[str, Any]) -> None:

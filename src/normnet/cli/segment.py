@@ -325,7 +325,7 @@ def _segment_one(job: Job, run: Run, bar: Bar) -> NormNetError | None:
     from normnet.io.masks import read_labels
     from normnet.io.read import read_item
     from normnet.pipeline import segment as segment_scan
-    from normnet.results.exports import check_dicom
+    from normnet.results.exports import check_dicom, check_slices
     from normnet.results.folder import write_results
 
     start = time.perf_counter()
@@ -334,6 +334,7 @@ def _segment_one(job: Job, run: Run, bar: Bar) -> NormNetError | None:
     def read() -> tuple[Scan, list[np.ndarray | None]]:
         check_dicom(run.exports, job.item.kind, job.name)
         scan = read_item(job.item, job.name)
+        check_slices(run.exports, scan)
         masks = (run.lungs, run.lobes)
         return scan, [None if mask is None else read_labels(mask, scan) for mask in masks]
 
