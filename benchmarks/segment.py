@@ -258,8 +258,8 @@ def compare(first: Path, second: Path, lungs: Path) -> tuple[float, list[float],
     import numpy as np
 
     from normnet.evaluation.metrics import compute_overlap
-    from normnet.io.read import read_stored
     from normnet.filters import bounding_box
+    from normnet.io.read import read_stored
 
     masks = [np.asarray(read_stored(path).voxels) > 0 for path in (first, second)]
     ml = [float(mask.sum()) * float(np.prod(SPACING_MM)) / 1000 for mask in masks]

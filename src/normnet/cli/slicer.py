@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from normnet.pipeline import Segmentation
-    from normnet.scan import Geometry
 
 DESCRIPTOR = Path(__file__).parents[1] / "configs" / "slicer.xml"
 MODULE = "NormNet"
