@@ -17,7 +17,7 @@ from normnet.errors import ResourceError
 from normnet.filters import block_means
 from normnet.io import joining, read_ct, read_labels, write_image
 from normnet.io.joining import check_held, join_slices
-from normnet.io.masks import read_map
+from normnet.io.masks import read_codes
 from normnet.io.read import read_stored
 from normnet.io.seg_nrrd import write_label_map, write_seg_nrrd
 from normnet.io.values import Stored, rescale
@@ -145,12 +145,12 @@ def joined(phantom, small_memory):
 def test_a_mask_has_the_slices_of_the_file(joined, phantom, tmp_path):
     labels = (np.arange(joined.volume_hu.size) % 251).astype(np.uint8).reshape(joined.shape)
     path = tmp_path / "mask.nii.gz"
-    write_image(path, labels, joined.geometry, joined=joined.joined)
+    write_image(path, labels, joined.geometry, 1.0, joined=joined.joined)
     stored = read_stored(path)
     np.testing.assert_array_equal(stored.voxels, labels.repeat(SIZE, axis=0)[:N_SLICES])
     np.testing.assert_allclose(stored.geometry.affine, phantom.scan.geometry.affine, atol=1e-4)
     np.testing.assert_array_equal(read_labels(path, joined), labels)
-    np.testing.assert_array_equal(read_map(path, joined), labels.astype(np.float32))
+    np.testing.assert_array_equal(read_codes(path, joined), labels)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

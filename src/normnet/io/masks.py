@@ -10,7 +10,7 @@ import numpy as np
 from normnet.errors import GeometryError
 from normnet.io.formats.nifti import write_image
 from normnet.io.read import read_stored
-from normnet.io.values import Stored, labels_of, rescale
+from normnet.io.values import Stored, labels_of
 from normnet.scan import Geometry, Scan
 
 _TOLERANCE_VOX = 0.1
@@ -40,16 +40,11 @@ def read_mask(path: Path | str, like: Scan) -> np.ndarray:
     return read_labels(path, like) > 0
 
 
-def read_map(path: Path | str, like: Scan) -> np.ndarray:
-    """As ``read_labels``, but (z, y, x) float32: the values that a map states.
-
-    Raises:
-        GeometryError: As ``read_labels``.
-        ValueRangeError: NN-VAL-005 if a value is NaN or infinite.
-    """
+def read_codes(path: Path | str, like: Scan) -> np.ndarray:
+    """As ``read_labels``, but the whole numbers that a map stores, without its scale."""
     path = Path(path)
-    placed = _reordered(read_stored(path), like, path.name)
-    return rescale(placed, path.name).astype(np.float32, copy=False)
+    stored = replace(_reordered(read_stored(path), like, path.name), slope=1.0, intercept=0.0)
+    return labels_of(stored, path.name)
 
 
 def write_mask(path: Path | str, mask: np.ndarray, geometry: Geometry) -> None:

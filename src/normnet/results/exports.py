@@ -83,8 +83,10 @@ def check_slices(exports: Exports, scan: Scan) -> None:
         OutputError: NN-OUT-024.
     """
     if exports.dicom and scan.joined is not None:
-        found = f"no DICOM object of {scan.joined.n_slices} slices that were averaged to fit"
-        todo = "leave out the DICOM output; --seg-nrrd is possible"
+        found = (
+            f"no DICOM object of {scan.joined.n_slices} slices that were averaged to fit in memory"
+        )
+        todo = "leave out the DICOM output (--seg-nrrd is possible)"
         raise OutputError("NN-OUT-024", found, scan.case_id, todo)
 
 
@@ -109,6 +111,8 @@ def write_exports(
     Raises:
         OutputError: If a file cannot be written, or a DICOM object cannot be made.
     """
+    if not exports.files:
+        return
     masks = segment_masks(segmentation.lung_labels, segmentation.lesion_mask)
     if SEG_NRRD in exports.files:
         write_seg_nrrd(folder / SEG_NRRD, masks, scan.geometry, scan.joined)

@@ -306,7 +306,7 @@ def write_described(
                 pool.submit(
                     write_image,
                     new / name,
-                    array.astype(np.uint8, copy=False),
+                    array if array.dtype == bool else array.astype(np.uint8, copy=False),
                     scan.geometry,
                     slope,
                     joined=scan.joined,
