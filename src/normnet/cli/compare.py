@@ -69,10 +69,10 @@ def _write(
     from normnet.io.output_folder import check_output
 
     check_output(out, [exam.folder for exam in exams])
-    shown, grids = [], []
+    shown, grids, volumes = [], [], []
     for exam, ct, option in zip(exams, cts, ("--earlier-ct", "--later-ct"), strict=True):
-        view, grid = read_view(exam)
         volume_hu = read_volume(exam, ct)
+        volumes.append(volume_hu)
         if volume_hu is None:
             source = str(exam.result.get("source", ""))
             place = f"is not at {source} in the current folder" if source else "is not known"
@@ -80,6 +80,8 @@ def _write(
                 f"{exam.name}: its CT {place}, so the picture shows the masks alone; "
                 f"add {option} FOLDER/{Path(source).name or 'FILE'}"
             )
+    for exam, volume_hu in zip(exams, volumes, strict=True):  # a CT needs most while it is read
+        view, grid = read_view(exam)
         shown.append(Shown(exam.name, view, volume_hu))
         grids.append(grid)
     change = None
