@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from normnet.filters import block_means, bounding_box, box_mean, dilate, erode, gaussian
+from normnet.filters import (
+    block_means,
+    bounding_box,
+    box_mean,
+    count_values,
+    dilate,
+    erode,
+    gaussian,
+)
 
 RNG = np.random.default_rng(0)
 SHAPES = [(1, 1, 1), (2, 9, 4), (13, 7, 21), (30, 20, 25)]
@@ -62,3 +70,11 @@ def test_means_of_blocks(kind):
     means = block_means(image[::-1], (2, 3, 40))
     expected = image[::-1][:6].reshape(3, 2, 3, 3, 1, 12).mean((1, 3, 5), dtype=float)
     np.testing.assert_allclose(means, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_count_values(shape):
+    labels = RNG.integers(0, 256, shape).astype(np.uint8)
+    turned = labels.transpose(2, 0, 1)[::-1]
+    for array in (labels, turned):
+        np.testing.assert_array_equal(count_values(array), np.bincount(labels.ravel(), None, 256))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -42,6 +43,7 @@ from normnet.restoration import doubt_volumes, restore_anomaly, widen_lungs
 from normnet.scan import Geometry, Scan
 from tests.phantoms import Phantom, reorient, thorax_phantom
 
+MOST_BYTES = 7.5  # per voxel, with all results
 STAGES = ["lungs", "preparation", "inference", "postprocessing", "restoring"]
 
 
@@ -84,6 +86,24 @@ def phantom() -> Phantom:
 @pytest.fixture(scope="module")
 def found(phantom, tiny_model) -> Segmentation:
     return segment(phantom.scan, tiny_model, lung_labels=sides_of(phantom))
+
+
+def test_no_copy_of_a_scan_in_floats_is_made(tiny_model):
+    """Beside the scan a few arrays of one byte per voxel are held, and no array of four."""
+    shrink = 4
+    small = thorax_phantom((40, 96, 96), (6.0, 3.6, 3.6), vessels=False)
+    large = [
+        array.repeat(shrink, 0).repeat(shrink, 1).repeat(shrink, 2)
+        for array in (small.scan.volume_hu, sides_of(small))
+    ]
+    scan = Scan(large[0], Geometry((1.5, 0.9, 0.9)))
+    segment(small.scan, tiny_model, lung_labels=sides_of(small))  # imports
+    tracemalloc.start()
+    found = segment(scan, tiny_model, lung_labels=large[1])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.lesion_mask.shape == scan.shape
+    assert peak / scan.volume_hu.size < MOST_BYTES
 
 
 def test_shapes_types_and_ranges(phantom, found):

@@ -42,6 +42,18 @@ def bounding_box(mask: np.ndarray, margin: int | Sequence[int] = 0) -> tuple[sli
     return z, y, x
 
 
+def count_values(labels: np.ndarray) -> np.ndarray:
+    """(256,) how often each value occurs, counted plane by plane.
+
+    Args:
+        labels: (z, y, x) uint8.
+    """
+    counts = np.zeros(256, np.int64)
+    for plane in labels:  # numpy counts in a copy of eight bytes per value
+        counts += np.bincount(plane.reshape(-1), minlength=256)
+    return counts
+
+
 def box_mean(image: np.ndarray, sizes: Sequence[int], device: str = "cpu") -> np.ndarray:
     """Mean over a box; outside the image lie zeros.
 

@@ -12,7 +12,8 @@ from contextlib import suppress
 from normnet.errors import ResourceError
 
 NEED_GB = 2.0  # of address space, for the libraries, the networks and a small CT
-_NEED = "2 GB, and 20 bytes per voxel of the CT (4 GB for 512 x 512 x 300 voxels)"
+# Measured: docs/results.md. Larger CTs are averaged, so that they need no more than the largest.
+_NEED = "2 GB, and 10 bytes per voxel of the CT (2.8 GB for 512 x 512 x 300 voxels, 5 GB at most)"
 _WORDS = (  # in errors of torch, oneDNN, numpy, SimpleITK, the loader of libraries and threads
     "out of memory",
     "insufficient memory",

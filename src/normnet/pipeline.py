@@ -14,6 +14,7 @@ from normnet.config import Config
 from normnet.findings import Findings, find_lesions
 from normnet.inference.precision import choose_precision, describe_backend
 from normnet.io.acceptance import accept
+from normnet.io.joining import check_held
 from normnet.io.plausibility import doubt_scan
 from normnet.lungs.given import check_lobes, sort_lungs
 from normnet.lungs.learned import Lungs, doubt_lungs, find_lungs
@@ -108,6 +109,7 @@ def segment(
         GeometryError: If a given mask has another shape.
     """
     scan = accept(scan)
+    check_held(scan)
     with ThreadPoolExecutor(1) as aside:  # for doubts, which no later stage waits for
         return _segment(
             scan,

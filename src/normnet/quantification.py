@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from normnet.filters import count_values
+
 SIDES = {"right": 1, "left": 2}
 THIRDS = ("upper", "middle", "lower")
 ZONES = tuple(f"{side}_{third}" for side in SIDES for third in THIRDS)
@@ -181,7 +183,7 @@ def add_lobes(
         lobes: Same shape, uint8, labels 1 to 5 in the order of ``LOBES``.
         voxel_ml: Volume of a voxel in millilitres.
     """
-    n_lobe = np.bincount(lobes.reshape(-1), minlength=6)
+    n_lobe = count_values(lobes)
     n_lesion = np.bincount(lobes[lesion_mask], minlength=6)
     rows = {
         name: volumes_row(n_lobe[label] * voxel_ml, n_lesion[label] * voxel_ml)
@@ -385,14 +387,19 @@ def _score(regions: dict[str, Any], steps: tuple[float, ...]) -> dict[str, int]:
 
 def _describe_votes(found: Found) -> dict[str, float | None]:
     """Where some members voted normal and others did not, as % of what they voted on."""
-    split = (found.n_votes_normal > 0) & (found.n_votes_normal < found.n_members) & found.bright
+    n_bright = n_split = n_lesion = n_split_lesion = 0
+    arrays = (found.n_votes_normal, found.bright, found.lesion_mask)
+    for n_votes, bright, lesion in zip(*arrays, strict=True):
+        split = (n_votes > 0) & (n_votes < found.n_members) & bright
+        n_bright += int(np.count_nonzero(bright))
+        n_split += int(np.count_nonzero(split))
+        n_lesion += int(np.count_nonzero(bright & lesion))
+        n_split_lesion += int(np.count_nonzero(split & lesion))
 
-    def percent(part: np.ndarray, whole: np.ndarray) -> float | None:
-        n = int(np.count_nonzero(whole))
-        return round(100 * int(np.count_nonzero(part)) / n, 3) if n else None
+    def percent(n_part: int, n: int) -> float | None:
+        return round(100 * n_part / n, 3) if n else None
 
-    in_lesion = found.bright & found.lesion_mask
     return {
-        "split_votes_percent": percent(split, found.bright),
-        "split_votes_lesion_percent": percent(split & found.lesion_mask, in_lesion),
+        "split_votes_percent": percent(n_split, n_bright),
+        "split_votes_lesion_percent": percent(n_split_lesion, n_lesion),
     }

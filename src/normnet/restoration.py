@@ -57,15 +57,17 @@ def restore_findings(
         findings: Made of ``prepared``.
         config: Bright threshold and ``postprocessing.lungs_vox``.
     """
-    volume_hu, inside = prepared.cut(scan.volume_hu), prepared.cut(lungs.labels) > 0
-    bright = inside & (volume_hu >= config.window.bright_hu)
+    volume_hu, searched = prepared.cut(scan.volume_hu), prepared.cut(lungs.labels)
     anomaly_codes, n_votes_normal = (np.zeros(scan.shape, np.uint8) for _ in range(2))
     codes, votes = prepared.cut(anomaly_codes), prepared.cut(n_votes_normal)
+    bright = np.empty(searched.shape, bool)
 
     def restore_maps() -> None:
-        for first in range(0, len(inside), PLANES):
+        for first in range(0, len(searched), PLANES):
             planes = slice(first, first + PLANES)
-            prob = restore_anomaly(prepared, findings, inside[planes], bright[planes], planes)
+            inside = searched[planes] > 0
+            bright[planes] = inside & (volume_hu[planes] >= config.window.bright_hu)
+            prob = restore_anomaly(prepared, findings, inside, bright[planes], planes)
             codes[planes] = np.rint(prob * np.float32(255))
             n_normal = prepared.regrid(findings.votes.n_normal, nearest=True, planes=planes)
             votes[planes] = n_normal * bright[planes]
@@ -110,7 +112,8 @@ def restore_masks(
         wider beside lesions where ``possible`` is given.
     """
     labels = prepared.cut(lungs.labels)
-    lesion_mask = prepared.regrid_mask(steps.lesions) & (labels > 0)
+    lesion_mask = prepared.regrid_mask(steps.lesions)
+    lesion_mask &= labels > 0
     if lungs.possible is not None:
         volume_hu, possible = prepared.cut(scan.volume_hu), prepared.cut(lungs.possible)
         labels = widen_lungs(volume_hu, labels, possible, prepared, steps, config)
@@ -219,11 +222,14 @@ def widen_lungs(
 
     lesions = steps.core | steps.lesions
     beside = dilate(lesions, config.postprocessing.lungs_vox, within=~prepared.lung_mask)
-    near = prepared.regrid_mask(beside) & (labels == 0) & (possible > 0)
+    around = prepared.regrid_mask(beside)
     wider = labels.copy()
-    for z in np.flatnonzero(near.any(axis=(1, 2))):
-        bright = near[z] & (volume_hu[z] >= config.window.bright_hu)
+    for z in np.flatnonzero(around.any(axis=(1, 2))):
+        near = around[z] & (labels[z] == 0) & (possible[z] > 0)
+        if not near.any():
+            continue
+        bright = near & (volume_hu[z] >= config.window.bright_hu)
         filled = ((labels[z] > 0) | bright).astype(np.float32)
-        added = near[z] & (uniform_filter(filled, SMOOTH_PX) > 0.5)
+        added = near & (uniform_filter(filled, SMOOTH_PX) > 0.5)
         wider[z][added] = possible[z][added]
     return wider

@@ -172,8 +172,8 @@ def write_zeros(stream, n_bytes) -> None:
         (812, 64, 64, "NN-RES-041"),  # 4 GiB of float64
         (800, 16, 32, "NN-RES-003"),
         (600, 64, 64, "NN-RES-003"),
-        (812, 4, 16, "NN-RES-003"),  # 1 GiB of int16
-        (813, 2, 8, "NN-RES-001"),
+        (881, 4, 16, "NN-RES-003"),  # 1.4 GB of int16
+        (1104, 2, 8, "NN-RES-001"),
     ],
 )
 def test_bombs_are_refused_from_the_header(tmp_path, edge, code, bits, error):
@@ -211,7 +211,7 @@ def test_what_a_ct_and_a_mask_may_swell():
     check_bytes(2 * thin, 2 * thin // 3, "an int16 CT")
     check_bytes(thin, thin // 1000, "a uint8 mask")
     check_bytes(8 * 512 * 512 * 384, 10**6, "a float64 mask")
-    for n_bytes, n_stored in ((2**31 + 1, 2**31), (2**30, 2**20), (2**31, 2**24)):
+    for n_bytes, n_stored in ((5 * 2**29 + 1, 2**31), (5 * 2**28 + 1, 2**20), (2**31, 2**24)):
         with pytest.raises(NormNetError, match="NN-RES-0"):
             check_bytes(n_bytes, n_stored, "a bomb")
 

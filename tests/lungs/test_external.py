@@ -5,6 +5,7 @@ import json
 import os
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from normnet.lungs.learned import segment_lungs
 from normnet.lungs.programs import all_programs, find_external
 from normnet.lungs.programs.nnunet import sides_named
 from normnet.models import load_lungs, read_lung_manifest, shipped
+from normnet.scan import Joined
 from tests.lungs.stand_ins import StandIns, write_lungmask, write_nnunet
 from tests.phantoms import ORIENTATIONS, reorient, thorax_phantom
 
@@ -235,6 +237,14 @@ def test_any_storage(stand_ins, tmp_path, phantom, expected, order, flips, kind)
     )
     moved = np.flip(expected.transpose(order), [axis for axis, flip in enumerate(flips) if flip])
     np.testing.assert_array_equal(found, moved)
+
+
+def test_averaged_slices(stand_ins, tmp_path, phantom, expected):
+    """The program gets the averages, so that its result has the slices of these."""
+    stand_ins.behave("sides")
+    scan = replace(phantom.scan, joined=Joined(0, 4, 126))
+    found = processes.segment_externally(scan, _model("nnunet", tmp_path, labels=SIDES))
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("tool", ["lungmask", "nnunet"])

@@ -102,6 +102,7 @@ def test_result_json_tells_what_a_reader_needs(tmp_path, result):
     assert told["scan"] == {
         "shape_zyx": list(scan.shape),
         "spacing_mm_zyx": list(scan.geometry.spacing_mm),
+        "averaged_slices": 1,
         "thickness_mm": None,
         "kernel": "",
     }

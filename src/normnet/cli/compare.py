@@ -69,10 +69,10 @@ def _write(
     from normnet.io.output_folder import check_output
 
     check_output(out, [exam.folder for exam in exams])
-    shown, geometries = [], []
+    shown, grids, volumes = [], [], []
     for exam, ct, option in zip(exams, cts, ("--earlier-ct", "--later-ct"), strict=True):
-        view, geometry = read_view(exam)
         volume_hu = read_volume(exam, ct)
+        volumes.append(volume_hu)
         if volume_hu is None:
             source = str(exam.result.get("source", ""))
             place = f"is not at {source} in the current folder" if source else "is not known"
@@ -80,8 +80,10 @@ def _write(
                 f"{exam.name}: its CT {place}, so the picture shows the masks alone; "
                 f"add {option} FOLDER/{Path(source).name or 'FILE'}"
             )
+    for exam, volume_hu in zip(exams, volumes, strict=True):  # a CT needs most while it is read
+        view, grid = read_view(exam)
         shown.append(Shown(exam.name, view, volume_hu))
-        geometries.append(geometry)
+        grids.append(grid)
     change = None
     if wants_registration:
         registered = register(shown[0].view, shown[1].view)
@@ -92,7 +94,7 @@ def _write(
             "regions": measure_change(registered, shown[0].view),
         }
     picture = draw_comparison(shown[0], shown[1], comparison, change)
-    write_comparison(out, comparison, picture, None if change is None else (change, geometries[0]))
+    write_comparison(out, comparison, picture, None if change is None else (change, grids[0]))
 
 
 def _print(comparison: dict[str, Any]) -> None:

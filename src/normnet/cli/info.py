@@ -243,9 +243,10 @@ def _describe_scan(path: Path, series: str | None) -> None:
         return " x ".join(f"{value:.{digits}g}" for value in values)
 
     say(f"case: {scan.case_id}")
-    say(f"voxels: {triple(scan.shape, 6)} (slices, rows, columns as stored)")
-    say(f"spacing: {triple(scan.geometry.spacing_mm)} mm")
-    say(f"origin: {', '.join(f'{v:.2f}' for v in scan.geometry.origin_mm)} mm (z, y, x; LPS)")
+    say(f"voxels: {triple(scan.file_shape, 6)} (slices, rows, columns as stored)")
+    geometry = scan.file_geometry
+    say(f"spacing: {triple(geometry.spacing_mm)} mm")
+    say(f"origin: {', '.join(f'{v:.2f}' for v in geometry.origin_mm)} mm (z, y, x; LPS)")
     say(f"axes run: {'; '.join(runs)}")
     say(f"HU: {low:.0f} to {high:.0f}, median {median:.0f}")
     for warning in scan.warnings:

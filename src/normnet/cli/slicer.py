@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from normnet.pipeline import Segmentation
-    from normnet.scan import Geometry
 
 DESCRIPTOR = Path(__file__).parents[1] / "configs" / "slicer.xml"
 MODULE = "NormNet"
@@ -75,8 +74,7 @@ def segment_volume(
     from normnet.models import load_model
     from normnet.pipeline import segment
 
-    writers: dict[str, Callable[[Path, np.ndarray, Geometry], None]]
-    writers = {".nrrd": write_label_map, ".nii.gz": write_image}
+    writers: dict[str, Callable[..., None]] = {".nrrd": write_label_map, ".nii.gz": write_image}
     suffix = "".join(labels.suffixes[-2:] if labels.suffix == ".gz" else labels.suffixes[-1:])
     if suffix not in writers:
         raise ConfigError(
@@ -87,7 +85,7 @@ def segment_volume(
     loaded = load_model(model, lung_model, lesion_model)
     config = one_member(loaded.config) if fast else loaded.config
     found = segment(scan, loaded, config, device=choose_device(device), on_progress=_tell_slicer)
-    writers[suffix](labels, _label_map(found), scan.geometry)
+    writers[suffix](labels, _label_map(found), scan.geometry, joined=scan.joined)
     both = found.volumes["both"]
     say(f"lesions {both['lesion_ml']:.1f} ml, {both['lesion_percent']:.2f} % of the lung")
     for warning in dict.fromkeys((*scan.warnings, *found.warnings)):

@@ -9,6 +9,7 @@ import numpy as np
 from normnet.datasets.manifest import Case
 from normnet.errors import GeometryError
 from normnet.io.acceptance import accept
+from normnet.io.joining import join_slices
 from normnet.io.masks import read_labels
 from normnet.io.read import read_ct, read_stored
 from normnet.io.values import labels_of, rescale
@@ -35,7 +36,8 @@ def read_scan(case: Case) -> Scan:
     if values.min() >= -_ROUNDING and values.max() <= 1 + _ROUNDING:
         low, high = case.window_hu
         values = (low + (high - low) * values.astype(np.float32)).clip(low, high)
-    return accept(Scan(values, stored.geometry, case.case_id, stored.warnings), where)
+    scan = accept(Scan(values, stored.geometry, case.case_id, stored.warnings), where)
+    return join_slices(scan, where)
 
 
 def read_lungs(case: Case, scan: Scan) -> np.ndarray | None:
@@ -70,8 +72,8 @@ def _labels(path: Path, case: Case, scan: Scan) -> np.ndarray:
 def _on_array(path: Path, scan: Scan) -> np.ndarray:
     """(z, y, x) labels as they are stored, without a look at their place in the header."""
     labels = labels_of(read_stored(path), path.name)
-    if labels.shape != scan.shape:
-        shapes = [" x ".join(map(str, shape)) for shape in (labels.shape, scan.shape)]
+    if labels.shape != scan.file_shape:
+        shapes = [" x ".join(map(str, shape)) for shape in (labels.shape, scan.file_shape)]
         found = f"mask of {shapes[0]} voxels on a scan of {shapes[1]}"
         raise GeometryError("NN-GEO-016", found, path.name, "download both again")
-    return labels
+    return labels if scan.joined is None else scan.joined.thinned(labels)

@@ -68,5 +68,6 @@ def write_maps(run: RivalRun) -> Iterator[Path]:
         subject = run.bench.subject(case, run.config)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{case.case_id}.nii.gz"
-        write_image(path, subject.prepared.restore(run.score_map(subject)), subject.scan.geometry)
+        scan, scores = subject.scan, subject.prepared.restore(run.score_map(subject))
+        write_image(path, scores, scan.geometry, joined=scan.joined)
         yield path

@@ -7,8 +7,9 @@ result, NN-OUT-015 a file that normnet did not write.
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -26,7 +27,7 @@ from normnet.io.output_folder import make_folder
 from normnet.io.read import find_item, read_item, read_stored
 from normnet.io.values import labels_of
 from normnet.preparation.orient import Orientation
-from normnet.scan import Geometry
+from normnet.scan import Geometry, Joined
 
 COMPARISON, TABLE, PICTURE, CHANGE = (
     "comparison.json",
@@ -36,13 +37,26 @@ COMPARISON, TABLE, PICTURE, CHANGE = (
 )
 
 
-def read_view(exam: Exam) -> tuple[View, Geometry]:
-    """The masks of a result, turned; and the geometry of their files.
+class MaskGrid(NamedTuple):
+    """Where the masks of a result lie, in the order of their file.
+
+    Attributes:
+        geometry: Of the arrays that were read.
+        joined: Which slices of the file they stand for, where those of the CT were averaged.
+    """
+
+    geometry: Geometry
+    joined: Joined | None
+
+
+def read_view(exam: Exam) -> tuple[View, MaskGrid]:
+    """The masks of a result, turned; and their grid, which is that of the CT as it is read.
 
     Raises:
         InputError: NN-CMP-004.
     """
     arrays = []
+    size = exam.result.get("scan", {}).get("averaged_slices", 1)
     for name in ("lungs.nii.gz", "lesions.nii.gz"):
         path = exam.folder / name
         try:
@@ -54,10 +68,15 @@ def read_view(exam: Exam) -> tuple[View, Geometry]:
             where = f"{exam.folder.name}/{name}"
             raise InputError("NN-CMP-004", "a mask is missing or was changed", where, todo)
         stored = read_stored(path)
-        orientation = Orientation.of(stored.geometry)
+        grid = MaskGrid(stored.geometry, None)
+        if isinstance(size, int) and size > 1:
+            axis = stored.geometry.body_axis
+            joined = Joined(axis, size, stored.voxels.shape[axis])
+            grid = MaskGrid(joined.averaged_geometry(stored.geometry), joined)
+            stored = replace(stored, voxels=joined.thinned(stored.voxels))
+        orientation = Orientation.of(grid.geometry)
         arrays.append(orientation.apply(labels_of(stored, name)))
-    spacing_mm = orientation.spacing_mm(stored.geometry)
-    return View(arrays[0], arrays[1] > 0, spacing_mm), stored.geometry
+    return View(arrays[0], arrays[1] > 0, orientation.spacing_mm(grid.geometry)), grid
 
 
 def read_volume(exam: Exam, given: Path | None) -> np.ndarray | None:
@@ -97,7 +116,7 @@ def write_comparison(
     out: Path,
     comparison: dict[str, Any],
     picture: Image.Image,
-    change: tuple[np.ndarray, Geometry] | None = None,
+    change: tuple[np.ndarray, MaskGrid] | None = None,
 ) -> None:
     """Write the files of a comparison; ``comparison.json`` comes last.
 
@@ -105,7 +124,7 @@ def write_comparison(
         out: Made where it is missing. The files of an older comparison are replaced.
         comparison: As made by ``compare``.
         picture: As made by ``draw_comparison``.
-        change: (z, y, x) uint8 turned, and the geometry of the file on whose grid it is written.
+        change: (z, y, x) uint8 turned, and the grid on which it is written.
 
     Raises:
         OutputError: If a file cannot be written; NN-OUT-015 or 016 if one is in the way that
@@ -124,9 +143,9 @@ def write_comparison(
         if change is None:
             (out / CHANGE).unlink(missing_ok=True)
         else:
-            labels, geometry = change
-            stored = Orientation.of(geometry).undo(labels)
-            write_image(out / CHANGE, np.ascontiguousarray(stored), geometry)
+            labels, grid = change
+            stored = np.ascontiguousarray(Orientation.of(grid.geometry).undo(labels))
+            write_image(out / CHANGE, stored, grid.geometry, joined=grid.joined)
             names.append(CHANGE)
         files = {name: sha256_of(out / name) for name in names}
         write_json(out / COMPARISON, comparison | {"files": files})

@@ -37,7 +37,7 @@ Error ids (the meaning of a number never changes)::
                       011 an input is the output       012 another process writes
                       015 a file that is not ours      016 a link or no regular file
                       021 no DICOM series as input     022 series lacks identifiers
-                      023 DICOM object not possible
+                      023 DICOM object not possible    024 slices were averaged
     NN-RES, exit 8    001 too many voxels              002 too many files
                       003 inflates without end         004 out of memory
                       005 memory limited too low       006 too many open files

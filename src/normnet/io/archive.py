@@ -17,9 +17,9 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 
 from normnet.errors import InputError, NormNetError, ResourceError
-from normnet.io.limits import MAX_TREE_FILES, MAX_VOXELS
+from normnet.io.limits import MAX_TREE_FILES
 
-MAX_MEMBER_BYTES = 8 * MAX_VOXELS + 2**24
+MAX_MEMBER_BYTES = 2**32 + 2**24  # more than the voxels of any scan within the limits
 MAX_RATIO = 200  # of all members together; 8-bit masks reach it, CTs never do
 _MIN_BOMB_BYTES = 2**26  # a smaller archive may have any ratio
 _MAGIC = (b"PK\x03\x04", b"PK\x05\x06")

@@ -11,13 +11,15 @@ from normnet.scan import Geometry
 
 # Volumes.
 MAX_SLICES = 5_000  # also the longest axis of any volume
-MAX_VOXELS = 2**29  # 1 GiB as int16; 2048 slices of 512 x 512
-MAX_VOXEL_BYTES = 2**31  # as stored: 1024 slices of 512 x 512 as float64
+MAX_VOXELS = 5 * 2**28  # of a file; 2.7 GB as int16; 2275 slices of 768 x 768
+MAX_VOXEL_BYTES = 2 * MAX_VOXELS  # as stored; 1280 slices of 512 x 512 as float64
+MAX_HELD_VOXELS = 300_000_000  # of a scan that is worked on; 1144 slices of 512 x 512
+MAX_JOINED_MM = 2.5  # from one to the next of the slices that are averages of several
 MAX_PLANE_MM = 1_000.0  # a scanner's opening is 900 mm wide at most
 MAX_HEIGHT_MM = 2_500.0  # along the body
 # Compressed voxels. Chest CTs shrink by less than 30, masks by up to 1000.
 MAX_RATIO = 100  # by which a large file may swell
-MAX_SWOLLEN_BYTES = 3 * 2**28  # up to here it may swell by more: 384 slices of a float64 mask
+MAX_SWOLLEN_BYTES = MAX_VOXELS  # up to here it may swell by more: the largest mask as uint8
 # Files and folders.
 MAX_FILES = 20_000  # in one folder
 MAX_TREE_FILES = 1_000_000  # in a folder with all its sub-folders

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from normnet.errors import GeometryError
 from normnet.io.formats.nifti import write_image
 from normnet.io.read import read_stored
-from normnet.io.values import labels_of, rescale
+from normnet.io.values import Stored, labels_of
 from normnet.scan import Geometry, Scan
 
 _TOLERANCE_VOX = 0.1
@@ -31,8 +32,7 @@ def read_labels(path: Path | str, like: Scan) -> np.ndarray:
         ValueRangeError: NN-VAL-009 if the values are not labels.
     """
     path = Path(path)
-    stored = read_stored(path)
-    return _reordered(labels_of(stored, path.name), stored.geometry, like, path.name)
+    return labels_of(_reordered(read_stored(path), like, path.name), path.name)
 
 
 def read_mask(path: Path | str, like: Scan) -> np.ndarray:
@@ -40,17 +40,11 @@ def read_mask(path: Path | str, like: Scan) -> np.ndarray:
     return read_labels(path, like) > 0
 
 
-def read_map(path: Path | str, like: Scan) -> np.ndarray:
-    """As ``read_labels``, but (z, y, x) float32: the values that a map states.
-
-    Raises:
-        GeometryError: As ``read_labels``.
-        ValueRangeError: NN-VAL-005 if a value is NaN or infinite.
-    """
+def read_codes(path: Path | str, like: Scan) -> np.ndarray:
+    """As ``read_labels``, but the whole numbers that a map stores, without its scale."""
     path = Path(path)
-    stored = read_stored(path)
-    values = rescale(stored, path.name).astype(np.float32, copy=False)
-    return _reordered(values, stored.geometry, like, path.name)
+    stored = replace(_reordered(read_stored(path), like, path.name), slope=1.0, intercept=0.0)
+    return labels_of(stored, path.name)
 
 
 def write_mask(path: Path | str, mask: np.ndarray, geometry: Geometry) -> None:
@@ -58,13 +52,15 @@ def write_mask(path: Path | str, mask: np.ndarray, geometry: Geometry) -> None:
     write_image(Path(path), mask, geometry)
 
 
-def _reordered(labels: np.ndarray, geometry: Geometry, like: Scan, where: str) -> np.ndarray:
+def _reordered(stored: Stored, like: Scan, where: str) -> Stored:
     """Flip and permute the axes of a mask or a map to those of the scan.
 
-    Only the affines decide how, never the shapes.
+    Only the affines decide how, never the shapes. Of slices that were averaged in the scan, one per
+    group stays.
     """
+    labels, geometry, shape = stored.voxels, stored.geometry, like.file_shape
     # From an index of the mask to the index of the scan.
-    step = np.linalg.solve(like.geometry.affine, geometry.affine)
+    step = np.linalg.solve(like.file_geometry.affine, geometry.affine)
     # The axis of the scan along which each axis of the mask runs.
     axes = np.argmax(np.abs(step[:3, :3]), axis=0)
     if sorted(axes) == [0, 1, 2]:
@@ -75,9 +71,10 @@ def _reordered(labels: np.ndarray, geometry: Geometry, like: Scan, where: str) -
         last = np.array([n - 1 for n in labels.shape]) - first
         corners = step @ np.column_stack([[*first, 1.0], [*last, 1.0]])
         expected = np.column_stack([np.zeros(3), np.array(moved.shape) - 1.0])
-        if moved.shape == like.shape and np.abs(corners[:3] - expected).max() <= _TOLERANCE_VOX:
-            return np.ascontiguousarray(moved)
-    found = f"mask {_grid(labels.shape, geometry)} on a scan {_grid(like.shape, like.geometry)}"
+        if moved.shape == shape and np.abs(corners[:3] - expected).max() <= _TOLERANCE_VOX:
+            thinned = moved if like.joined is None else like.joined.thinned(moved)
+            return replace(stored, voxels=np.ascontiguousarray(thinned))
+    found = f"mask {_grid(labels.shape, geometry)} on a scan {_grid(shape, like.file_geometry)}"
     raise GeometryError("NN-GEO-016", found, where, "resample the mask onto the grid of the scan")
 
 

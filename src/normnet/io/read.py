@@ -13,6 +13,7 @@ from normnet.io.archive import Archive, split_member, unpacked
 from normnet.io.census import Item, take_census
 from normnet.io.choice import candidates, choose_one
 from normnet.io.formats import image_suffixes, is_detached_header
+from normnet.io.joining import join_slices
 from normnet.io.sniff import format_of
 from normnet.io.values import Stored, rescale
 from normnet.memory import lack_of_memory
@@ -81,15 +82,20 @@ def read_item(item: Item, case_id: str = "") -> Scan:
     case_id = case_id or case_id_of(item.path)
     with _named_errors(item.path), unpacked(_with_data(item)) as files:
         if item.kind != "DICOM" and (known := format_of(files[0])) is not None:
-            stored = known.read(files[0])
-            volume_hu = rescale(stored, item.path.name)
-            warnings = (*item.warnings, *stored.warnings)
-            return accept(Scan(volume_hu, stored.geometry, case_id, warnings), item.path.name)
-        from normnet.io.dicom.series import read_dicom
+            scan = _read_image(known.read(files[0]), item, case_id)
+        else:
+            from normnet.io.dicom.series import read_dicom
 
-        scan = read_dicom(files, item.path.name, case_id, item.warnings)
-        thickness_mm = item.thickness_mm if item.thickness_mm > 0 else None
-        return replace(scan, thickness_mm=thickness_mm, kernel=item.kernel)
+            scan = read_dicom(files, item.path.name, case_id, item.warnings)
+            thickness_mm = item.thickness_mm if item.thickness_mm > 0 else None
+            scan = replace(scan, thickness_mm=thickness_mm, kernel=item.kernel)
+        return join_slices(scan, item.path.name)
+
+
+def _read_image(stored: Stored, item: Item, case_id: str) -> Scan:
+    volume_hu = rescale(stored, item.path.name, in_place=True)
+    warnings = (*item.warnings, *stored.warnings)
+    return accept(Scan(volume_hu, stored.geometry, case_id, warnings), item.path.name)
 
 
 def _with_data(item: Item) -> list[Path]:

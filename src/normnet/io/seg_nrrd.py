@@ -15,20 +15,23 @@ from normnet.io.atomic import replacing
 from normnet.io.geometry import axes_of
 from normnet.io.payload import deflated
 from normnet.io.segments import LUNG, SEGMENTS, Segment
-from normnet.scan import Geometry
+from normnet.scan import Geometry, Joined
 
 _LAYERS = (0, 0, 1)  # of each segment
 _VALUES = (1, 2, 1)  # of each segment in its layer
 _CONTEXT = "Segmentation category and type - DICOM master list"
 
 
-def write_seg_nrrd(path: Path, masks: Sequence[np.ndarray], geometry: Geometry) -> None:
+def write_seg_nrrd(
+    path: Path, masks: Sequence[np.ndarray], geometry: Geometry, joined: Joined | None = None
+) -> None:
     """Write the masks of ``SEGMENTS``; the same input gives the same bytes.
 
     Args:
         path: Ends in ``.seg.nrrd``; an existing file is replaced.
         masks: (z, y, x) bool for each segment.
         geometry: Where they lie.
+        joined: As ``write_image`` takes it.
 
     Raises:
         OutputError: NN-OUT-001 to 003.
@@ -36,7 +39,8 @@ def write_seg_nrrd(path: Path, masks: Sequence[np.ndarray], geometry: Geometry) 
     voxels = np.zeros((*masks[0].shape, max(_LAYERS) + 1), np.uint8)
     for mask, layer, value in zip(masks, _LAYERS, _VALUES, strict=True):
         voxels[mask, layer] = value
-    last = " ".join(f"0 {n - 1}" for n in masks[0].shape[::-1])
+    shape = joined.file_shape(masks[0].shape) if joined else masks[0].shape
+    last = " ".join(f"0 {n - 1}" for n in shape[::-1])
     pairs = {
         "Segmentation_ContainedRepresentationNames": "Binary labelmap|",
         "Segmentation_MasterRepresentation": "Binary labelmap",
@@ -44,12 +48,14 @@ def write_seg_nrrd(path: Path, masks: Sequence[np.ndarray], geometry: Geometry) 
     }
     for n, segment in enumerate(SEGMENTS):
         pairs |= {f"Segment{n}_{key}": value for key, value in _keys_of(n, segment, last).items()}
-    _write(path, voxels, geometry, pairs)
+    _write(path, voxels, geometry, pairs, joined)
 
 
-def write_label_map(path: Path, labels: np.ndarray, geometry: Geometry) -> None:
-    """Write a (z, y, x) uint8 array as ``.nrrd``; errors as ``write_seg_nrrd``."""
-    _write(path, labels, geometry, {})
+def write_label_map(
+    path: Path, labels: np.ndarray, geometry: Geometry, joined: Joined | None = None
+) -> None:
+    """Write a (z, y, x) uint8 array as ``.nrrd``; arguments and errors as ``write_seg_nrrd``."""
+    _write(path, labels, geometry, {}, joined)
 
 
 def _keys_of(n: int, segment: Segment, extent: str) -> dict[str, str]:
@@ -79,11 +85,21 @@ def _slicer(code: tuple[str, str, str]) -> tuple[str, str, str]:
     return scheme, value, meaning
 
 
-def _write(path: Path, voxels: np.ndarray, geometry: Geometry, pairs: Mapping[str, str]) -> None:
+def _write(
+    path: Path,
+    voxels: np.ndarray,
+    geometry: Geometry,
+    pairs: Mapping[str, str],
+    joined: Joined | None,
+) -> None:
+    shape, planes = voxels.shape, iter(voxels)
+    if joined is not None:
+        shape = (*joined.file_shape(shape[:3]), *shape[3:])
+        geometry, planes = joined.file_geometry(geometry), joined.repeated(voxels)
     axes, origin = axes_of(geometry)
     vectors = [_vector(axes[:, n]) for n in range(3)]
     layered = voxels.ndim == 4
-    sizes = [*voxels.shape[3:], *voxels.shape[2::-1]]
+    sizes = [*shape[3:], *shape[2::-1]]
     lines = [
         "NRRD0005",
         "type: unsigned char",
@@ -99,7 +115,7 @@ def _write(path: Path, voxels: np.ndarray, geometry: Geometry, pairs: Mapping[st
     with replacing(path) as handle:
         handle.write(("\n".join(lines) + "\n\n").encode())
         with deflated(handle) as stream:
-            for plane in voxels:
+            for plane in planes:
                 stream.write(np.ascontiguousarray(plane).data)
 
 

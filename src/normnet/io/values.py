@@ -33,8 +33,14 @@ class Stored:
     warnings: tuple[str, ...] = ()
 
 
-def rescale(stored: Stored, where: str) -> np.ndarray:
+def rescale(stored: Stored, where: str, in_place: bool = False) -> np.ndarray:
     """The values: (z, y, x) int16 if all are whole (within WHOLE_HU) and fit, else float32.
+
+    Args:
+        stored: As read.
+        where: File name for messages.
+        in_place: Whether the values may take the place of the stored voxels in memory, so that two
+            volumes are never held.
 
     Raises:
         ValueRangeError: NN-VAL-005 if a voxel is NaN or infinite.
@@ -45,11 +51,13 @@ def rescale(stored: Stored, where: str) -> np.ndarray:
         small = max(abs(slope), abs(intercept)) <= _INT16.max
         if small and _INT16.min <= min(ends) and max(ends) <= _INT16.max:
             # A step between may overflow and wrap around; the result fits in 16 bits.
-            whole = voxels.astype(np.int16, copy=False)
-            if (slope, intercept) == (1, 0):
-                return whole
-            whole = whole * np.int16(slope)
-            whole += np.int16(intercept)
+            if voxels.dtype == np.int16 and (slope, intercept) == (1, 0):
+                return voxels
+            whole = _room(voxels, np.int16, in_place)
+            for target, part in zip(whole, voxels, strict=True):
+                values = part.astype(np.int16) * np.int16(slope)
+                values += np.int16(intercept)
+                target[...] = values
             return whole
     fits = True
     with np.errstate(over="ignore", invalid="ignore"):
@@ -62,11 +70,26 @@ def rescale(stored: Stored, where: str) -> np.ndarray:
                 and values.max() <= _INT16.max
                 and np.abs(values - np.rint(values)).max() <= WHOLE_HU
             )
-    volume = np.empty(voxels.shape, np.int16 if fits else np.float32)
+    volume = _room(voxels, np.int16 if fits else np.float32, in_place)
     for target, part in zip(volume, voxels, strict=True):
         values = (part * np.float64(slope) + intercept).astype(np.float32)
         target[...] = np.rint(values) if fits else values
     return volume
+
+
+def _room(voxels: np.ndarray, dtype: type[np.number], in_place: bool) -> np.ndarray:
+    """An array for the values, to be filled from plane [0] on, each plane when it has been read.
+
+    Args:
+        voxels: As stored.
+        dtype: Of the values.
+        in_place: Whether the array may begin where the voxels begin, if it is not longer.
+    """
+    fits = np.dtype(dtype).itemsize <= voxels.itemsize
+    if not (in_place and fits and voxels.flags.c_contiguous and voxels.flags.writeable):
+        return np.empty(voxels.shape, dtype)
+    room: np.ndarray = voxels.reshape(-1).view(dtype)[: voxels.size].reshape(voxels.shape)
+    return room
 
 
 def number(text: str) -> float:
@@ -87,6 +110,9 @@ def labels_of(stored: Stored, where: str) -> np.ndarray:
         ValueRangeError: NN-VAL-005 if a voxel is NaN or infinite, NN-VAL-009 if a value is not a
             whole number in 0..255.
     """
+    voxels = stored.voxels
+    if voxels.dtype in (np.uint8, np.bool_) and (stored.slope, stored.intercept) == (1, 0):
+        return voxels.astype(np.uint8)
     values = rescale(stored, where)
     if values.dtype != np.int16 or values.min() < 0 or values.max() > 255:
         raise ValueRangeError(

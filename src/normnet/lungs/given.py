@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from normnet.errors import ValueRangeError
+from normnet.filters import bounding_box, count_values
 from normnet.io.acceptance import accept_labels
 from normnet.lungs.external import LEFT, RIGHT
 from normnet.lungs.organs import LOBES, ORGANS
@@ -73,7 +74,7 @@ def sort_lungs(given: np.ndarray, scan: Scan) -> tuple[np.ndarray, tuple[str, ..
     """
     labels = _checked(given, scan)
     view = _thin(labels, scan)
-    counted = np.bincount(labels.ravel(), minlength=256)
+    counted = count_values(labels)
     found = {
         int(value): _describe(view, int(value))
         for value in np.flatnonzero(counted)
@@ -92,12 +93,21 @@ def sort_lungs(given: np.ndarray, scan: Scan) -> tuple[np.ndarray, tuple[str, ..
     sorted_labels: np.ndarray = table[labels]
     if len(sides) < len(lungs):
         orientation = Orientation.of(scan.geometry)
-        turned = orientation.apply(np.isin(labels, sorted(lungs)))
-        column = (middle.column + 0.5) * view.every[2] - 0.5
-        placed = orientation.undo(split_left_right(turned, column))
-        both = np.isin(labels, sorted(set(lungs) - set(sides)))
-        sorted_labels = np.where(both, placed, sorted_labels)
+        turned = orientation.apply(_marked(labels, set(lungs)))
+        box = bounding_box(turned)
+        column = (middle.column + 0.5) * view.every[2] - 0.5 - box[2].start
+        placed = split_left_right(turned[box], column)
+        both = orientation.apply(_marked(labels, set(lungs) - set(sides)))[box]
+        orientation.apply(sorted_labels)[box][both] = placed[both]
     return np.ascontiguousarray(sorted_labels), warnings
+
+
+def _marked(labels: np.ndarray, values: set[int]) -> np.ndarray:
+    """Bool, where a uint8 array has one of the values."""
+    table = np.zeros(256, bool)
+    table[sorted(values)] = True
+    marked: np.ndarray = table[labels]
+    return marked
 
 
 def check_lobes(given: np.ndarray, scan: Scan, lung_labels: np.ndarray) -> np.ndarray:
@@ -120,15 +130,16 @@ def check_lobes(given: np.ndarray, scan: Scan, lung_labels: np.ndarray) -> np.nd
             lobes, 024 if a lobe lies in the lung of the other side.
     """
     labels = accept_labels(given, scan)
-    found = set(map(int, np.unique(labels))) - {0}
+    found = set(map(int, np.flatnonzero(count_values(labels)))) - {0}
     todo = f"number the lobes 1 to 5: {', '.join(name.replace('_', ' ') for name in LOBE_NAMES)}"
     if found and found <= set(LOBES):
-        labels = np.where(labels > 0, labels - np.uint8(LOBES[0] - 1), np.uint8(0))
+        table = np.arange(256).clip(LOBES[0] - 1) - (LOBES[0] - 1)
+        labels = table.astype(np.uint8)[labels]
     elif not found or not found <= set(range(1, 6)):
         shown = ", ".join(map(str, sorted(found)[:MAX_NAMES])) or "none"
         raise ValueRangeError("NN-VAL-023", f"the labels of the lobe mask are {shown}",
                               scan.case_id, todo)  # fmt: skip
-    in_lung = np.bincount((labels * np.uint8(3) + lung_labels).reshape(-1), minlength=18)
+    in_lung = count_values(labels * np.uint8(3) + lung_labels)[:18]
     for label, (_, n_right, n_left) in enumerate(in_lung.reshape(6, 3)[1:].tolist(), start=1):
         own, other = (n_left, n_right) if label <= 2 else (n_right, n_left)
         if other > own:

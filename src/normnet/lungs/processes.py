@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +90,8 @@ def segment_externally(scan: Scan, external: ExternalLungs, device: str = "cpu")
         if not result.is_file():
             raise ModelError("NN-EXT-006", f"{command} wrote no result", scan.case_id, _BY_HAND)
         try:
-            values = read_labels(result, scan)
+            # the program knows the slices that it was given, not those of the scan's file
+            values = read_labels(result, replace(scan, joined=None))
         except NormNetError as error:
             found = f"the result of {command} does not fit the scan ({error.found})"
             raise ModelError("NN-EXT-006", found, scan.case_id, _BY_HAND) from error

@@ -200,8 +200,10 @@ def count_votes(
     Returns:
         One number per count of votes, from 0 to ``n_members``.
     """
-    bright = (lung_labels > 0) & (volume_hu >= bright_hu)
-    counts = np.bincount(n_votes_normal[bright], minlength=n_members + 1)[: n_members + 1]
+    counts = np.zeros(n_members + 1, np.int64)
+    for plane_hu, labels, n_votes in zip(volume_hu, lung_labels, n_votes_normal, strict=True):
+        bright = (labels > 0) & (plane_hu >= bright_hu)
+        counts += np.bincount(n_votes[bright], minlength=n_members + 1)[: n_members + 1]
     return [float(n) * voxel_ml for n in counts]
 
 

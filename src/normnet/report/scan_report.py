@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from normnet.io.masks import read_labels, read_map, read_mask
+from normnet.io.masks import read_codes, read_labels, read_mask
 from normnet.report import charts, pages, volumes
 from normnet.report.printing import print_page
 from normnet.report.views import draw_views
@@ -34,19 +34,19 @@ class Maps:
     Attributes:
         lesion_mask: Bool.
         lung_labels: Uint8, 1 right, 2 left.
-        prob_anomaly: Float32, 0 to 1.
+        anomaly_codes: Uint8, 255 times the probability of anomaly.
         n_votes_normal: Uint8.
     """
 
     lesion_mask: np.ndarray
     lung_labels: np.ndarray
-    prob_anomaly: np.ndarray
+    anomaly_codes: np.ndarray
     n_votes_normal: np.ndarray
 
     @classmethod
     def of(cls, found: Segmentation) -> Maps:
         """Those of a segmentation."""
-        return cls(found.lesion_mask, found.lung_labels, found.prob_anomaly, found.n_votes_normal)
+        return cls(found.lesion_mask, found.lung_labels, found.anomaly_codes, found.n_votes_normal)
 
     @classmethod
     def read(cls, folder: Path, scan: Scan) -> Maps:
@@ -58,7 +58,7 @@ class Maps:
         return cls(
             read_mask(folder / "lesions.nii.gz", scan),
             read_labels(folder / "lungs.nii.gz", scan),
-            read_map(folder / "anomaly.nii.gz", scan),
+            read_codes(folder / "anomaly.nii.gz", scan),
             read_labels(folder / "votes.nii.gz", scan),
         )
 
@@ -83,7 +83,7 @@ def write_report(
     """
     with ThreadPoolExecutor(1) as pool:
         making = pool.submit(
-            volumes.make_volumes, scan, maps.lung_labels, maps.lesion_mask, maps.prob_anomaly
+            volumes.make_volumes, scan, maps.lung_labels, maps.lesion_mask, maps.anomaly_codes
         )
         values = describe(scan, maps, result)
         shown = making.result()

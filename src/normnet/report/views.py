@@ -86,12 +86,12 @@ def draw_views(scan: Scan, lung_labels: np.ndarray, lesion_mask: np.ndarray) -> 
             found = lesions[cut][upward]
             size, px_per_mm = _size(found.shape, spacing_mm)
             picture, marks = _draw(hu[cut][upward], lungs[cut][upward], found, size)
-            n_slices = hu.shape[axis]
+            index = hu.shape[axis] - 1 - place if flipped else place
             views.append(
                 View(
                     plane,
-                    n_slices - 1 - place if flipped else place,
-                    n_slices,
+                    scan.file_slice(index, orientation.axes[axis]),
+                    scan.file_shape[orientation.axes[axis]],
                     geometry.origin_mm[axis] + place * geometry.spacing_mm[axis],
                     float(np.count_nonzero(found)) * spacing_mm[0] * spacing_mm[1] / 100,
                     picture,

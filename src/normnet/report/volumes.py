@@ -84,7 +84,7 @@ class CoarseGrid:
 
 
 def make_volumes(
-    scan: Scan, lung_labels: np.ndarray, lesion_mask: np.ndarray, prob_anomaly: np.ndarray
+    scan: Scan, lung_labels: np.ndarray, lesion_mask: np.ndarray, anomaly_codes: np.ndarray
 ) -> Volumes:
     """Cut a scan and its result to the box of the lungs and average them over coarser voxels.
 
@@ -94,7 +94,7 @@ def make_volumes(
         scan: As read, any orientation.
         lung_labels: The scan's shape, 1 right, 2 left.
         lesion_mask: Same shape, bool.
-        prob_anomaly: Same shape, 0 to 1.
+        anomaly_codes: Same shape, 255 times the probability of anomaly.
     """
     grid = CoarseGrid.of(scan, lung_labels)
     shrink, coarse, shape = grid.shrink, grid.geometry, grid.shape
@@ -102,7 +102,7 @@ def make_volumes(
     codes = {
         "ct": np.clip(np.rint((shrink(scan.volume_hu) - LOWEST_HU) / STEP_HU), 0, 255),
         "lesions": grid.shrink_mask(lesion_mask),
-        "anomaly": np.rint(shrink(prob_anomaly) * 255),
+        "anomaly": np.rint(shrink(anomaly_codes)),
         "lungs": np.where(shrink(lung_labels == 2) > 0.5, 2, lungs),
     }
     scales = {"ct": (STEP_HU, LOWEST_HU), "anomaly": (1 / 255, 0.0)}

@@ -73,6 +73,7 @@ def draw_worst_slices(
         ):
             shade(canvas, part, colour, ALPHA)
         index = scan.shape[orientation.axes[0]] - 1 - z if orientation.flips[0] else z
+        index = scan.file_slice(index, orientation.axes[0])
         for row, tile in enumerate((unmarked, as_picture(canvas))):
             annotate(tile, f"slice {index}", "", TILE_PX / width_mm, bar=row == place == 0)
             sheet.paste(

@@ -1,6 +1,7 @@
 """What a result holds beside its usual files where the user asks for it: DICOM objects, .seg.nrrd.
 
-Error ids: NN-OUT-021 the input is no DICOM series; those of ``io.dicom.source``.
+Error ids: NN-OUT-021 the input is no DICOM series, 024 its slices were averaged; those of
+``io.dicom.source``.
 """
 
 from __future__ import annotations
@@ -75,6 +76,20 @@ def check_dicom(exports: Exports, kind: str, where: str) -> None:
         )
 
 
+def check_slices(exports: Exports, scan: Scan) -> None:
+    """See that a scan, now that it has been read, can have the DICOM objects that are asked for.
+
+    Raises:
+        OutputError: NN-OUT-024.
+    """
+    if exports.dicom and scan.joined is not None:
+        found = (
+            f"no DICOM object of {scan.joined.n_slices} slices that were averaged to fit in memory"
+        )
+        todo = "leave out the DICOM output (--seg-nrrd is possible)"
+        raise OutputError("NN-OUT-024", found, scan.case_id, todo)
+
+
 def write_exports(
     folder: Path,
     exports: Exports,
@@ -96,9 +111,11 @@ def write_exports(
     Raises:
         OutputError: If a file cannot be written, or a DICOM object cannot be made.
     """
+    if not exports.files:
+        return
     masks = segment_masks(segmentation.lung_labels, segmentation.lesion_mask)
     if SEG_NRRD in exports.files:
-        write_seg_nrrd(folder / SEG_NRRD, masks, scan.geometry)
+        write_seg_nrrd(folder / SEG_NRRD, masks, scan.geometry, scan.joined)
     if not exports.dicom:
         return
     from normnet.io.dicom.measurements import make_report

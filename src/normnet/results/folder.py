@@ -23,7 +23,7 @@ from normnet.io.formats.nifti import write_image
 from normnet.io.json_files import write_json
 from normnet.io.lock import holder_of, locked_folder
 from normnet.io.output_folder import check_no_input, make_folder
-from normnet.results.exports import NOTHING, Exports, write_exports
+from normnet.results.exports import NOTHING, Exports, check_slices, write_exports
 from normnet.results.names import own_name
 from normnet.results.schema import (
     FILES,
@@ -318,6 +318,7 @@ def write_described(
     """
     from normnet.results.preview import draw_preview
 
+    check_slices(exports, scan)
     start = time.perf_counter()
     result = described | exports.describe()
     images: dict[str, tuple[np.ndarray, float]] = {
@@ -332,9 +333,10 @@ def write_described(
                 pool.submit(
                     write_image,
                     new / name,
-                    array.astype(np.uint8, copy=False),
+                    array if array.dtype == bool else array.astype(np.uint8, copy=False),
                     scan.geometry,
                     slope,
+                    joined=scan.joined,
                 )
                 for name, (array, slope) in images.items()
             ]

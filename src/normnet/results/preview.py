@@ -70,6 +70,7 @@ def draw_preview(
         cut = (z, box[1], box[2])
         tile = _tile(hu[cut], lungs[cut], lesions[cut], (TILE_PX, axial_px))
         index = scan.shape[orientation.axes[0]] - 1 - z if orientation.flips[0] else z
+        index = scan.file_slice(index, orientation.axes[0])
         annotate(
             tile,
             f"slice {index}",
@@ -235,8 +236,8 @@ def annotate(tile: Image.Image, name: str, position: str, px_per_mm: float, bar:
 
 def _head(sheet: Image.Image, scan: Scan, caption: str, model_name: str) -> None:
     draw = ImageDraw.Draw(sheet)
-    dz, dy, dx = scan.geometry.spacing_mm
-    nz, ny, nx = scan.shape
+    dz, dy, dx = scan.file_geometry.spacing_mm
+    nz, ny, nx = scan.file_shape
     write(draw, (GAP_PX + 4, 10), _fitting(scan.case_id, 56), 24)
     write(draw, (GAP_PX + 4, 46), caption, 21, fill=LESION)
     right = sheet.width - GAP_PX - 4

@@ -10,8 +10,10 @@ file is written last: where it is, the result is complete. Its keys:
     source       path of the input, from the given argument on; empty if it is unknown
     key          sha256 of all that the result follows from: the input, the model, the settings and
                  a given lung mask
-    scan         shape_zyx and spacing_mm_zyx of the input's own grid; thickness_mm of a slice and
-                 kernel, as a DICOM header states them, else null and empty
+    scan         shape_zyx and spacing_mm_zyx of the input's own grid; averaged_slices: so many
+                 neighbouring slices were averaged, since all of them do not fit in memory, else 1;
+                 thickness_mm of a slice and kernel, as a DICOM header states them, else null and
+                 empty
     volumes      lung_ml, lesion_ml and lesion_percent (% of the lung) of both lungs, of the right
                  and of the left one
     uncertainty  lesion_ml and lesion_percent of both lungs at a narrower and at a wider edge, as
@@ -125,8 +127,9 @@ def describe_result(
     return {
         **_head("ok", scan.case_id, key, source),
         "scan": {
-            "shape_zyx": list(scan.shape),
-            "spacing_mm_zyx": [round(v, 6) for v in scan.geometry.spacing_mm],
+            "shape_zyx": list(scan.file_shape),
+            "spacing_mm_zyx": [round(v, 6) for v in scan.file_geometry.spacing_mm],
+            "averaged_slices": 1 if scan.joined is None else scan.joined.size,
             "thickness_mm": scan.thickness_mm,
             "kernel": scan.kernel,
         },

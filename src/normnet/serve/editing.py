@@ -306,7 +306,7 @@ def _describe(
         lung_labels=lungs.labels
         if lungs.possible is None
         else prepared.embed(edit.found.lung_labels),
-        anomaly_codes=np.rint(session.maps.prob_anomaly * 255).astype(np.uint8),
+        anomaly_codes=session.maps.anomaly_codes,
         n_votes_normal=session.maps.n_votes_normal,
         volumes=volumes,
     )

@@ -203,7 +203,7 @@ class Worker:
         from normnet.io.masks import read_labels
         from normnet.io.read import read_item
         from normnet.pipeline import segment
-        from normnet.results.exports import check_dicom
+        from normnet.results.exports import check_dicom, check_slices
         from normnet.results.folder import write_results
 
         run, name, folder = self.run, claimed.job.name, claimed.folder
@@ -215,6 +215,7 @@ class Worker:
         def read() -> tuple[Scan, list[np.ndarray | None]]:
             check_dicom(run.exports, item.kind, name)
             scan = read_item(item, name)
+            check_slices(run.exports, scan)
             masks = (run.lungs, run.lobes)
             return scan, [None if mask is None else read_labels(mask, scan) for mask in masks]
 

@@ -26,7 +26,7 @@ from normnet.io.geometry import (
 from normnet.io.limits import check_extent, check_size, check_thickness
 from normnet.io.payload import Inflated, deflated, read_payload, read_up_to
 from normnet.io.values import Stored
-from normnet.scan import Geometry
+from normnet.scan import Geometry, Joined
 
 # field: (offset, struct format), for header sizes 348 (version 1) and 540 (version 2).
 _FIELDS: dict[int, dict[str, tuple[int, str]]] = {
@@ -108,7 +108,12 @@ def peek_nifti(path: Path) -> Header:
 
 
 def write_image(
-    path: Path, array: np.ndarray, geometry: Geometry, slope: float = 1.0, intercept: float = 0.0
+    path: Path,
+    array: np.ndarray,
+    geometry: Geometry,
+    slope: float = 1.0,
+    intercept: float = 0.0,
+    joined: Joined | None = None,
 ) -> None:
     """Write a gzip-compressed NIfTI-1 file; the same input gives the same bytes.
 
@@ -120,6 +125,8 @@ def write_image(
         geometry: Where it lies; stored as sform and qform.
         slope: Readers return ``array * slope + intercept``.
         intercept: See ``slope``.
+        joined: Where the array stands for slices of a file that were averaged: the image gets all
+            of them, and the geometry of that file.
 
     Raises:
         OutputError: NN-OUT-001 to 004.
@@ -127,12 +134,17 @@ def write_image(
     path = Path(path)
     voxels = np.ascontiguousarray(array.view(np.uint8) if array.dtype == bool else array)
     voxels = voxels.astype(voxels.dtype.newbyteorder("<"), copy=False)
-    header = _header_of(voxels, geometry, slope, intercept)
+    shape, parts = voxels.shape, _parts_of(voxels)
+    if joined is not None:
+        shape, geometry = joined.file_shape(shape), joined.file_geometry(geometry)
+        parts = map(np.ascontiguousarray, joined.repeated(voxels))
+    n_bytes = math.prod(shape) * voxels.itemsize
+    header = _header_of(shape, voxels.dtype, geometry, slope, intercept)
     crc = isal_zlib.crc32(header)
 
     def check(temporary: Path) -> None:
         with suppress(InputError):
-            if _inflated_crc(temporary) == (crc, len(header) + voxels.nbytes):
+            if _inflated_crc(temporary) == (crc, len(header) + n_bytes):
                 return
         raise OutputError(
             "NN-OUT-004", "the output does not read back as written", path.name, "check the disk"
@@ -143,10 +155,16 @@ def write_image(
         deflated(handle) as stream,
     ):
         stream.write(header)
-        data = voxels.reshape(-1).view(np.uint8).data
-        for start in range(0, len(data), _CHUNK_BYTES):
-            crc = isal_zlib.crc32(data[start : start + _CHUNK_BYTES], crc)
-            stream.write(data[start : start + _CHUNK_BYTES])
+        for part in parts:
+            crc = isal_zlib.crc32(part.data, crc)
+            stream.write(part.data)
+
+
+def _parts_of(voxels: np.ndarray) -> Iterator[np.ndarray]:
+    """The bytes of an array in parts of ``_CHUNK_BYTES``."""
+    data = voxels.reshape(-1).view(np.uint8)
+    for start in range(0, len(data), _CHUNK_BYTES):
+        yield data[start : start + _CHUNK_BYTES]
 
 
 def _read_header(stream: Any, where: str) -> tuple[dict[str, Any], int]:
@@ -295,7 +313,9 @@ def _quaternion_affine(
     return np.column_stack([rotation * steps, np.array(offset) * mm_per_unit])
 
 
-def _header_of(voxels: np.ndarray, geometry: Geometry, slope: float, intercept: float) -> bytes:
+def _header_of(
+    shape: tuple[int, ...], dtype: np.dtype, geometry: Geometry, slope: float, intercept: float
+) -> bytes:
     """The 348 bytes of a header of version 1, and four that announce no extension."""
     axes_lps, origin_lps = axes_of(geometry)
     axes, origin = RAS_TO_LPS @ axes_lps, RAS_TO_LPS @ origin_lps
@@ -303,9 +323,9 @@ def _header_of(voxels: np.ndarray, geometry: Geometry, slope: float, intercept: 
     rotation = axes / spacing
     qfac = 1.0 if np.linalg.det(rotation) > 0 else -1.0
     values: dict[str, tuple[Any, ...]] = {
-        "dim": (3, *voxels.shape[::-1], 1, 1, 1, 1),
-        "datatype": (_CODES[voxels.dtype.str[1:]],),
-        "bits": (voxels.dtype.itemsize * 8,),
+        "dim": (3, *shape[::-1], 1, 1, 1, 1),
+        "datatype": (_CODES[dtype.str[1:]],),
+        "bits": (dtype.itemsize * 8,),
         "pixdim": (qfac, *spacing, 1, 0, 0, 0),
         "vox_offset": (352,),
         "slope": (slope,),
