@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -116,14 +115,9 @@ def main() -> None:
     )
     parser.add_argument("--lesion-model", type=Path)
     parser.add_argument("--lung-model", type=Path)
-    parser.add_argument("--fast", action="store_true", help="ask the first member alone")
     parser.add_argument("--pictures", type=Path, help="folder for the worst slices of every case")
     options = parser.parse_args()
     model = normnet.load_model(options.model, options.lung_model, options.lesion_model)
-    if options.fast:
-        alone = model.config.inference.model_copy(update={"max_members": 1})
-        config = model.config.model_copy(update={"inference": alone})
-        model = replace(model, ensemble=replace(model.ensemble, config=config))
     with options.manifest.open(newline="", encoding="utf-8") as file:
         infected = {
             row["case_id"]: row.get("infected_slices") or "" for row in csv.DictReader(file)

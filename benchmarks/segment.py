@@ -1,14 +1,13 @@
 """Time and memory of `normnet segment` on a CT of 300 slices, and what limits each stage.
 
     python benchmarks/segment.py
-    python benchmarks/segment.py --before ../older --fast --rival --avx2
+    python benchmarks/segment.py --before ../older --rival --avx2
     python benchmarks/segment.py --device cuda
 
 Each run is a fresh process, `python -m normnet segment CT --out FOLDER` with all defaults, timed
 from its start to its end, on the same CPUs. What an option adds runs in turn with it:
 
 - `--before FOLDER`: the same command with the source of another checkout,
-- `--fast`: the same command with `--fast`,
 - `--avx2`: the same command limited to AVX2, as on a CPU without bfloat16
   (`ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2`),
 - `--rival`: a textbook MONAI pipeline (`textbook_monai.py`), which is given the lungs. It has no
@@ -108,8 +107,6 @@ def variants(args: argparse.Namespace, ct: Path, folder: Path) -> list[Variant]:
     if args.before:
         source = {"PYTHONPATH": str(args.before.resolve() / "src")}
         chosen.append(Variant("before", command, source))
-    if args.fast:
-        chosen.append(Variant("--fast", [*command, "--fast"]))
     if args.avx2:
         chosen.append(Variant("AVX2", command, AVX2))
     if args.rival:
@@ -267,7 +264,6 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=5, help="runs of each; the median counts")
     parser.add_argument("--threads", type=int, default=2, help="CPUs")
     parser.add_argument("--before", type=Path, help="checkout of another commit")
-    parser.add_argument("--fast", action="store_true", help="also normnet segment --fast")
     parser.add_argument("--avx2", action="store_true", help="also without bfloat16")
     parser.add_argument("--rival", action="store_true", help="also a textbook MONAI pipeline")
     parser.add_argument("--device", help="time calls in memory on cpu or cuda instead")

@@ -161,13 +161,12 @@ def test_failed_run(tmp_path):
 
 def test_variants(tmp_path):
     """What the options add: the same command with one thing changed; lungs for the rival."""
-    asked = argparse.Namespace(model=None, before=tmp_path, fast=True, avx2=True, rival=True)
+    asked = argparse.Namespace(model=None, before=tmp_path, avx2=True, rival=True)
     chosen = {v.name: v for v in benchmark.variants(asked, tmp_path / "ct.nii.gz", tmp_path)}
-    assert list(chosen) == ["normnet", "before", "--fast", "AVX2", "vote alone", "MONAI"]
+    assert list(chosen) == ["normnet", "before", "AVX2", "vote alone", "MONAI"]
     plain = chosen["normnet"].command
     assert chosen["before"].command == chosen["AVX2"].command == plain
     assert chosen["before"].environment == {"PYTHONPATH": str(tmp_path / "src")}
-    assert chosen["--fast"].command == [*plain, "--fast"]
     settings = Path(chosen["vote alone"].command[-1])
     assert override_config(load_config("default"), str(settings)).postprocessing.lungs_vox == 0
     assert chosen["MONAI"].beside == "vote alone"

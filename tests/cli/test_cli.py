@@ -770,7 +770,8 @@ def test_an_old_model_is_told_of_in_one_line(old_model, scans, tiny_models, tmp_
     )
 
 
-def test_fast_asks_one_member(scans, tiny_models, tmp_path):
+def test_a_setting_asks_one_member(scans, tiny_models, tmp_path):
+    (tmp_path / "one.toml").write_text("[inference]\nmax_members = 1\n")
     arguments = [
         "segment",
         str(scans / "a.nii.gz"),
@@ -781,7 +782,7 @@ def test_fast_asks_one_member(scans, tiny_models, tmp_path):
     ]
     arguments += ["--model", str(tiny_models[0]), "--lung-model", str(tiny_models[1])]
     arguments += ["--lesion-model", str(tiny_models[2])]
-    for options, n_members in (([], 2), (["--fast"], 1)):
+    for options, n_members in (([], 2), (["--config", str(tmp_path / "one.toml")], 1)):
         assert main([*arguments, *options]) == 0
         told = json.loads((tmp_path / "out" / "a" / RESULT).read_text())
         assert told["model"]["n_members"] == n_members

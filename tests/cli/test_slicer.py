@@ -64,13 +64,12 @@ def test_the_descriptor_is_complete(descriptor):
     assert "not a medical device" in root.findtext("description")
 
 
-@pytest.mark.parametrize("fast", ["true", "false"])
 def test_the_command_of_the_descriptor_writes_the_label_map(
-    descriptor, volume, tiny_models, tmp_path, capsys, fast
+    descriptor, volume, tiny_models, tmp_path, capsys
 ):
     scan, path = volume
     values = {"inputVolume": str(path), "outputLabelMap": str(tmp_path / "out.nrrd"),
-              "device": "cpu", "fast": fast}  # fmt: skip
+              "device": "cpu"}  # fmt: skip
     models = []
     for option, folder in zip(("model", "lung-model", "lesion-model"), tiny_models, strict=True):
         models += [f"--{option}", str(folder)]

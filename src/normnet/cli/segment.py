@@ -57,9 +57,6 @@ def segment(
         str | None,
         typer.Option(help="SeriesInstanceUID, where a folder holds several, or auto: the best."),
     ] = None,
-    fast: Annotated[
-        bool, typer.Option("--fast", help="One member votes instead of the ensemble.")
-    ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Segment again what is done already.")
     ] = False,
@@ -140,7 +137,7 @@ def segment(
     masks = {"--lungs": lungs, "--lobes": lobes}
     _check_masks(masks, len(items))
     manifests = read_manifests(model, lung_model, lesion_model)
-    settings = _settings(manifests, model, config, fast)
+    settings = _settings(manifests, model, config)
     if device != "auto" and ray is None:
         choose_device(device)
     folder, remote = open_output(context, out, needs_files=report or report_pdf or store)
@@ -189,17 +186,13 @@ def _check_masks(masks: dict[str, Path | None], n_scans: int) -> None:
             )
 
 
-def _settings(
-    manifests: list[dict[str, Any]], model: Path | None, config: str | None, fast: bool
-) -> Config:
+def _settings(manifests: list[dict[str, Any]], model: Path | None, config: str | None) -> Config:
     """The settings of the models, with those of the user."""
-    from normnet.cli.settings import one_member, override_config
+    from normnet.cli.settings import override_config
     from normnet.models import settings_of, shipped, with_lungs
 
     own, _ = settings_of(manifests[0], model or shipped("normnet"))  # load_model warns of others
     settings = override_config(with_lungs(own, manifests[1]), config)
-    if fast:
-        settings = one_member(settings)
     votes = settings.inference
     votes.votes_needed(votes.members_voting(len(manifests[0]["members"])))
     return settings

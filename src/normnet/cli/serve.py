@@ -42,9 +42,6 @@ def serve(
         Path | None, typer.Option(help="Folder made by 'normnet train --config lesions'.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    fast: Annotated[
-        bool, typer.Option("--fast", help="One member votes instead of the ensemble.")
-    ] = False,
 ) -> int:
     """Open the app: drop CTs, look at results, move the edge of lesions, take lesions out.
 
@@ -71,7 +68,7 @@ def serve(
     setup = Setup(
         folder or Path.home() / ".normnet",
         port,
-        partial(load, model, lung_model, lesion_model, device, fast),
+        partial(load, model, lung_model, lesion_model, device),
         as_named_error,
         keep_identity,
         keep_days * DAY_S or None,
@@ -94,14 +91,11 @@ def load(
     lung_model: Path | None,
     lesion_model: Path | None,
     device: str,
-    fast: bool,
 ) -> Loaded:
     """The models, their settings and the device; called in the process that segments."""
     from normnet.cli.devices import choose_device
-    from normnet.cli.settings import one_member
     from normnet.models import load_model
     from normnet.serve.segmenting import Loaded
 
     loaded = load_model(model, lung_model, lesion_model)
-    config = one_member(loaded.config) if fast else loaded.config
-    return Loaded(loaded, config, choose_device(device))
+    return Loaded(loaded, loaded.config, choose_device(device))

@@ -32,9 +32,3 @@ def override_config(base: Config, source: str | None) -> Config:
             )
         base = override(base, layer.values, layer.name)
     return base
-
-
-def one_member(config: Config) -> Config:
-    """The settings with one member that votes instead of the ensemble: ``--fast``."""
-    alone = config.inference.model_copy(update={"max_members": 1, "min_votes": "majority"})
-    return config.model_copy(update={"inference": alone})

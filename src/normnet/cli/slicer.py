@@ -39,9 +39,6 @@ def _print_descriptor(wanted: bool) -> None:
 def segment_volume(
     volume: Annotated[Path, typer.Argument(help="A CT, as normnet segment takes it.")],
     labels: Annotated[Path, typer.Argument(help="Label map to write: .nrrd or .nii.gz.")],
-    fast: Annotated[
-        bool, typer.Option("--fast", help="One member votes instead of the ensemble.")
-    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     model: Annotated[Path | None, typer.Option(help="Folder made by 'normnet train'.")] = None,
     lung_model: Annotated[
@@ -65,7 +62,6 @@ def segment_volume(
     Research use only, not a medical device.
     """
     from normnet.cli.devices import choose_device
-    from normnet.cli.settings import one_member
     from normnet.errors import ConfigError
     from normnet.io.formats.nifti import write_image
     from normnet.io.output_folder import check_no_input
@@ -83,8 +79,7 @@ def segment_volume(
     check_no_input(labels, {volume.resolve()})
     scan = read_ct(volume)
     loaded = load_model(model, lung_model, lesion_model)
-    config = one_member(loaded.config) if fast else loaded.config
-    found = segment(scan, loaded, config, device=choose_device(device), on_progress=_tell_slicer)
+    found = segment(scan, loaded, device=choose_device(device), on_progress=_tell_slicer)
     writers[suffix](labels, _label_map(found), scan.geometry, joined=scan.joined)
     both = found.volumes["both"]
     say(f"lesions {both['lesion_ml']:.1f} ml, {both['lesion_percent']:.2f} % of the lung")
