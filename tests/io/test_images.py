@@ -546,7 +546,7 @@ def test_zip_and_pipe(tmp_path):
 def test_out_of_memory_is_said(scan, tmp_path, monkeypatch):
     path = phantoms.write_nifti(scan, tmp_path / "ct.nii.gz")
 
-    def fail(*_):
+    def fail(*_, **__):
         raise MemoryError
 
     monkeypatch.setattr("normnet.io.read.rescale", fail)
