@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 SLICES_AT_ONCE = 16
 COARSE_MM = 3.0
+BESIDE_VOX = 5  # as far from the certain lungs as tissue beside a lesion may be added to them
 MARGIN_VOX = 4  # around what could be lung: no filter of find_fat looks further
 
 
@@ -33,8 +34,8 @@ class Lungs(NamedTuple):
 
     Attributes:
         labels: The lungs.
-        possible: The same at a lower threshold; None if no such threshold was given or if the
-            lungs are not learned ones.
+        possible: The same at a lower threshold, up to ``BESIDE_VOX`` beyond the lungs; None if no
+            such threshold was given or if the lungs are not learned ones.
     """
 
     labels: np.ndarray
@@ -189,13 +190,14 @@ def find_lungs(
     in_whole = np.zeros(whole.shape, bool)
     in_whole[box] = certain
     column = find_middle(whole, in_whole, coarse_mm).column - box[2].start
+    certain_side = split_left_right(certain, column)
 
     def outlined(threshold: float) -> np.ndarray:
-        lungs = certain
+        side = certain_side
         if threshold != config.threshold:
             lungs = keep_lungs(prob > threshold, coarse_hu, coarse_mm)
+            side = _spread(side, BESIDE_VOX) * lungs
         labels = np.zeros(scan.shape, np.uint8)
-        side = split_left_right(lungs, column)
         part, inside = _outline(prob, threshold, side, grid, turned.shape, device)
         orientation.apply(labels)[part] = inside
         return labels
@@ -272,14 +274,14 @@ def _outline(
     )
     outline *= np.float32(200)
     fine = resample(outline.astype(np.uint8), inner, device=device) > threshold * 200
-    return box, resample(_spread(side), inner, nearest=True, device=device) * fine
+    return box, resample(_spread(side, 2), inner, nearest=True, device=device) * fine
 
 
-def _spread(side: np.ndarray) -> np.ndarray:
-    """Labels that reach two voxels beyond the lungs, as the fine outline may."""
+def _spread(side: np.ndarray, reach_vox: int) -> np.ndarray:
+    """Labels that reach some voxels beyond the lungs; where both sides do, the left one."""
     from scipy.ndimage import maximum_filter
 
-    return np.where(side > 0, side, maximum_filter(side, 5))
+    return np.where(side > 0, side, maximum_filter(side, 2 * reach_vox + 1))
 
 
 def doubt_lungs(scan: Scan, lung_labels: np.ndarray) -> tuple[str, ...]:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from normnet.config import PreparationConfig
-from normnet.filters import block_means
 
 if TYPE_CHECKING:
     import torch
@@ -44,13 +43,18 @@ def estimate_fluid(
     """
     if min(volume_hu.shape) < BLOCK_VOX:
         return 0.0
-    counted = (lung_mask & (volume_hu < BRIGHT_HU)).astype(np.float32)
-    sizes = (BLOCK_VOX,) * 3
-    share, total = (block_means(image, sizes) for image in (counted, volume_hu * counted))
-    mostly = share > 0.5
-    if not mostly.any():
+    import torch
+    from torch.nn.functional import avg_pool3d
+
+    with torch.inference_mode():
+        hu = torch.from_numpy(volume_hu)[None, None]
+        counted = torch.from_numpy(lung_mask)[None, None] & (hu < BRIGHT_HU)
+        share, total = (avg_pool3d(image, BLOCK_VOX) for image in (counted.float(), hu * counted))
+        mostly = share > 0.5
+        light_hu = (total[mostly] / share[mostly]).numpy()
+    if not len(light_hu):
         return 0.0
-    lightest_hu = float(np.percentile(total[mostly] / share[mostly], LIGHTEST_PER_CENT))
+    lightest_hu = float(np.percentile(light_hu, LIGHTEST_PER_CENT))
     fluid = (lightest_hu - config.inspired_hu) / (FLUID_HU - config.inspired_hu)
     low, high = config.breath_limits
     return 0.0 if fluid > DISEASE_TIMES * high else min(max(fluid, low), high)
