@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Executor, Future
 from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
 
+from normnet import pipeline, restoration
 from normnet.config import (
     Config,
     InferenceConfig,
@@ -41,6 +43,18 @@ class AirNetwork(torch.nn.Module):
         return self.layer(image)
 
 
+class Here(Executor):
+    """Works in the thread that asks: the pretended device belongs to one thread."""
+
+    def __init__(self, n_threads: int):
+        del n_threads
+
+    def submit(self, work, *arguments):
+        done: Future = Future()
+        done.set_result(work(*arguments))
+        return done
+
+
 def make_model() -> Model:
     """Random members as they are used, and lungs by a threshold; new networks with each call."""
     network = NetworkConfig(channels=(4, 8, 8), n_res_units=1)
@@ -68,6 +82,8 @@ def pretended(monkeypatch):
     """The device; its networks compute in float32, for which torch has no autocast."""
     for module in (precision, learned):
         monkeypatch.setattr(module, "choose_precision", lambda device="cpu": "float32")
+    for module in (learned, pipeline, restoration):
+        monkeypatch.setattr(module, "ThreadPoolExecutor", Here)
     monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())
     with PretendDevice() as device:
         yield device

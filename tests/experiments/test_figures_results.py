@@ -86,7 +86,7 @@ class StubBench:
             prepare_normal(one.scan, one.lung_mask.astype(np.uint8), config) for one in phantoms
         ]
 
-    def network(self, config, seed):
+    def network(self, config, seed, for_training=False):
         """A constant answer; the first layer passes the image on, so its features are known."""
         torch.manual_seed(seed)
         network = build_unet(config.network).eval()

@@ -84,9 +84,9 @@ def resample(
     )
     with torch.inference_mode():
         inside = [torch.from_numpy(axis.inside).to(device) for axis in axes]
-        in_plane = None if all(bool(mask.all()) for mask in inside[1:]) else inside[1][:, None]
-        if in_plane is not None:
-            in_plane = in_plane & inside[2]
+        in_plane = None
+        if not all(axis.inside.all() for axis in axes[1:]):
+            in_plane = inside[1][:, None] & inside[2]
         for first in range(0, grid.shape[0], PLANES):
             planes = slice(first, first + PLANES)
             if nearest:

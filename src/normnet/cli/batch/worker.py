@@ -209,7 +209,7 @@ class Worker:
         run, name, folder = self.run, claimed.job.name, claimed.folder
         bar(f"{name}: reading", 0, 1)
 
-        if item.error is None:
+        if _is_readable(item):
             Thread(target=_import_torch).start()
 
         def read() -> tuple[Scan, list[np.ndarray | None]]:
@@ -321,6 +321,19 @@ class Worker:
             self._warn(f"{job.folder.name}: {error}")
             return error
         return None
+
+
+def _is_readable(item: Item) -> bool:
+    """Whether the first bytes of an item are those of a CT; a bad file is refused at once."""
+    from normnet.io.sniff import format_of
+
+    if item.error is not None or not item.files:
+        return False
+    try:
+        format_of(item.files[0])
+    except NormNetError:
+        return False
+    return True
 
 
 def _import_torch() -> None:
