@@ -127,7 +127,7 @@ class _Subpixel(nn.Module):
         order = [n for axis in range(n_axes) for n in (2 * axis + 1, 2 * axis + 2)]
         kernel = kernel.reshape(n_in, *(2,) * (2 * n_axes)).permute(*order[::2], 0, *order[1::2])
         convolution = (nn.Conv2d, nn.Conv3d)[n_axes - 2]
-        self.phases = convolution(n_in, 2**n_axes, 2)
+        self.phases = convolution(n_in, 2**n_axes, 2, device="meta")
         self.phases.weight = nn.Parameter(kernel.reshape(-1, n_in, *(2,) * n_axes).contiguous())
         self.phases.bias = nn.Parameter(bias.expand(2**n_axes).clone())
 
@@ -222,13 +222,13 @@ class _Weights:
     def convolution(
         self, weight: torch.Tensor, bias: torch.Tensor, stride: int, up: bool = False
     ) -> nn.Module:
-        first, second, size = weight.shape[:3]
+        first, second, size = weight.shape[:3]  # on "meta" nothing is initialised
         module: nn.Module
         if up:
             upward = (nn.ConvTranspose2d, nn.ConvTranspose3d)[self.config.spatial_dims - 2]
-            module = upward(first, second, size, stride, padding=1, output_padding=1)
+            module = upward(first, second, size, stride, padding=1, output_padding=1, device="meta")
         else:
             kind = (nn.Conv2d, nn.Conv3d)[self.config.spatial_dims - 2]
-            module = kind(second, first, size, stride, padding=size // 2)
+            module = kind(second, first, size, stride, padding=size // 2, device="meta")
         module.weight, module.bias = nn.Parameter(weight), nn.Parameter(bias)
         return module

@@ -12,12 +12,10 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib import import_module
 from pathlib import Path
-from threading import Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from normnet.cli.batch.jobs import Job, Run
@@ -209,9 +207,6 @@ class Worker:
         run, name, folder = self.run, claimed.job.name, claimed.folder
         bar(f"{name}: reading", 0, 1)
 
-        if _is_readable(item):
-            Thread(target=_import_torch).start()
-
         def read() -> tuple[Scan, list[np.ndarray | None]]:
             check_dicom(run.exports, item.kind, name)
             scan = read_item(item, name)
@@ -321,25 +316,6 @@ class Worker:
             self._warn(f"{job.folder.name}: {error}")
             return error
         return None
-
-
-def _is_readable(item: Item) -> bool:
-    """Whether the first bytes of an item are those of a CT; a bad file is refused at once."""
-    from normnet.io.sniff import format_of
-
-    if item.error is not None or not item.files:
-        return False
-    try:
-        format_of(item.files[0])
-    except NormNetError:
-        return False
-    return True
-
-
-def _import_torch() -> None:
-    """Import torch, which takes a second, while the first CT is read."""
-    with suppress(Exception):  # the main thread imports it again, and says what is wrong
-        import_module("torch")
 
 
 @dataclass(frozen=True)
