@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -150,7 +150,8 @@ def quiet_unless_first(group: Group) -> Iterator[None]:
         here_alone = isinstance(ended, InputError | ResourceError) and ended.code != "NN-TRN-033"
         if here_alone:  # this machine lacks a file or memory, the first process goes on
             raise
-        group.wait_for_the_end()
+        with suppress(Stopped):  # torchrun ends this process, too, and says so itself
+            group.wait_for_the_end()
         raise typer.Exit(ended.exit_code) from ended
 
 
