@@ -1,7 +1,6 @@
 """The program ``normnet``, also called as ``python -m normnet``."""
 
 import _signal  # type: ignore[import-not-found]  # signal itself takes long to import
-import gc
 import os
 import sys
 
@@ -12,8 +11,10 @@ def main() -> int:
     Returns:
         The exit code.
     """
-    gc.set_threshold(50_000)  # the many objects of an import are no garbage
     _signal.signal(_signal.SIGINT, lambda number, frame: os._exit(128 + number))
+    import gc
+
+    gc.set_threshold(50_000)  # the many objects of an import are no garbage
     from normnet.cli.main import main as run
 
     return run()
