@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -110,32 +110,9 @@ def segment(
     """
     scan = accept(scan)
     check_held(scan)
-    with ThreadPoolExecutor(1) as aside:  # for doubts, which no later stage waits for
-        return _segment(
-            scan,
-            model,
-            config or model.config,
-            lung_labels,
-            lobe_labels,
-            device,
-            aside,
-            _Clock(on_progress),
-            on_findings,
-        )
-
-
-def _segment(
-    scan: Scan,
-    model: Model,
-    config: Config,
-    lung_labels: np.ndarray | None,
-    lobe_labels: np.ndarray | None,
-    device: str,
-    aside: Executor,
-    clock: _Clock,
-    on_findings: Callable[[Lungs, Findings], None],
-) -> Segmentation:
-    of_scan = aside.submit(doubt_scan, scan)
+    config = config or model.config
+    clock = _Clock(on_progress)
+    of_scan = _beside(doubt_scan, scan)
     if lung_labels is None:
         lungs = _find_lungs(scan, model, config, device)
         lungs_by = str(model.lungs.manifest.get("name", ""))
@@ -143,7 +120,7 @@ def _segment(
     else:
         labels, sorting = sort_lungs(lung_labels, scan)
         lungs, lungs_by = Lungs(labels, None), "given mask"
-    of_lungs = aside.submit(doubt_lungs, scan, lungs.labels)
+    of_lungs = _beside(doubt_lungs, scan, lungs.labels)
     lobes = None if lobe_labels is None else check_lobes(lobe_labels, scan, lungs.labels)
     clock("lungs")
 
@@ -179,6 +156,14 @@ def _segment(
         uncertainty=found.uncertainty,
         quality=quality,
     )
+
+
+def _beside(doubt: Callable[..., tuple[str, ...]], *arguments: Any) -> Future[tuple[str, ...]]:
+    """Warnings that are worked out in another thread, since no stage waits for them."""
+    pool = ThreadPoolExecutor(1)
+    warnings = pool.submit(doubt, *arguments)
+    pool.shutdown(wait=False)  # the work goes on
+    return warnings
 
 
 def _find_lungs(scan: Scan, model: Model, config: Config, device: str) -> Lungs:
