@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from tests.cli.conftest import tiny_models  # noqa: F401
 from tests.phantoms import phantom_lungs, thorax_phantom, write_dicom, write_nifti
 from tests.report.conftest import browser  # noqa: F401
 
+HOLD = "NORMNET_TEST_HOLD"
 SHAPE, SPACING_MM = (32, 64, 64), (5.0, 5.0, 5.0)
 
 
@@ -42,6 +45,8 @@ def load_tiny(folders):
     lesions = Members([Bright()], loaded.lesions.config, loaded.lesions.manifest)
 
     def find_lungs(scan, networks, settings, device="cpu", prob_possible=None):
+        while os.path.exists(os.environ.get(HOLD, "")):
+            time.sleep(0.05)
         labels = phantom_lungs(scan, networks, settings)
         return Lungs(labels, labels)
 
@@ -53,8 +58,6 @@ class Crash:
     """A model that ends the process, as a lack of memory does."""
 
     def __call__(self):
-        import os
-
         os.kill(os.getpid(), 9)
 
 
@@ -113,15 +116,25 @@ class Server:
         )
         script = folder.with_suffix(".py")
         script.write_text(program)
+        self._hold = folder.with_suffix(".hold")
         self.process = subprocess.Popen(
             [sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env=_environment(),
+            env={**_environment(), HOLD: str(self._hold)},
         )  # fmt: skip
         assert self.process.stdout is not None
         self.url = self.process.stdout.readline().strip()
         assert self.url, self.process.stderr.read()
         self.base, self.token = self.url.split("/?token=")
         self.port = int(self.base.rsplit(":", 1)[1])
+
+    @contextmanager
+    def held(self):
+        """No CT gets past the search for its lungs."""
+        self._hold.touch()
+        try:
+            yield
+        finally:
+            self._hold.unlink()
 
     def ask(self, method, path, body=None, **headers):
         """(status, bytes) of a request with the token."""
@@ -176,8 +189,6 @@ class Server:
 
 
 def _environment():
-    import os
-
     root = Path(__file__).parents[2]
     return {**os.environ, "PYTHONPATH": f"{root / 'src'}{os.pathsep}{root}", "OMP_NUM_THREADS": "1"}
 

@@ -58,10 +58,11 @@ def test_from_the_upload_to_the_download(visit, server, ct, tmp_path):
     page = visit()
     hostile = tmp_path / "<img src=x onerror=alert(1)>.nii.gz"
     hostile.write_bytes(ct.read_bytes())
-    page.locator("[data-file]").set_input_files(hostile)
     row = page.locator("[data-jobs] li").filter(has_text="onerror")
-    row.wait_for()
-    row.locator("progress[value]").wait_for()
+    with server.held():
+        page.locator("[data-file]").set_input_files(hostile)
+        row.wait_for()
+        row.locator("progress[value]").wait_for()
     row.get_by_role("link", name="Look at it").click()
     page.wait_for_selector(READY)
     page.wait_for_selector(EDITED)

@@ -43,3 +43,8 @@ def find_lungs(scan, *arguments):
 def n_done(folder: Path, name: str) -> int:
     """How often a scan was worked on."""
     return len(list(folder.glob(f"done-{name}-*")))
+
+
+def at_work(folder: Path) -> list[int]:
+    """The processes that looked for the lungs of a scan."""
+    return sorted({int(path.name.split("-")[2]) for path in folder.glob("done-*")})
