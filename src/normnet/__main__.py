@@ -14,10 +14,12 @@ def main() -> int:
     _signal.signal(_signal.SIGINT, lambda number, frame: os._exit(128 + number))
     import gc
 
-    gc.set_threshold(50_000)  # the many objects of an import are no garbage
+    gc.set_threshold(200_000)  # the many objects of an import are no garbage
     from normnet.cli.main import main as run
 
-    return run()
+    code = run()
+    gc.freeze()  # at its end, Python would look through all that torch has made: half a second
+    return code
 
 
 if __name__ == "__main__":

@@ -147,7 +147,7 @@ def check_hu(volume_hu: np.ndarray, where: str) -> None:
             "NN-VAL-006", f"every voxel is {low:g}", where, "export the scan again"
         )
     flat = volume_hu.reshape(-1)
-    sample = flat[:: max(1, flat.size // _MAX_SAMPLES)]
+    sample = flat[:: max(1, flat.size // _MAX_SAMPLES)].copy()
 
     def share(start: float, end: float) -> float:
         return np.count_nonzero((sample >= start) & (sample < end)) / sample.size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from normnet.filters import bounding_box
 from normnet.lungs.sides import doubt_sides
 from normnet.scan import Doubt
 
@@ -118,7 +119,11 @@ def left_out_share(
     dense = (volume_hu > DENSE_HU) & (lung_labels == 0)
     n_left_out = 0
     for label in (1, 2):
-        for plane, dense_plane in zip(lung_labels == label, dense, strict=True):
+        lung = lung_labels == label
+        if not lung.any():
+            continue
+        box = bounding_box(lung)  # a closing adds nothing beyond it
+        for plane, dense_plane in zip(lung[box], dense[box], strict=True):
             if plane.any():
                 closed = binary_closing(np.pad(plane, [(r, r) for r in radius]), disc)[inner]
                 n_left_out += int((binary_fill_holes(closed) & dense_plane).sum())

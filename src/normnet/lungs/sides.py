@@ -116,14 +116,17 @@ def _spine_shares(bone: np.ndarray, back: float, block_mm: list[float]) -> np.nd
     )
     if start >= stop:
         return np.zeros(bone.shape[2])
-    planes = np.concatenate([np.ones_like(bone[:1]), bone]).astype(np.float32)[:, None]
+    reach = len(rows) // 2
+    first = max(0, start - reach)
+    near = bone[:, first : stop + reach]
+    planes = np.concatenate([np.ones_like(near[:1]), near]).astype(np.float32)[:, None]
     with torch.inference_mode():
         counts = torch.nn.functional.conv2d(
             torch.from_numpy(planes),
             torch.from_numpy(disc)[None, None],
-            padding=(len(rows) // 2, len(columns) // 2),
-        )
-    in_view, filled = counts[0, 0, start:stop].numpy(), counts[1:, 0, start:stop].numpy()
+            padding=(reach, len(columns) // 2),
+        )[:, 0, start - first : stop - first].numpy()
+    in_view, filled = counts[0], counts[1:]
     share = np.percentile(filled, SPINE_PER_CENT, axis=0) / in_view
     share[in_view < IN_VIEW_SHARE * disc.sum()] = 0
     shares: np.ndarray = share.max(axis=0)
