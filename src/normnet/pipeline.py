@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -30,6 +30,8 @@ from normnet.scan import Doubt, Scan
 # Share of tissue in the air from which on a warning says that the scan was taken in a breath out.
 EXPIRED_FLUID = 0.06
 EXPIRED_HU = -690.0  # mean of the aerated lung, where that share is unknown
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -131,14 +133,15 @@ def segment(
     findings = find_lesions(prepared, model, config, device, clock)
     on_findings(lungs, findings)
 
+    warnings = scan.warnings + of_scan.result() + sorting + of_lungs.result() + of_breath
+    quality = _beside(describe_quality, scan, lungs.labels, warnings)
     found = restore_findings(scan, lungs, prepared, findings, config)
     certainty = describe_certainty(prepared, findings.steps, found.uncertainty, config)
     quantification = found.quantification
     if lobes is not None:
         voxel_ml = scan.geometry.voxel_ml
         quantification = add_lobes(quantification, found.lesion_mask, lobes, voxel_ml)
-    warnings = scan.warnings + of_scan.result() + sorting + of_lungs.result() + of_breath
-    quality = describe_quality(scan, lungs.labels, warnings)
+    described = quality.result()
     clock("restoring")
     return Segmentation(
         lesion_mask=found.lesion_mask,
@@ -154,16 +157,16 @@ def segment(
         backend=describe_backend(device),
         quantification=quantification,
         uncertainty=found.uncertainty,
-        quality=quality,
+        quality=described,
     )
 
 
-def _beside(doubt: Callable[..., tuple[str, ...]], *arguments: Any) -> Future[tuple[str, ...]]:
-    """Warnings that are worked out in another thread, since no stage waits for them."""
+def _beside(describe: Callable[..., Answer], *arguments: Any) -> Future[Answer]:
+    """What is worked out in another thread, since the next stage does not need it."""
     pool = ThreadPoolExecutor(1)
-    warnings = pool.submit(doubt, *arguments)
+    answer = pool.submit(describe, *arguments)
     pool.shutdown(wait=False)  # the work goes on
-    return warnings
+    return answer
 
 
 def _find_lungs(scan: Scan, model: Model, config: Config, device: str) -> Lungs:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -156,7 +157,9 @@ def measure(found: Found) -> dict[str, Any]:
         found: The lungs and the lesions, which lie inside them.
     """
     zones = zones_of_planes(found.lung_labels)
-    counts = _count_densities(found, zones)  # (zone, lesion, HU)
+    with ThreadPoolExecutor(1) as aside:
+        lesions = aside.submit(_describe_lesions, found, zones)
+        counts = _count_densities(found, zones)  # (zone, lesion, HU)
     lung_ml = counts.sum(axis=1) * found.voxel_ml
     lesion_ml = counts[:, 1] * found.voxel_ml
     of_zones = {
@@ -166,7 +169,7 @@ def measure(found: Found) -> dict[str, Any]:
     return {
         "zones": of_zones,
         **_describe_densities(lung_ml.sum(axis=0), lesion_ml.sum(axis=0)),
-        "lesions": _describe_lesions(found, zones),
+        "lesions": lesions.result(),
         "severity": {"zones_score": sum(scores.values()), "zones": scores},
         **_describe_votes(found),
     }
