@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from normnet.cli.arguments import DataSets, Device, LeftOut, LungModel, ScaleName
+
 if TYPE_CHECKING:
     from normnet.experiments.bench import Bench
     from normnet.experiments.catalogue import Scale
@@ -34,14 +36,11 @@ def baseline(
     method: Annotated[
         str | None, typer.Argument(help="Its name in the list.", show_default=False)
     ] = None,
-    data: Annotated[
-        list[Path] | None,
-        typer.Option("--data", help="Folder of a public data set or CSV list; repeatable."),
-    ] = None,
+    data: DataSets = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for tables, networks and all else.")
     ] = None,
-    scale: Annotated[str, typer.Option(help="small, paper, or a TOML file.")] = "small",
+    scale: ScaleName = "small",
     iterations: Annotated[int | None, typer.Option(help="Steps of a training.")] = None,
     size: Annotated[int | None, typer.Option(help="Pixels per side of a slice.")] = None,
     batch: Annotated[int | None, typer.Option(help="Slices per step.")] = None,
@@ -50,13 +49,9 @@ def baseline(
     maps: Annotated[
         bool, typer.Option("--maps", help="'score' writes the maps of scores as NIfTI.")
     ] = False,
-    leave_out: Annotated[
-        list[str] | None, typer.Option(help="A case to leave out; repeatable.")
-    ] = None,
-    lung_model: Annotated[
-        Path | None, typer.Option(help="Folder of train-lungs or nnU-Net, or lungmask file.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    leave_out: LeftOut = None,
+    lung_model: LungModel = None,
+    device: Device = "auto",
 ) -> int:
     """List, train or score the methods that NormNet is compared with.
 

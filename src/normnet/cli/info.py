@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from normnet.cli.arguments import Series
+
 if TYPE_CHECKING:
     from normnet.io.census import Item
 
@@ -24,10 +26,7 @@ def info(
             show_default=False,
         ),
     ] = None,
-    series: Annotated[
-        str | None,
-        typer.Option(help="SeriesInstanceUID, where a folder holds several, or auto: the best."),
-    ] = None,
+    series: Series = None,
     config: Annotated[
         bool, typer.Option("--config", help="Print every setting with its source, as TOML.")
     ] = False,

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from normnet.cli.arguments import Device, LeftOut, LungModel, Settings
+
 
 def prepare(
     inputs: Annotated[
@@ -22,23 +24,17 @@ def prepare(
         str | None,
         typer.Option(help="Split of a CSV list; without it, 'train' and unmarked cases."),
     ] = None,
-    leave_out: Annotated[
-        list[str] | None, typer.Option(help="A case to leave out; repeatable.")
-    ] = None,
+    leave_out: LeftOut = None,
     exclude: Annotated[
         list[str] | None,
         typer.Option(help="Slices not to learn from, CASE:FIRST-LAST; repeatable."),
     ] = None,
-    lung_model: Annotated[
-        Path | None, typer.Option(help="Folder of train-lungs or nnU-Net, or lungmask file.")
-    ] = None,
+    lung_model: LungModel = None,
     reference_lungs: Annotated[
         bool, typer.Option("--reference-lungs", help="Use a CSV list's lung masks.")
     ] = False,
-    config: Annotated[
-        str, typer.Option(help="default, paper, lesions, or a TOML file.")
-    ] = "default",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    config: Settings = "default",
+    device: Device = "auto",
 ) -> int:
     """Find the lungs of normal CTs, resample them to the training grid and mark erroneous edges.
 

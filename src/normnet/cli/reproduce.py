@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from normnet.cli.arguments import DataSets, Device, LeftOut, LungModel, ScaleName
+
 if TYPE_CHECKING:
     from normnet.experiments.bench import Bench
     from normnet.experiments.catalogue import Experiment, Scale
@@ -18,27 +20,20 @@ def reproduce(
     name: Annotated[
         str | None, typer.Argument(help="An experiment, see --list.", show_default=False)
     ] = None,
-    data: Annotated[
-        list[Path] | None,
-        typer.Option("--data", help="Folder of a public data set or CSV list; repeatable."),
-    ] = None,
+    data: DataSets = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for tables, networks and all else.")
     ] = None,
-    scale: Annotated[str, typer.Option(help="small, paper, or a TOML file.")] = "small",
+    scale: ScaleName = "small",
     row: Annotated[
         list[str] | None, typer.Option(help="Only this row of a table; repeatable.")
     ] = None,
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Seeds: how often every training is repeated.")
     ] = None,
-    leave_out: Annotated[
-        list[str] | None, typer.Option(help="A case to leave out; repeatable.")
-    ] = None,
-    lung_model: Annotated[
-        Path | None, typer.Option(help="Folder of train-lungs or nnU-Net, or lungmask file.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    leave_out: LeftOut = None,
+    lung_model: LungModel = None,
+    device: Device = "auto",
     list_: Annotated[
         bool, typer.Option("--list", help="Print every experiment with its cost and stop.")
     ] = False,

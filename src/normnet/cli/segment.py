@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from normnet.cli.arguments import Device, KeepIdentity, LesionModel, LungModel, ModelFolder, Series
+
 if TYPE_CHECKING:
     from collections.abc import Sequence, Set
 
@@ -32,7 +34,7 @@ def segment(
             show_default=False,
         ),
     ] = None,
-    model: Annotated[Path | None, typer.Option(help="Folder made by 'normnet train'.")] = None,
+    model: ModelFolder = None,
     lungs: Annotated[
         Path | None, typer.Option(help="Lung mask of one scan: one value, two sides, or lobes.")
     ] = None,
@@ -43,20 +45,13 @@ def segment(
             " 5 right lower, or the numbers of TotalSegmentator."
         ),
     ] = None,
-    lung_model: Annotated[
-        Path | None, typer.Option(help="Folder of train-lungs or nnU-Net, or lungmask file.")
-    ] = None,
-    lesion_model: Annotated[
-        Path | None, typer.Option(help="Folder made by 'normnet train --config lesions'.")
-    ] = None,
+    lung_model: LungModel = None,
+    lesion_model: LesionModel = None,
     config: Annotated[
         str | None, typer.Option(help="TOML file; its keys override the model's settings.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    series: Annotated[
-        str | None,
-        typer.Option(help="SeriesInstanceUID, where a folder holds several, or auto: the best."),
-    ] = None,
+    device: Device = "auto",
+    series: Series = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Segment again what is done already.")
     ] = False,
@@ -72,12 +67,7 @@ def segment(
     seg_nrrd: Annotated[
         bool, typer.Option("--seg-nrrd", help="Also a segmentation for 3D Slicer (.seg.nrrd).")
     ] = False,
-    keep_identity: Annotated[
-        bool,
-        typer.Option(
-            "--keep-identity", help="DICOM objects name the patient and study, as a PACS needs it."
-        ),
-    ] = False,
+    keep_identity: KeepIdentity = False,
     empty_frames: Annotated[
         bool, typer.Option("--empty-frames", help="A SEG has frames without any voxel, too.")
     ] = False,

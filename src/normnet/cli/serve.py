@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from normnet.cli.arguments import Device, KeepIdentity, LesionModel, LungModel, ModelFolder
+
 if TYPE_CHECKING:
     from normnet.serve.segmenting import Loaded
 
@@ -28,20 +30,11 @@ def serve(
         float,
         typer.Option(min=0, max=3650, help="Remove jobs so long after their end; 0: keep them."),
     ] = 1.0,
-    keep_identity: Annotated[
-        bool,
-        typer.Option(
-            "--keep-identity", help="DICOM objects name the patient and study, as a PACS needs it."
-        ),
-    ] = False,
-    model: Annotated[Path | None, typer.Option(help="Folder made by 'normnet train'.")] = None,
-    lung_model: Annotated[
-        Path | None, typer.Option(help="Folder of train-lungs or nnU-Net, or lungmask file.")
-    ] = None,
-    lesion_model: Annotated[
-        Path | None, typer.Option(help="Folder made by 'normnet train --config lesions'.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    keep_identity: KeepIdentity = False,
+    model: ModelFolder = None,
+    lung_model: LungModel = None,
+    lesion_model: LesionModel = None,
+    device: Device = "auto",
 ) -> int:
     """Open the app: drop CTs, look at results, move the edge of lesions, take lesions out.
 

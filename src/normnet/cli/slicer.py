@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from normnet.cli.arguments import Device, LesionModel, LungModel, ModelFolder
 from normnet.cli.texts import say
 
 if TYPE_CHECKING:
@@ -39,14 +40,10 @@ def _print_descriptor(wanted: bool) -> None:
 def segment_volume(
     volume: Annotated[Path, typer.Argument(help="A CT, as normnet segment takes it.")],
     labels: Annotated[Path, typer.Argument(help="Label map to write: .nrrd or .nii.gz.")],
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    model: Annotated[Path | None, typer.Option(help="Folder made by 'normnet train'.")] = None,
-    lung_model: Annotated[
-        Path | None, typer.Option(help="Folder of train-lungs or nnU-Net, or lungmask file.")
-    ] = None,
-    lesion_model: Annotated[
-        Path | None, typer.Option(help="Folder made by 'normnet train --config lesions'.")
-    ] = None,
+    device: Device = "auto",
+    model: ModelFolder = None,
+    lung_model: LungModel = None,
+    lesion_model: LesionModel = None,
     xml: Annotated[
         bool,
         typer.Option(

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from normnet.cli.arguments import Device, LungModel
+
 
 def synthesize(
     ct: Annotated[
@@ -15,10 +17,8 @@ def synthesize(
     out: Annotated[Path, typer.Option("--out", "-o", help="The picture, a .png file.")],
     seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same lesions.")] = 0,
     config: Annotated[str, typer.Option(help="default, paper, or a TOML file.")] = "default",
-    lung_model: Annotated[
-        Path | None, typer.Option(help="Folder of train-lungs or nnU-Net, or lungmask file.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    lung_model: LungModel = None,
+    device: Device = "auto",
 ) -> int:
     """Draw every step of the generator (Fig. 3 of the paper) and a row of finished lesions."""
     from normnet.memory import check_memory

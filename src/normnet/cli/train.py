@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from normnet.cli.arguments import Device, LeftOut, LungModel, Settings
+
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
@@ -28,27 +30,21 @@ def train(
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Model folder.")],
-    config: Annotated[
-        str, typer.Option(help="default, paper, lesions, or a TOML file.")
-    ] = "default",
+    config: Settings = "default",
     members: Annotated[int | None, typer.Option(min=1, help="Networks of the ensemble.")] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Of the first member; later ones count up from it.")
     ] = None,
     iterations: Annotated[int | None, typer.Option(min=1, help="Steps per member.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Device = "auto",
     workers: Annotated[
         int, typer.Option(min=0, help="Processes that make slabs for a GPU; 0: it makes them.")
     ] = 0,
     split: Annotated[
         str | None, typer.Option(help="Split of a CSV list; else 'train' and unmarked.")
     ] = None,
-    leave_out: Annotated[
-        list[str] | None, typer.Option(help="A case to leave out; repeatable.")
-    ] = None,
-    lung_model: Annotated[
-        Path | None, typer.Option(help="Folder of train-lungs or nnU-Net, or lungmask file.")
-    ] = None,
+    leave_out: LeftOut = None,
+    lung_model: LungModel = None,
 ) -> int:
     """Train networks that know normal lung tissue, on synthetic lesions in normal CTs.
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from normnet.cli.arguments import Device, LeftOut, Settings
+
 
 def train_lungs(
     inputs: Annotated[
@@ -30,14 +32,10 @@ def train_lungs(
     seed: Annotated[
         int | None, typer.Option(min=0, help="Weights, crops and synthetic disease follow from it.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Device = "auto",
     start_from: Annotated[Path | None, typer.Option(help="Lung model to start from.")] = None,
-    leave_out: Annotated[
-        list[str] | None, typer.Option(help="A case to leave out; repeatable.")
-    ] = None,
-    config: Annotated[
-        str, typer.Option(help="default, paper, lesions, or a TOML file.")
-    ] = "default",
+    leave_out: LeftOut = None,
+    config: Settings = "default",
 ) -> int:
     """Train the 2D network that finds the lungs; no lesion label enters, disease is synthetic.
 

@@ -55,7 +55,9 @@ def draw_baselines(scale: Scale, bench: Bench) -> Figure:
         for axis, title in zip(row[:3], titles, strict=False):
             axis.set_title(title, fontsize=7, pad=2)
         row[3].set_title(
-            f"{titles[3]} > {threshold.low:.2f}: DSC {100 * dice:.0f} %".strip(), fontsize=7, pad=2
+            f"{titles[3]} > {threshold.low:.2f}: mean DSC {100 * dice:.0f} %".strip(),
+            fontsize=7,
+            pad=2,
         )
     scale_bar(axes[0, 0], scale.config().preparation.spacing_mm[2])
     colour_bar(
