@@ -236,3 +236,20 @@ def test_two_cts_are_needed(run, own_bench):
     with pytest.raises(InputError) as caught:
         run(few)
     assert caught.value.code == "NN-EXP-021"
+
+
+def test_cts_of_a_patient_are_in_one_fold(folder, tmp_path):
+    """The letter after the last digit tells the CTs of one patient apart."""
+    names = {"a": "p1a", "b": "p1b", "c": "p2"}
+    head, *rows = (folder / "cases.csv").read_text().splitlines()
+    renamed = [
+        ",".join([names.get(row[0], row.split(",")[0]), *row.split(",")[1:]]) for row in rows
+    ]
+    listed = folder / "patients.csv"
+    listed.write_text("\n".join([head, *renamed]) + "\n")
+    bench = Bench(find_data([listed], []), tmp_path / "out")
+    config = load_scale("small").config()
+    cases = lungs.find_lung_cases(bench)
+    folds = lungs._make_folds(cases, config.lungs, config.lungs_training, bench)
+    found = [[item.case.case_id for item in fold.held_out] for fold in folds]
+    assert found == [["p1a", "p1b"], ["p2"]]

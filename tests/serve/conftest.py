@@ -45,7 +45,7 @@ def load_tiny(folders):
     lesions = Members([Bright()], loaded.lesions.config, loaded.lesions.manifest)
 
     def find_lungs(scan, networks, settings, device="cpu", prob_possible=None):
-        while os.path.exists(os.environ.get(HOLD, "")):
+        while (hold := os.environ.get(HOLD)) and Path(hold).exists():
             time.sleep(0.05)
         labels = phantom_lungs(scan, networks, settings)
         return Lungs(labels, labels)

@@ -24,7 +24,7 @@ from normnet.datasets.registry import DATASETS, with_role
 from normnet.errors import InputError, ValueRangeError
 from normnet.evaluation.metrics import compute_overlap
 from normnet.evaluation.tables import number
-from normnet.experiments.bench import Bench, Interrupted, digest
+from normnet.experiments.bench import Bench, Interrupted, digest, patient_of
 from normnet.experiments.catalogue import SETS, Experiment, Scale
 from normnet.experiments.pages import write_records
 from normnet.io.fingerprint import fingerprint
@@ -71,7 +71,7 @@ def run_lungs(folder: Path, experiment: Experiment, scale: Scale, bench: Bench) 
         bench: Data sets, and the results of earlier runs.
 
     Raises:
-        InputError: NN-EXP-021 if there are fewer than two CTs to learn from.
+        InputError: NN-EXP-021 if there are CTs of fewer than two patients to learn from.
         OutputError: If they cannot be written.
         Interrupted: If the run shall stop; finished folds and scores are stored.
     """
@@ -155,12 +155,17 @@ def _lung_case(name: str, case: Case, bench: Bench) -> LungCase:
 def _make_folds(
     cases: list[LungCase], config: LungsConfig, training: LungsTrainingConfig, bench: Bench
 ) -> list[Fold]:
-    """Spread every set over all folds; with fewer CTs than folds there are fewer folds."""
-    n = min(N_FOLDS, len(cases))
+    """Spread every set over all folds; all CTs of a patient are in one fold.
+
+    With fewer patients than folds there are fewer folds.
+    """
+    patients = [(item.set_name, patient_of(item.case.case_id)) for item in cases]
+    place_of = {patient: place for place, patient in enumerate(dict.fromkeys(patients))}
+    n = min(N_FOLDS, len(place_of))
     if n < 2:
         raise InputError(
             "NN-EXP-021",
-            f"{n} CTs with lung masks to learn from, two are needed",
+            f"CTs of {n} patients with lung masks to learn from, two are needed",
             "--data",
             "give more",
         )
@@ -172,11 +177,12 @@ def _make_folds(
         __version__,
     ]
     folds = []
+    fold_of = [place_of[patient] % n for patient in patients]
     for k in range(n):
-        key = digest(
-            [settings, k, [item.key for place, item in enumerate(cases) if place % n != k]]
-        )
-        folds.append(Fold(cases[k::n], bench.out / "lung-networks" / key, key))
+        held_out = [item for item, fold in zip(cases, fold_of, strict=True) if fold == k]
+        seen = [item.key for item, fold in zip(cases, fold_of, strict=True) if fold != k]
+        key = digest([settings, k, seen])
+        folds.append(Fold(held_out, bench.out / "lung-networks" / key, key))
     return folds
 
 
