@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from pathlib import Path
 
 import nibabel
@@ -20,6 +19,7 @@ from normnet.errors import ModelError
 from normnet.experiments import nnunet
 from normnet.experiments.bench import Interrupted
 from normnet.experiments.catalogue import load_scale
+from tests.waiting import is_running, wait_until
 
 PROGRAM = """#!{python}
 import json, os, subprocess, sys, time
@@ -225,11 +225,8 @@ def test_a_stopped_run_goes_on(bench, scale, folds, programs):
     bench.stop = pid.exists
     with pytest.raises(Interrupted):
         list(nnunet.predict_left_out_nnunet("nnunet-2d", scale, bench, folds))
-    child = Path("/proc", pid.read_text())
-    deadline = time.monotonic() + 30
-    while child.exists() and "State:\tZ" not in (child / "status").read_text():
-        assert time.monotonic() < deadline  # nothing that nnU-Net started stays
-        time.sleep(0.05)
+    child = int(pid.read_text())
+    wait_until(lambda: not is_running(child))  # nothing that nnU-Net started stays
     programs.behave("")
     bench.stop = lambda: False
     found = list(nnunet.predict_left_out_nnunet("nnunet-2d", scale, bench, folds))

@@ -1,10 +1,8 @@
 """Lung models of other programs: recognised by content, called as documented, clear failures."""
 
-import contextlib
 import json
 import os
 import tempfile
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from normnet.models import load_lungs, read_lung_manifest, shipped
 from normnet.scan import Joined
 from tests.lungs.stand_ins import StandIns, write_lungmask, write_nnunet
 from tests.phantoms import ORIENTATIONS, reorient, thorax_phantom
+from tests.waiting import is_running, wait_until
 
 NNUNET = "nnUNetTrainer__nnUNetPlans__3d_fullres"
 PROGRAMS = {program.name: program for program in all_programs()}
@@ -353,10 +352,8 @@ def test_what_the_program_started_ends_with_it(
     def wait(process, seconds=None, wait=processes.subprocess.Popen.wait):
         if seconds is None:
             return wait(process)
-        deadline = time.monotonic() + 60
-        while not (stand_ins.log_file.is_file() and stand_ins.log_file.read_text().isdecimal()):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        log = stand_ins.log_file
+        wait_until(lambda: log.is_file() and log.read_text().isdecimal())
         started.append(int(stand_ins.log_file.read_text()))
         if stopped_by is KeyboardInterrupt:
             raise KeyboardInterrupt
@@ -367,16 +364,5 @@ def test_what_the_program_started_ends_with_it(
         processes.segment_externally(phantom.scan, _model("lungmask", tmp_path))
     if isinstance(caught.value, NormNetError):
         assert str(caught.value).startswith("NN-EXT-005: lungmask took more than 7200 s")
-    assert _has_ended(started[0])
+    wait_until(lambda: not is_running(started[0]))
     assert list(temporary.iterdir()) == []
-
-
-def _has_ended(pid: int) -> bool:
-    for _ in range(100):
-        status = Path(f"/proc/{pid}/status")
-        with contextlib.suppress(OSError):
-            if "State:\tZ" not in status.read_text():
-                time.sleep(0.05)
-                continue
-        return True
-    return False

@@ -36,6 +36,7 @@ from tests.phantoms import thorax_phantom
 from tests.training.lungs.test_segmenter import tiny
 from tests.training.test_member import AVERAGING, CONFIG, bytes_of
 from tests.training.test_slabs import make_case
+from tests.waiting import is_running, wait_until
 
 ROOT = Path(__file__).parents[2]
 CASES = [make_case(shape=(20, 40, 40))]
@@ -66,14 +67,6 @@ def start(folder: Path, workers: int = 0) -> subprocess.Popen:
     paths = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
     environment = {**os.environ, "PYTHONPATH": paths}
     return subprocess.Popen(arguments, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
-
-
-def is_running(pid: int) -> bool:
-    """Whether a process is there and not only waits for its parent to see its end."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 # --- processes that are killed ---
@@ -114,7 +107,7 @@ def test_a_killed_worker_is_noticed(tmp_path, uninterrupted, number, at_step):
 
     with pytest.raises(ResourceError) as caught:
         train_member(CASES, CONFIG, seed=0, workers=2, checkpoints=tmp_path, on_step=kill_one)
-    assert time.monotonic() - times[0] < 5
+    assert time.monotonic() - times[0] < 30
     assert caught.value.code == "NN-TRN-021"
     assert caught.value.exit_code == 8
     assert multiprocessing.active_children() == []
@@ -132,10 +125,7 @@ def test_workers_end_with_the_training(tmp_path):
     assert all(map(is_running, pids))
     process.kill()
     process.wait()
-    last = time.monotonic() + 5
-    while any(map(is_running, pids)) and time.monotonic() < last:
-        time.sleep(0.05)
-    assert not any(map(is_running, pids))
+    wait_until(lambda: not any(map(is_running, pids)), within_s=60)
     process.stdout.close()
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import csv
 import os
 import threading
-import time
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
 from normnet.results.schema import FILES, RESULT, read_result
 from tests.cli.batch.stubs import at_work, n_done
+from tests.waiting import is_running, wait_until
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 ray = pytest.importorskip("ray", reason="ray is not installed (pip install 'normnet[cluster]')")
@@ -42,31 +41,16 @@ def beside(work):
     thread.join()
 
 
-def until(true, within_s=600):
-    """Wait until something is true, or for so long that the test then fails."""
-    last = time.monotonic() + within_s
-    while not true() and time.monotonic() < last:
-        time.sleep(0.05)
-
-
-def is_running(pid):
-    """Whether a process is there and has not ended."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 def test_a_lost_node(segment, cts, words, nodes, tmp_path, capfd):
     cluster, lost = nodes
     (words / "wait").touch()
 
     def lose():
         """Both nodes work on a scan; then one of them is gone, and its process with it."""
-        until(lambda: len(at_work(words)) == 2)
+        wait_until(lambda: len(at_work(words)) == 2)
         pids = at_work(words)
         cluster.remove_node(lost, allow_graceful=False)
-        until(lambda: not all(map(is_running, pids)))
+        wait_until(lambda: not all(map(is_running, pids)))
         (words / "wait").unlink()
 
     with beside(lose):

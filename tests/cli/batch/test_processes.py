@@ -8,13 +8,13 @@ import re
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
 from normnet.results.schema import FILES, RESULT, read_result
 from tests.cli.batch.conftest import ROOT
 from tests.cli.batch.stubs import n_done
+from tests.waiting import wait_until
 
 
 def _bytes(out):
@@ -113,12 +113,12 @@ def test_a_signal_ends_all_processes(segment, cts, options, words, tmp_path, num
         start_new_session=True,
         cwd=ROOT,
     ) as process:
-        _wait_for(lambda: n_done(words, "a") and n_done(words, "b"))
+        wait_until(lambda: n_done(words, "a") and n_done(words, "b"))
         os.killpg(process.pid, number)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=300)
     assert process.returncode == 128 + number
     assert err == f"stopped by {number.name}; the same command goes on from here\n"
-    _wait_for(lambda: not _is_any_left(process.pid))
+    wait_until(lambda: not _is_any_left(process.pid))
     left = [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert left == ["results.csv"]
     (words / "wait").unlink()
@@ -132,13 +132,6 @@ def _is_any_left(group):
     except ProcessLookupError:
         return False
     return True
-
-
-def _wait_for(condition):
-    last = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < last
-        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(
