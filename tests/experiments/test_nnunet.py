@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -22,12 +23,14 @@ from normnet.experiments.catalogue import load_scale
 from tests.waiting import is_running, wait_until
 
 PROGRAM = """#!{python}
-import json, os, subprocess, sys, time
+import json, os, socket, subprocess, sys, tempfile, time
 from pathlib import Path
 
 import nibabel
 import numpy as np
 
+# Its processes talk through sockets, whose address must not be long.
+socket.socket(socket.AF_UNIX).bind(tempfile.mkdtemp(prefix="pymp-") + "/listener-12345678")
 program, arguments = Path(sys.argv[0]).name, sys.argv[1:]
 parts = ("raw", "preprocessed", "results")
 folders = {{part: Path(os.environ["nnUNet_" + part]) for part in parts}}
@@ -216,6 +219,11 @@ def test_what_goes_wrong_is_one_line(bench, scale, folds, programs, tmp_path, ki
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
     assert str(tmp_path) not in str(caught.value)
+
+
+def test_a_long_path_does_not_part_its_processes(bench, scale, folds, programs, tmp_path):
+    far = replace(bench, out=tmp_path / ("long" * 30))
+    assert len(list(nnunet.predict_left_out_nnunet("nnunet-2d", scale, far, folds))) == 2
 
 
 def test_a_stopped_run_goes_on(bench, scale, folds, programs):

@@ -20,6 +20,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -262,8 +263,12 @@ def _call(call: list[str], run: Run, bench: Bench) -> None:
     variables = {f"nnUNet_{part}": str(folder.absolute()) for part, folder in folders.items()}
     # Its own default is 8 processes.
     variables["nnUNet_def_n_proc"] = os.environ.get("nnUNet_def_n_proc", "2")  # noqa: SIM112
-    if not run_program(call, run.work.absolute(), bench.device, variables, bench.stop):
-        raise Interrupted
+    # In a folder with a long path its processes could not talk to each other: the address of a
+    # socket has 107 characters at most.
+    with tempfile.TemporaryDirectory(prefix="normnet-", ignore_cleanup_errors=True) as short:
+        variables["TMPDIR"] = short
+        if not run_program(call, run.work.absolute(), bench.device, variables, bench.stop):
+            raise Interrupted
 
 
 def _losses_of(run: Run, fold: int) -> dict[str, Any]:
