@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from isal import isal_zlib
+from zlib_ng import zlib_ng
 
 from normnet.errors import GeometryError, InputError, OutputError, ValueRangeError
 from normnet.io.atomic import replacing
@@ -140,7 +140,7 @@ def write_image(
         parts = map(np.ascontiguousarray, joined.repeated(voxels))
     n_bytes = math.prod(shape) * voxels.itemsize
     header = _header_of(shape, voxels.dtype, geometry, slope, intercept)
-    crc = isal_zlib.crc32(header)
+    crc = zlib_ng.crc32(header)
 
     def check(temporary: Path) -> None:
         with suppress(InputError):
@@ -156,7 +156,7 @@ def write_image(
     ):
         stream.write(header)
         for part in parts:
-            crc = isal_zlib.crc32(part.data, crc)
+            crc = zlib_ng.crc32(part.data, crc)
             stream.write(part.data)
 
 
@@ -371,7 +371,7 @@ def _inflated_crc(path: Path) -> tuple[int, int]:
     with path.open("rb") as handle:
         stream = Inflated(handle, path.name)
         while n_read := stream.readinto(view):
-            crc = isal_zlib.crc32(view[:n_read], crc)
+            crc = zlib_ng.crc32(view[:n_read], crc)
             n_bytes += n_read
     return crc, n_bytes
 
