@@ -20,6 +20,7 @@ FLAGS = {
     "noise": "soft tissue has a standard deviation of more than 45 HU within 6 mm",
     "contrast_medium": "more than 25 % of the tissue between the lungs has more than 100 HU",
     "breath_out": "the lungs are far denser than in a deep inspiration, or disease is all over",
+    "motion": "a slice does not fit its neighbours (motion, or damaged data)",
     "lungs_cut": "the border of the scan cuts the lungs",
     "dense_lung_left_out": "dense tissue lies in bays or holes of the lung mask",
     "lung_slices_disagree": "slices of the lung mask differ from both neighbours",

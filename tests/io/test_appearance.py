@@ -155,6 +155,7 @@ def test_a_doubtful_slice_is_a_warning(scan):
     volume = scan.volume_hu.copy()
     volume[12, 30:48, 24:42] += 150
     (warning,) = check_appearance(replace(scan, volume_hu=volume), "ct")
+    assert warning.flag == "motion"
     assert "slice 13 of 32" in warning
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from normnet.errors import GeometryError, ValueRangeError
-from normnet.scan import Scan
+from normnet.scan import Doubt, Scan
 
 _EXPORT_AGAIN = "export the scan again as HU"
 _AIR_BELOW_HU = -400  # parts air and lung from soft tissue
@@ -254,7 +254,7 @@ def _check_slices(volume_hu: np.ndarray, where: str) -> tuple[str, ...]:
         )
     n_more = np.count_nonzero(doubt >= 1) - 1
     more = f", nor do {n_more} more" if n_more else ""
-    return (f"{where}: {found}{more} (motion, or damaged?)",)
+    return (Doubt(f"{where}: {found}{more} (motion, or damaged?)", "motion"),)
 
 
 def _doubt_inside(planes: np.ndarray) -> np.ndarray:
