@@ -1,4 +1,4 @@
-"""Waiting for other processes, long enough for a busy machine."""
+"""Waiting for other processes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def wait_until(is_so: Callable[[], object], within_s: float = 300.0) -> None:
+def wait_until(is_so: Callable[[], object], within_s: float = 60.0) -> None:
     """Wait until something is true; fails if it never is."""
     last = time.monotonic() + within_s
     while not is_so():

@@ -134,14 +134,14 @@ def segment(
     on_findings(lungs, findings)
 
     warnings = scan.warnings + of_scan.result() + sorting + of_lungs.result() + of_breath
-    quality = _beside(describe_quality, scan, lungs.labels, warnings)
+    of_quality = _beside(describe_quality, scan, lungs.labels, warnings)
     found = restore_findings(scan, lungs, prepared, findings, config)
     certainty = describe_certainty(prepared, findings.steps, found.uncertainty, config)
     quantification = found.quantification
     if lobes is not None:
         voxel_ml = scan.geometry.voxel_ml
         quantification = add_lobes(quantification, found.lesion_mask, lobes, voxel_ml)
-    described = quality.result()
+    quality = of_quality.result()
     clock("restoring")
     return Segmentation(
         lesion_mask=found.lesion_mask,
@@ -157,7 +157,7 @@ def segment(
         backend=describe_backend(device),
         quantification=quantification,
         uncertainty=found.uncertainty,
-        quality=described,
+        quality=quality,
     )
 
 

@@ -60,7 +60,7 @@ def own_lines(text: str) -> list[str]:
 def test_one_model_is_written_and_said_once(arguments, tmp_path, capsys):
     capsys.readouterr()
     process = torchrun(*arguments, "--out", str(tmp_path / "two"))
-    out, err = process.communicate(timeout=3000)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert main([*arguments, "--out", str(tmp_path / "one")]) == 0
     lines, alone = out.splitlines(), capsys.readouterr().out.splitlines()
@@ -84,7 +84,7 @@ def test_one_model_is_written_and_said_once(arguments, tmp_path, capsys):
         name = "model.0.conv.unit0.conv.weight"
         assert abs(one[name].float() - two[name].float()).max() < 1e-3  # float16
     process = torchrun(*arguments, "--out", str(tmp_path / "two"))
-    assert "done already" in process.communicate(timeout=3000)[0]
+    assert "done already" in process.communicate(timeout=120)[0]
     assert process.returncode == 0
 
 
@@ -97,7 +97,7 @@ def test_ctrl_c_saves_one_checkpoint_and_ends_all(arguments, tmp_path):
     while "iteration 100" not in (line := process.stdout.readline()):
         assert line
     process.send_signal(signal.SIGINT)  # torchrun passes it on
-    _, err = process.communicate(timeout=300)
+    _, err = process.communicate(timeout=60)
     assert process.returncode != 0
     assert own_lines(err) == ["stopped by SIGINT; the same command goes on from here"]
     (kept,) = (model / "checkpoints/member-1").iterdir()
@@ -115,7 +115,7 @@ def test_an_error_is_said_once(arguments, tmp_path, batch, options, code):
     text = SETTINGS.format(iterations=4).replace("batch = 2", f"batch = {batch}")
     (tmp_path / "settings.toml").write_text(text)
     process = torchrun(*arguments, *options, "--out", str(tmp_path / "model"))
-    _, err = process.communicate(timeout=3000)
+    _, err = process.communicate(timeout=120)
     assert process.returncode != 0
     (line,) = own_lines(err)
     assert line.startswith(f"{code}: ")

@@ -234,7 +234,7 @@ def test_a_stopped_run_goes_on(bench, scale, folds, programs):
     with pytest.raises(Interrupted):
         list(nnunet.predict_left_out_nnunet("nnunet-2d", scale, bench, folds))
     child = int(pid.read_text())
-    wait_until(lambda: not is_running(child))  # nothing that nnU-Net started stays
+    wait_until(lambda: not is_running(child), within_s=30)  # nothing that nnU-Net started stays
     programs.behave("")
     bench.stop = lambda: False
     found = list(nnunet.predict_left_out_nnunet("nnunet-2d", scale, bench, folds))

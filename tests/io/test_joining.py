@@ -247,7 +247,7 @@ def test_memory_is_that_of_the_stored_voxels_and_the_averages(kind, tmp_path):
         write_image(path, scan.volume_hu, scan.geometry)
     environment = {**os.environ, "PYTHONPATH": str(SOURCES), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", MEASURED, str(path), str(tmp_path / "mask.nii.gz")]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=100)
     assert done.stderr == ""
     before, read, written, masks, same, size = json.loads(done.stdout)
     assert (same, size) == (True, 4)

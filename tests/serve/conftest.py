@@ -184,7 +184,7 @@ class Server:
     def stop(self, kill=False):
         """End the server; what it printed to the standard error."""
         (self.process.kill if kill else self.process.terminate)()
-        _, errors = self.process.communicate(timeout=120)
+        _, errors = self.process.communicate(timeout=30)
         return errors
 
 

@@ -495,15 +495,15 @@ def test_the_command_says_where_to_go_and_stops(tmp_path, tiny_models):
     port = line.split(":")[2].split("/")[0]
     again = subprocess.run(
         [*command, f"--folder={tmp_path / 'app'}"], capture_output=True, text=True,
-        env=_environment(), timeout=300,
+        env=_environment(), timeout=60,
     )  # fmt: skip
     assert (again.returncode, again.stderr[:10]) == (7, "NN-OUT-012")
     taken = subprocess.run(
         [*command, f"--folder={tmp_path / 'b'}", f"--port={port}"], capture_output=True, text=True,
-        env=_environment(), timeout=300,
+        env=_environment(), timeout=60,
     )  # fmt: skip
     assert (taken.returncode, taken.stderr[:10]) == (7, "NN-APP-002")
     started.send_signal(signal.SIGINT)
-    _, errors = started.communicate(timeout=120)
+    _, errors = started.communicate(timeout=30)
     assert started.returncode == 130
     assert "Traceback" not in errors

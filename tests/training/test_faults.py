@@ -107,7 +107,7 @@ def test_a_killed_worker_is_noticed(tmp_path, uninterrupted, number, at_step):
 
     with pytest.raises(ResourceError) as caught:
         train_member(CASES, CONFIG, seed=0, workers=2, checkpoints=tmp_path, on_step=kill_one)
-    assert time.monotonic() - times[0] < 30
+    assert time.monotonic() - times[0] < 5
     assert caught.value.code == "NN-TRN-021"
     assert caught.value.exit_code == 8
     assert multiprocessing.active_children() == []
@@ -125,7 +125,7 @@ def test_workers_end_with_the_training(tmp_path):
     assert all(map(is_running, pids))
     process.kill()
     process.wait()
-    wait_until(lambda: not any(map(is_running, pids)), within_s=60)
+    wait_until(lambda: not any(map(is_running, pids)), within_s=5)
     process.stdout.close()
 
 

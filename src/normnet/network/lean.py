@@ -222,8 +222,8 @@ class _Weights:
     def convolution(
         self, weight: torch.Tensor, bias: torch.Tensor, stride: int, up: bool = False
     ) -> nn.Module:
-        first, second, size = weight.shape[:3]  # on "meta" nothing is initialised
-        module: nn.Module
+        first, second, size = weight.shape[:3]
+        module: nn.Module  # on "meta" nothing is initialised
         if up:
             upward = (nn.ConvTranspose2d, nn.ConvTranspose3d)[self.config.spatial_dims - 2]
             module = upward(first, second, size, stride, padding=1, output_padding=1, device="meta")

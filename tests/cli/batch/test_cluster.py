@@ -47,10 +47,10 @@ def test_a_lost_node(segment, cts, words, nodes, tmp_path, capfd):
 
     def lose():
         """Both nodes work on a scan; then one of them is gone, and its process with it."""
-        wait_until(lambda: len(at_work(words)) == 2)
+        wait_until(lambda: len(at_work(words)) == 2, within_s=600)
         pids = at_work(words)
         cluster.remove_node(lost, allow_graceful=False)
-        wait_until(lambda: not all(map(is_running, pids)))
+        wait_until(lambda: not all(map(is_running, pids)), within_s=600)
         (words / "wait").unlink()
 
     with beside(lose):

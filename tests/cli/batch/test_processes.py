@@ -115,7 +115,7 @@ def test_a_signal_ends_all_processes(segment, cts, options, words, tmp_path, num
     ) as process:
         wait_until(lambda: n_done(words, "a") and n_done(words, "b"))
         os.killpg(process.pid, number)
-        _, err = process.communicate(timeout=300)
+        _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number
     assert err == f"stopped by {number.name}; the same command goes on from here\n"
     wait_until(lambda: not _is_any_left(process.pid))
