@@ -82,11 +82,12 @@ def test_size_is_a_multiple_of_the_stride():
 
 
 def test_noise_robust_dice():
-    """Probability 1/2 on four pixels, of which one is lesion: 4 * 0.5^1.5 / (4 * 0.25 + 1)."""
+    """Probability 1/2 on four pixels: 4 * 0.5^1.5 / (4 * 0.25 + n), of which n = 1 is lesion."""
     lesions = torch.zeros(1, 1, 2, 2)
     lesions[..., 0, 0] = 1
     loss = coplenet.compute_loss(Fixed(torch.zeros(1, 1, 2, 2)), lesions, lesions)
-    assert float(loss) == pytest.approx(4 * 0.5**1.5 / 2, rel=1e-4)
+    of_lesion, of_background = (4 * 0.5**1.5 / (1 + n) for n in (1, 3))
+    assert float(loss) == pytest.approx((of_lesion + of_background) / 2, rel=1e-4)
 
 
 def test_infnet_loss():

@@ -97,14 +97,22 @@ class COPLENet(nn.Module):
 def compute_loss(network: nn.Module, slices: Tensor, lesions: Tensor) -> Tensor:
     """The noise-robust Dice loss over the batch; with an exponent of 2 it is the Dice loss.
 
+    It is the mean of the losses of background and lesion, as in the authors' code.
+
     Args:
         network: A COPLE-Net.
         slices: (B, 1, y, x).
         lesions: The same shape, 0 or 1.
     """
-    probability = network(slices).float().sigmoid()
-    wrong = (probability - lesions).abs() ** GAMMA
-    size = (probability**2).sum() + (lesions**2).sum() + EPSILON
+    logits = network(slices).float()
+    of_lesion = _noise_robust_dice(logits.sigmoid(), lesions)
+    of_background = _noise_robust_dice((-logits).sigmoid(), 1 - lesions)
+    return (of_lesion + of_background) / 2
+
+
+def _noise_robust_dice(probability: Tensor, target: Tensor) -> Tensor:
+    wrong = (probability - target).abs() ** GAMMA
+    size = (probability**2).sum() + (target**2).sum() + EPSILON
     loss: Tensor = wrong.sum() / size
     return loss
 

@@ -51,7 +51,7 @@ from normnet.experiments.thresholds import reference_on_grid
 from normnet.io.atomic import replacing
 from normnet.io.json_files import read_json, write_json
 
-VERSION = 1  # of the networks, the folds and the masks
+VERSION = 2  # of the networks, the folds and the masks
 Scheme = Literal["patients", "sets"]
 
 
