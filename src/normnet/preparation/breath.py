@@ -62,7 +62,9 @@ def estimate_fluid(
 
 def take_fluid(volume_hu: Image, fluid: float) -> Image:
     """HU of an array or a tensor without the share ``fluid`` of tissue; fluid keeps its HU."""
-    return (volume_hu - fluid * FLUID_HU) / (1 - fluid)
+    aerated = volume_hu - fluid * FLUID_HU
+    aerated /= 1 - fluid  # a volume less to allocate
+    return aerated
 
 
 def add_fluid(volume_hu: Image, fluid: float | torch.Tensor) -> Image:

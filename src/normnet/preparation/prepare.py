@@ -142,7 +142,8 @@ def prepare(
     limits_hu = (LOWEST_HU, window.high_hu)
     volume_hu = resample(turned_hu[box], grid, outside=LOWEST_HU, device=device, limits=limits_hu)
     fluid = estimate_fluid(volume_hu, lung_mask, config)
-    volume_hu = np.maximum(take_fluid(volume_hu, fluid), LOWEST_HU, dtype=np.float32)
+    volume_hu = take_fluid(volume_hu, fluid)
+    np.maximum(volume_hu, LOWEST_HU, out=volume_hu)
     thorax = scale_hu(volume_hu, window)
     thorax *= lung_mask
     return Prepared(
