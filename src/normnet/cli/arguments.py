@@ -20,6 +20,9 @@ DataSets = Annotated[
     list[Path] | None,
     typer.Option("--data", help="Folder of a public data set or CSV list; repeatable."),
 ]
+BenchFolder = Annotated[
+    Path | None, typer.Option("--out", "-o", help="Folder for tables, networks and all else.")
+]
 ScaleName = Annotated[str, typer.Option(help="small, paper, or a TOML file.")]
 Settings = Annotated[str, typer.Option(help="default, paper, lesions, or a TOML file.")]
 Series = Annotated[

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from normnet.cli.arguments import DataSets, Device, LeftOut, LungModel, ScaleName
+from normnet.cli.arguments import BenchFolder, DataSets, Device, LeftOut, LungModel, ScaleName
 
 if TYPE_CHECKING:
     from normnet.experiments.bench import Bench
@@ -37,9 +36,7 @@ def baseline(
         str | None, typer.Argument(help="Its name in the list.", show_default=False)
     ] = None,
     data: DataSets = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder for tables, networks and all else.")
-    ] = None,
+    out: BenchFolder = None,
     scale: ScaleName = "small",
     iterations: Annotated[int | None, typer.Option(help="Steps of a training.")] = None,
     size: Annotated[int | None, typer.Option(help="Pixels per side of a slice.")] = None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from normnet.cli.arguments import DataSets, Device, LeftOut, LungModel, ScaleName
+from normnet.cli.arguments import BenchFolder, DataSets, Device, LeftOut, LungModel, ScaleName
 
 if TYPE_CHECKING:
     from normnet.experiments.bench import Bench
@@ -21,9 +21,7 @@ def reproduce(
         str | None, typer.Argument(help="An experiment, see --list.", show_default=False)
     ] = None,
     data: DataSets = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder for tables, networks and all else.")
-    ] = None,
+    out: BenchFolder = None,
     scale: ScaleName = "small",
     row: Annotated[
         list[str] | None, typer.Option(help="Only this row of a table; repeatable.")
