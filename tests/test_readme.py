@@ -28,6 +28,7 @@ DOCUMENTS = sorted(
 # tutorials run in tests/docs/test_tutorials.py.
 HOW_TO = (
     "dicom",
+    "report",
     "slicer",
     "lung-mask",
     "many-cts",

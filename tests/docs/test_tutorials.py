@@ -16,11 +16,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from normnet import load_model, read_ct, segment
 from normnet.cli.main import main
 from tests.experiments.conftest import SCALE
 from tests.phantoms import thorax_phantom, write_nifti
 
-TUTORIALS = Path(__file__).parents[2] / "docs/tutorials"
+ROOT = Path(__file__).parents[2]
+TUTORIALS = ROOT / "docs/tutorials"
 SHAPE, SPACING_MM = (40, 80, 88), (3.0, 3.0, 3.0)
 BLOCK = re.compile(
     r"(?:^<!-- test: (?P<change>.+) -->\n)?^```(?P<kind>console|python|text)\n(?P<text>.*?)^```",
@@ -125,6 +127,29 @@ def test_first_ct(place, capsys):
     result = json.loads(Path("results/lidc0001/result.json").read_text())
     written = {path.name for path in Path("results/lidc0001").iterdir()}
     assert written == {*result["files"], "result.json"}
+
+
+@pytest.mark.slow
+def test_numbers_of_the_demo_ct():
+    """README and tutorial print what the shipped networks find in the demo CT.
+
+    Another processor rounds otherwise, so 2 % are allowed.
+    """
+    found = segment(read_ct(ROOT / "demo/lidc0001.nii.gz"), load_model())
+    page = (TUTORIALS / "first-ct.md").read_text(encoding="utf-8")
+    sides = {side: volumes["lesion_ml"] for side, volumes in found.volumes.items()}
+    shown = dict(re.findall(r"^(\w+) ([\d.]+) ml, [\d.]+ % of the lung$", page, re.MULTILINE))
+    assert {side: float(ml) for side, ml in shown.items()} == pytest.approx(sides, rel=0.02)
+    low_high = re.findall(r"(?:wider: \[|The range )([\d.]+)(?:, | to )([\d.]+)\]? ml", page)
+    assert len(low_high) == 2
+    for pair in low_high:
+        assert [float(ml) for ml in pair] == pytest.approx(found.uncertainty["lesion_ml"], rel=0.02)
+    for text in (page, (ROOT / "README.md").read_text(encoding="utf-8")):
+        (line,) = re.findall(r"lidc0001: ok; lesions ([\d.]+) ml, ([\d.]+) % of the lung", text)
+        both = found.volumes["both"]
+        assert [float(part) for part in line] == pytest.approx(
+            [both["lesion_ml"], both["lesion_percent"]], rel=0.02
+        )
 
 
 @pytest.mark.slow

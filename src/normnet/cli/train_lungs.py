@@ -39,7 +39,7 @@ def train_lungs(
 ) -> int:
     """Train the 2D network that finds the lungs; no lesion label enters, disease is synthetic.
 
-    Options that are not given are those of [lungs_training] in --config. Ctrl-C saves a checkpoint;
+    Options that are not given are those of the section lungs_training in --config. Ctrl-C saves a checkpoint;
     the same command goes on from there as if it had not been stopped. A finished model is never
     overwritten.
     """
