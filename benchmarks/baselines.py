@@ -158,7 +158,11 @@ def rebuild(
     lungs = torch.from_numpy(held.lung_mask[find_slices(held)]).float()
     inside = to_square(lungs, size, method.field_mm, config.preparation.spacing_mm) > 0.5
     with torch.no_grad():
-        value = method.tune(network, bank.sample(16, rng), rng, 10) if method.tune else 0.0
+        value = (
+            method.tune(network, bank.sample(16, rng), rng, settings.restore_steps)
+            if method.tune
+            else 0.0
+        )
         tuned = Tuned(value, settings.restore_steps)
         shown = torch.cat([method.score(network, part, rng, tuned)[0] for part in slices.split(8)])
     mean = (bank.images.float().mean(0, keepdim=True) / 255).expand_as(slices)

@@ -128,8 +128,8 @@ def dilate(
         return mask
     box = bounding_box(mask, steps)
     with torch.inference_mode():
-        grown = torch.from_numpy(mask[box]).to(device)
-        limit = None if within is None else torch.from_numpy(within[box]).to(device)
+        grown = _tensor(mask[box], device)
+        limit = None if within is None else _tensor(within[box], device)
         for _ in range(steps):
             more = _step(grown)
             grown = more if limit is None else torch.where(limit, more, grown)
@@ -153,7 +153,7 @@ def erode(
 
     axes = (1, 2) if in_slice else (0, 1, 2)
     with torch.inference_mode():
-        outside = ~torch.from_numpy(mask).to(device)
+        outside = ~_tensor(mask, device)
         for _ in range(max(steps, 0)):
             outside = _step(outside, axes)
             for axis in axes:
@@ -161,6 +161,13 @@ def erode(
                 outside.select(axis, -1).fill_(True)
         inside: np.ndarray = (~outside).cpu().numpy()
     return inside
+
+
+def _tensor(array: np.ndarray, device: str) -> Tensor:
+    """An array, also a mirrored view, which torch itself refuses."""
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(array)).to(device)
 
 
 def _step(mask: Tensor, axes: Sequence[int] = (0, 1, 2)) -> Tensor:
@@ -180,7 +187,7 @@ def _filter(
 
     (z_first, z_weights), y_kernel, x_kernel = kernels
     with torch.inference_mode():
-        given = torch.from_numpy(image).to(device)
+        given = _tensor(image, device)
         n, below = len(given), -z_first
         rows = given.new_zeros((n + len(z_weights) - 1, *given.shape[1:]))
         for first in range(0, n, PLANES):

@@ -21,6 +21,7 @@ _WORDS = (  # in errors of torch, oneDNN, numpy, SimpleITK, the loader of librar
     "cannot allocate memory",
     "unable to allocate",
     "failed to allocate",
+    "alloc_failed",
     "bad_alloc",
     "could not create a memory object",
     "could not create a primitive",

@@ -21,11 +21,6 @@ TINY = {"channels": [8, 16], "n_res_units": 1, "crop_px": 64}
 DRAWN = slice(10, 20)  # slices in which the lungs of the test CT are drawn
 
 
-@pytest.fixture(autouse=True)
-def few_iterations(monkeypatch):
-    monkeypatch.setattr(lungs, "OTHER_ITERATIONS", 2)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Three CTs to train on, one held out, and one Coronacases with lungs drawn in ten slices."""
@@ -57,9 +52,10 @@ def own_bench(folder, tmp_path):
 
 @pytest.fixture
 def run(own_bench, tiny_scale, tmp_path):
-    def run(bench=own_bench):
+    def run(bench=own_bench, iterations=2):
         scale = load_scale(str(tiny_scale))
-        coarse = {**scale.settings, "lungs": {"pixel_mm": 5.0}, "lungs_training": TINY}
+        tiny = {**TINY, "iterations": iterations}
+        coarse = {**scale.settings, "lungs": {"pixel_mm": 5.0}, "lungs_training": tiny}
         scale = scale.model_copy(update={"settings": coarse})
         paths = lungs.run_lungs(tmp_path / "tables", find_experiment("lungs"), scale, bench)
         texts = {path.suffix: path.read_text() for path in paths}
@@ -119,7 +115,6 @@ def test_no_fold_has_seen_what_it_is_scored_on(run, own_bench, monkeypatch):
 
 
 def test_a_trained_network_finds_lungs(run, monkeypatch):
-    monkeypatch.setattr(lungs, "OTHER_ITERATIONS", 60)
     real = segmenter.train_lungs
     faster = {"batch": 4, "learning_rate": 1e-2, "sick_share": 0.0}
 
@@ -127,7 +122,7 @@ def test_a_trained_network_finds_lungs(run, monkeypatch):
         return real(slices, config, training.model_copy(update=faster), **options)
 
     monkeypatch.setattr(segmenter, "train_lungs", train_lungs)
-    records, _ = run()
+    records, _ = run(iterations=60)
     dice = [float(line["dice"]) for line in records]
     assert dice[-1] > 80, dice  # all folds; a single one of so few steps may find nothing
     assert max(dice[:-1]) > 80, dice
@@ -153,9 +148,8 @@ def test_nothing_is_done_twice(run, own_bench, folder, monkeypatch):
     monkeypatch.setattr(lungs, "segment_lungs", never)
     monkeypatch.setattr(lungs, "read_scan", never)
     assert run() == first
-    monkeypatch.setattr(lungs, "OTHER_ITERATIONS", 3)
     with pytest.raises(AssertionError, match="made again"):
-        run()
+        run(iterations=3)
 
 
 def test_a_stopped_run_goes_on(run, own_bench, monkeypatch):

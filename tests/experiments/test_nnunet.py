@@ -170,9 +170,9 @@ def test_every_ct_is_predicted_by_the_fold_that_left_it_out(
         [*training, "1", *trainer],
     ]
     run = nnunet.find_run(name, scale, bench, folds)
-    trainings = nnunet.read_nnunet_trainings(run)
-    assert [about["val_loss"] for about in trainings] == [[0.5], [0.5]]
-    assert trainings[0]["trained_on"] == [folds[0][1][0].case_id]
+    trainings = json.loads((run.folder / "trainings.json").read_text())
+    assert [about["val_loss"] for about in trainings.values()] == [[0.5], [0.5]]
+    assert trainings[folds[0][0]]["trained_on"] == [folds[0][1][0].case_id]
 
     again = list(nnunet.predict_left_out_nnunet(name, scale, bench, folds))
     assert programs.calls() == calls  # the stored masks are used
@@ -265,6 +265,7 @@ def test_nnunet_itself(bench, scale, folds, monkeypatch):
     for subject, lesion_mask in found:
         assert lesion_mask.shape == subject.prepared.thorax.shape
         assert not (lesion_mask & ~subject.prepared.lung_mask).any()
-    for about in nnunet.read_nnunet_trainings(nnunet.find_run("nnunet-2d", tiny, bench, folds)):
+    run = nnunet.find_run("nnunet-2d", tiny, bench, folds)
+    for about in json.loads((run.folder / "trainings.json").read_text()).values():
         assert about["epochs"] == 1
         assert np.isfinite(about["val_loss"]).all()

@@ -8,7 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from normnet import read_ct
 from normnet.cli.main import main
+from normnet.config import LungsConfig
 from normnet.errors import ConfigError, InputError
 from normnet.experiments.bench import Bench, Interrupted, find_data
 from normnet.experiments.catalogue import Experiment, Row, find_experiment, load_scale
@@ -18,6 +20,7 @@ from normnet.experiments.tables import to_markdown
 from normnet.experiments.thresholds import choose_threshold, count_hundredths, reference_on_grid
 from normnet.io.formats.nifti import read_nifti
 from tests.experiments.conftest import SHAPE, make_data
+from tests.phantoms import phantom_lungs
 
 CASES = ("coronacases_001", "coronacases_004", "radiopaedia_5")
 TABLE3 = find_experiment("table3")
@@ -191,6 +194,45 @@ def test_supervised_scores_depend_on_all_cases(bench, scale, supervised):
     assert supervised == ["cople-net"] * 2
 
 
+@pytest.mark.parametrize("module", ["supervised", "nnunet"])
+def test_another_version_is_scored_anew(bench, scale, monkeypatch, module):
+    first = RivalRun(find_rival("cople-net"), scale, bench).key
+    monkeypatch.setattr(f"normnet.experiments.{module}.VERSION", 1000)
+    assert RivalRun(find_rival("cople-net"), scale, bench).key != first
+
+
+def test_scores_depend_on_who_is_in_a_fold(bench, scale):
+    """Two CTs that turn out to be of one patient come into one fold."""
+
+    def key_of(*names):
+        cases = [case for own in bench.data.tests.values() for case in own]
+        named = [replace(case, case_id=name) for case, name in zip(cases, names, strict=True)]
+        own = Bench(replace(bench.data, tests={"coronacases": named}), bench.out)
+        return RivalRun(find_rival("cople-net"), scale, own).key
+
+    assert key_of("c_1", "c_2", "c_3") != key_of("c_1a", "c_1b", "c_3")
+
+
+def test_one_patient_is_no_error_of_what_is_stored(bench, scale):
+    alone = {"coronacases": bench.data.tests["coronacases"][:1]}
+    own = Bench(replace(bench.data, tests=alone), bench.out)
+    assert finished_rivals(some_rows("cople-net"), scale, own) == []
+    with pytest.raises(InputError, match="NN-EXP-022"):
+        run(some_rows("cople-net"), scale, own)
+
+
+def test_a_set_is_shown_once_it_is_complete(bench, scale, supervised):
+    """The mean of some CTs beside that of all would mislead."""
+    table = some_rows("cople-net")
+    run(table, scale, bench)
+    (result,) = finished_rivals(table, scale, bench)
+    assert set(result.sets) == {"coronacases", "radiopaedia"}
+    case = bench.data.tests["coronacases"][1]
+    RivalRun(find_rival("cople-net"), scale, bench)._path(case).unlink()
+    (result,) = finished_rivals(table, scale, bench)
+    assert set(result.sets) == {"radiopaedia"}
+
+
 def test_other_tables_take_such_rows(bench, scale):
     """Columns of the bright voxels stay empty."""
     table = Experiment(
@@ -266,6 +308,8 @@ def test_train_and_score_share_their_work_with_tables(
         score_map = read_nifti(tmp_path / f"tiny/maps-ae/{name}.nii.gz").voxels
         assert score_map.shape == SHAPE
         assert 0 < score_map.max() <= 1
+        scan = read_ct(data / f"{name}.nii.gz")
+        assert not score_map[phantom_lungs(scan, [], LungsConfig()) == 0].any()
 
 
 @pytest.mark.parametrize(
@@ -275,6 +319,8 @@ def test_train_and_score_share_their_work_with_tables(
         (["train", "hu-band"], "NN-BAS-010: 'hu-band' learns nothing"),
         (["train", "inf-net"], "NN-BAS-010: 'inf-net' is trained fold by fold"),
         (["train", "ae", "--size", "1"], "NN-EXP-003"),
+        (["score", "nnunet-2d", "--iterations", "3"], "NN-BAS-012"),
+        (["score", "mean-hu", "--learning-rate", "1e-3"], "NN-BAS-012: 'mean-hu' has no such size"),
         (["list", "ae"], "takes no method"),
         (["score"], "needs a method"),
     ],
@@ -282,6 +328,20 @@ def test_train_and_score_share_their_work_with_tables(
 def test_bad_arguments(baseline, arguments, says, capsys):
     assert baseline(*arguments) == 2
     assert says in capsys.readouterr().err
+
+
+def test_sizes_of_supervised_methods(baseline, monkeypatch):
+    seen = []
+
+    def predict_left_out(name, scale, *rest):
+        seen.append(scale.supervised)
+        return iter(())
+
+    monkeypatch.setattr("normnet.experiments.supervised.predict_left_out", predict_left_out)
+    sizes = ("--iterations", "7", "--size", "32", "--batch", "3", "--learning-rate", "0.01")
+    assert baseline("score", "cople-net", *sizes) == 0
+    (own,) = seen
+    assert (own.iterations, own.size, own.batch, own.learning_rate) == (7, 32, 3, 0.01)
 
 
 def test_maps_of_supervised_methods(baseline, supervised, capsys):
@@ -300,6 +360,16 @@ def test_without_ct(data, tiny_scale, tmp_path, capsys):
     arguments = ["baseline", "score", "ae", "--data", data, "--out", tmp_path, *options]
     assert main([str(part) for part in (*arguments, "--scale", tiny_scale)]) == InputError.exit_code
     assert "NN-EXP-006" in capsys.readouterr().err
+
+
+def test_tables_without_a_normal_ct(data, tiny_scale, tmp_path, capsys):
+    """What needs none is scored and written."""
+    arguments = ["--data", data, "--out", tmp_path, "--scale", tiny_scale]
+    arguments = [str(part) for part in (*arguments, "--leave-out", "healthy1")]
+    assert main(["reproduce", "table3", "--row", "hu-threshold", *arguments]) == 0
+    assert {line["row"] for line in lines_of(tmp_path / "tiny/table3.csv")} == {"hu-threshold"}
+    assert main(["baseline", "list", *arguments]) == 0
+    assert " ae " in capsys.readouterr().out
 
 
 def test_simple_methods_need_no_normal_ct(data, scale, tmp_path):

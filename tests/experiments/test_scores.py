@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from normnet.errors import InputError
-from normnet.experiments.bench import Bench, Interrupted, Opposite, find_data
+from normnet.experiments.bench import (
+    Bench,
+    Interrupted,
+    Opposite,
+    find_data,
+    read_stored,
+    set_of,
+)
 from normnet.experiments.catalogue import Experiment, Row, load_scale
 from normnet.experiments.scores import finished_rows, run_rows
 
@@ -150,6 +157,44 @@ def test_scores_are_stored_with_their_settings(bench, scale):
     assert stored["config"]["network"]["channels"] == [4, 8]
     assert stored["seeds"] == [0]
     assert len(stored["cases"]) == 2
+
+
+def test_how_a_ct_is_read_belongs_to_its_key(bench):
+    case = bench.data.tests["coronacases"][0]
+    others = (
+        {"lesion_labels": frozenset({3})},
+        {"window_hu": (-1400.0, 100.0)},
+        {"mask_follows_array": True},
+    )
+    keys = {bench.case_key(replace(case, **other)) for other in ({}, *others)}
+    assert len(keys) == 4
+
+
+def test_ct_of_one_patient_are_of_one_set():
+    """A letter after the number tells the CTs of one patient apart, as ``patient_of`` says."""
+    assert {set_of(name) for name in ("case_1a", "case_1B", "case_2", "Case")} == {"case", "Case"}
+    assert set_of("coronacases_001") == "coronacases"
+
+
+def test_damaged_files_are_made_anew(tmp_path):
+    path = tmp_path / "lungs.npz"
+    assert read_stored(path, "labels") is None
+    np.savez_compressed(path, labels=np.arange(1000))
+    whole = path.read_bytes()
+    for damaged in (b"", whole[:100], whole[:200] + bytes(50) + whole[250:]):
+        path.write_bytes(damaged)
+        assert read_stored(path, "labels") is None
+    path.write_bytes(whole)
+    assert (read_stored(path, "labels")[0] == np.arange(1000)).all()
+
+
+def test_a_set_is_shown_once_it_is_complete(bench, scale):
+    """The mean of some CTs beside that of all would mislead."""
+    list(run_rows(TABLE, list(ROWS[:1]), scale, bench))
+    assert set(results(bench, scale)["base", 0].sets) == {"coronacases", "radiopaedia"}
+    cases = bench.data.tests["coronacases"]
+    cases.append(replace(cases[0], case_id="coronacases_002", lesion_labels=frozenset({9})))
+    assert set(results(bench, scale)["base", 0].sets) == {"radiopaedia"}
 
 
 def test_without_normal_cts(bench, scale):

@@ -1,5 +1,6 @@
 """Folds that keep patients apart, and the lesions of CTs that were left out."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,11 @@ from normnet.experiments import supervised
 from normnet.experiments.bench import Interrupted
 from normnet.experiments.catalogue import load_scale
 from normnet.experiments.supervised import (
+    fold_folder,
     folds,
     load_mask,
     patient_of,
     predict_left_out,
-    read_trainings,
     store_mask,
 )
 
@@ -76,7 +77,11 @@ def test_nothing_to_learn_from(cases, scheme):
 def test_mask_file(tmp_path):
     mask = np.random.default_rng(0).random((3, 5, 7)) < 0.5
     store_mask(tmp_path / "masks" / "a.npz", mask)
-    assert (load_mask(tmp_path / "masks" / "a.npz") == mask).all()
+    path = tmp_path / "masks" / "a.npz"
+    assert (load_mask(path) == mask).all()
+    path.write_bytes(path.read_bytes()[:-30])
+    assert load_mask(path) is None
+    assert load_mask(tmp_path / "none.npz") is None
 
 
 @pytest.fixture
@@ -102,20 +107,22 @@ def test_predict_left_out(bench, tiny_scale, short, scheme):
     else:
         bench.data.tests["coronacases"].pop()
     scale = load_scale(str(tiny_scale))
-    assert read_trainings("cople-net", scale, bench, scheme=scheme) == [{}, {}]
-    first = list(predict_left_out("cople-net", scale, bench, scheme=scheme))
+    split = folds(bench.data.tests, scheme, scale.supervised.folds)
+    first = list(predict_left_out("cople-net", scale, bench, split))
     assert [subject.case.case_id for subject, _ in first] == ["coronacases_001", "radiopaedia_5"]
     assert short == [["radiopaedia_5"], ["coronacases_001"]]
     for subject, mask in first:
         assert mask.dtype == bool
         assert mask.shape == subject.prepared.thorax.shape
         assert not (mask & ~subject.prepared.lung_mask).any()
-    about = read_trainings("cople-net", scale, bench, scheme=scheme)
+    method = supervised.find_supervised("cople-net")
+    folders = [fold_folder(method, scale, bench, fold) for fold in split]
+    about = [json.loads((folder / "training.json").read_text()) for folder in folders]
     assert [one["trained_on"] for one in about] == short
     assert [one["iterations"] for one in about] == ["4", "4"]
     for path in bench.out.glob("supervised/*/network.safetensors"):
         path.unlink()  # masks are enough
-    again = list(predict_left_out("cople-net", scale, bench, scheme=scheme))
+    again = list(predict_left_out("cople-net", scale, bench, split))
     assert len(short) == 2
     assert all((one == other).all() for (_, one), (_, other) in zip(first, again, strict=True))
 
@@ -125,8 +132,9 @@ def test_interrupted(bench, tiny_scale):
     bench.data.tests["coronacases"].extend(bench.data.tests.pop("radiopaedia"))
     scale, steps = load_scale(str(tiny_scale)), iter([False, False, True])
     bench.stop = lambda: next(steps, False)
+    split = folds(bench.data.tests)
     with pytest.raises(Interrupted):
-        list(predict_left_out("cople-net", scale, bench))
+        list(predict_left_out("cople-net", scale, bench, split))
     assert list(bench.out.glob("supervised/*/checkpoints/step-000001.ckpt"))
-    assert len(list(predict_left_out("cople-net", scale, bench))) == 2
+    assert len(list(predict_left_out("cople-net", scale, bench, split))) == 2
     assert not list(bench.out.glob("supervised/*/checkpoints"))

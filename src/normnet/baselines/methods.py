@@ -62,7 +62,8 @@ class Method:
             slices' shape.
         tune: From (network, healthy slices, rng, steps) to ``Tuned.value``, if it needs one.
         trained_as: The method whose network is used, if it has no own one.
-        lungs_only: Slices are 0 outside the lungs.
+        lungs_only: Slices are 0 outside the lungs; else they show all tissue in the box of the
+            lungs, and air beyond it.
         field_mm: Side of the square that is seen, around the middle of the lungs.
         max_size: Largest number of pixels per side.
         n_stages: Number of trainings of ``BaselineSettings.iterations``, one after the other.

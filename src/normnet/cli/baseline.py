@@ -58,9 +58,11 @@ def baseline(
     stopped, the same command goes on from there.
     """
     from normnet.experiments.catalogue import load_scale
+    from normnet.experiments.rivals import find_rival
 
     sizes = {"iterations": iterations, "size": size, "batch": batch, "learning_rate": learning_rate}
-    wanted = _resize(load_scale(scale), sizes)
+    rival = None if method is None else find_rival(method)
+    wanted = _resize(load_scale(scale), sizes, rival)
     if action is Action.LIST:
         if method is not None:
             raise typer.BadParameter("'list' takes no method")
@@ -74,9 +76,7 @@ def baseline(
     from normnet.cli.reproduce import opened_bench
     from normnet.experiments.bench import Interrupted
     from normnet.experiments.rival_runs import RivalRun
-    from normnet.experiments.rivals import find_rival
 
-    rival = None if method is None else find_rival(method)
     with opened_bench(data, out, leave_out or [], lung_model, device) as bench:
         if rival is None:
             _print_list(wanted, bench, seed)
@@ -92,24 +92,39 @@ def baseline(
     return 0
 
 
-def _resize(scale: Scale, sizes: dict[str, float | None]) -> Scale:
-    """The scale with the sizes that were given.
+def _resize(scale: Scale, sizes: dict[str, float | None], rival: Rival | None) -> Scale:
+    """The scale with the sizes that were given, for this method; without one, the unsupervised.
 
     Raises:
-        ConfigError: NN-EXP-003 if one is out of range.
+        ConfigError: NN-BAS-012 if the method has no such size, NN-EXP-003 if one is out of range.
     """
+    from normnet.baselines.supervised import SUPERVISED
     from normnet.errors import ConfigError
-    from normnet.experiments.catalogue import Baselines
 
     given = {name: value for name, value in sizes.items() if value is not None}
+    if rival is None or rival.network is not None:
+        section = "baselines"
+    elif rival.name in SUPERVISED:
+        section = "supervised"
+    elif given:
+        option = "--" + next(iter(given)).replace("_", "-")
+        raise ConfigError(
+            "NN-BAS-012",
+            f"'{rival.name}' has no such size",
+            option,
+            "leave it out",
+        )
+    else:
+        return scale
+    own = getattr(scale, section)
     try:
-        baselines = Baselines(**{**scale.baselines.model_dump(), **given})
+        resized = type(own)(**{**own.model_dump(), **given})
     except ValueError as error:
         what = " ".join(str(error).splitlines()[1:3])
         raise ConfigError(
             "NN-EXP-003", f"not a scale ({what})", "the options", "see normnet baseline --help"
         ) from error
-    return scale.model_copy(update={"baselines": baselines})
+    return scale.model_copy(update={section: resized})
 
 
 def _print_list(scale: Scale, bench: Bench | None, seed: int) -> None:
@@ -135,6 +150,8 @@ def _trained(rival: Rival, scale: Scale, bench: Bench, seed: int) -> str:
 
     if rival.network is None:  # folds are trained when they are scored
         return "-"
+    if not bench.data.normals:
+        return "no"
     return "yes" if is_trained(rival.network, scale, bench, seed) else "no"
 
 

@@ -17,8 +17,8 @@ def choose_device(name: str) -> str:
 
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    kind, _, number = name.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
+    kind, colon, number = name.partition(":")
+    if kind not in ("cpu", "cuda") or (colon and not (number.isascii() and number.isdecimal())):
         raise ConfigError(
             "NN-CFG-010", f"unknown device '{name}'", "--device", "use auto, cpu or cuda"
         )

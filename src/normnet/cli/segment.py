@@ -241,9 +241,10 @@ def find_cts(
             say(note)
     if addresses:
         from normnet.io.remote import find_remote
+        from normnet.results.remote import NOTE
         from normnet.results.schema import FILES, REQUESTED, RESULT
 
         own = (*FILES, *REQUESTED, RESULT)
         for address in addresses:
-            items += find_remote(address, own, RESULT)
+            items += find_remote(address, own, (RESULT, NOTE))
     return items

@@ -39,9 +39,9 @@ def train_lungs(
 ) -> int:
     """Train the 2D network that finds the lungs; no lesion label enters, disease is synthetic.
 
-    Options that are not given are those of the section lungs_training in --config. Ctrl-C saves a checkpoint;
-    the same command goes on from there as if it had not been stopped. A finished model is never
-    overwritten.
+    Options that are not given are those of the section lungs_training in --config. Ctrl-C saves a
+    checkpoint; the same command goes on from there as if it had not been stopped. A finished model
+    is never overwritten.
     """
     from normnet.memory import check_memory
 

@@ -19,7 +19,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 from torch import nn
@@ -35,7 +34,7 @@ from normnet.baselines.methods import Method, Tuned, find_method
 from normnet.baselines.score import Scored, compute_anomaly, score_slices
 from normnet.config import Config
 from normnet.datasets.manifest import Case
-from normnet.experiments.bench import Bench, Interrupted, Subject, digest, loss_line
+from normnet.experiments.bench import Bench, Interrupted, Subject, digest, loss_line, read_stored
 from normnet.experiments.catalogue import Scale
 from normnet.io.atomic import replacing
 from normnet.io.json_files import read_or_make
@@ -189,12 +188,8 @@ def score_or_load(
 
 def _read_map(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     """A stored map of this shape; None if there is none or it is damaged."""
-    try:
-        with np.load(path) as file:
-            hundredths: np.ndarray = file["hundredths"]
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
-        return None
-    return hundredths if hundredths.shape == shape else None
+    stored = read_stored(path, "hundredths")
+    return stored[0] if stored is not None and stored[0].shape == shape else None
 
 
 def score_subject_slices(

@@ -104,7 +104,7 @@ def find_data(paths: list[Path], leave_out: list[str]) -> Data:
                 elif dataset.role == "lesions" and with_lesions:
                     tests[dataset.name].append(case)
                 elif dataset.name == "csv" and with_lesions:
-                    tests.setdefault(re.sub(r"[\W_]*\d*$", "", case.case_id), []).append(case)
+                    tests.setdefault(set_of(case.case_id), []).append(case)
                 elif (
                     dataset.name == "csv"
                     and case.split in ("", "train")
@@ -117,6 +117,11 @@ def find_data(paths: list[Path], leave_out: list[str]) -> Data:
             "NN-TRN-010", f"no case '{unknown[0]}' to leave out", "--leave-out", "check its name"
         )
     return Data(normals, tests, found, frozenset(leave_out))
+
+
+def set_of(case_id: str) -> str:
+    """The data set of a CT in a CSV list: its name without the number, and without the letter."""
+    return re.sub(r"[\W_]*(\d+[a-z]?)?$", "", case_id, flags=re.IGNORECASE)
 
 
 def patient_of(case_id: str) -> str:
@@ -294,30 +299,28 @@ class Bench:
         return Subject(case, scan, lung_labels, prepared, reference)
 
     def case_key(self, case: Case) -> str:
-        """Hash of the CT and its reference."""
+        """Hash of the CT and its reference, and of how both are read."""
         for path in (case.image, case.lesion_mask):
             if path is not None and path not in self._fingerprints:
                 self._fingerprints[path] = fingerprint(path)
-        return digest(
-            [
-                self._fingerprints.get(path)
-                for path in (case.image, case.lesion_mask)
-                if path is not None
-            ]
-        )
+        files = [
+            self._fingerprints.get(path)
+            for path in (case.image, case.lesion_mask)
+            if path is not None
+        ]
+        reading = [sorted(case.lesion_labels), case.window_hu, case.mask_follows_array]
+        return digest([files, reading])
 
     def lungs_key(self, config: Config) -> str:
-        """Hash of the lung model and its settings."""
+        """Hash of the lung model and its settings, and of the version of the package."""
         manifest = read_lung_manifest(self.lung_model or shipped("lungs"))
-        return digest([manifest, with_lungs(config, manifest).lungs.model_dump()])
+        return digest([manifest, with_lungs(config, manifest).lungs.model_dump(), __version__])
 
     def _lung_labels(self, case: Case, scan: Scan, config: Config) -> np.ndarray:
-        key = digest([self.case_key(case), self.lungs_key(config), __version__])
-        path = self.out / "lungs" / f"{key}.npz"
-        if path.exists():
-            with np.load(path) as file:
-                stored: np.ndarray = file["labels"]
-                return stored
+        path = self.out / "lungs" / f"{digest([self.case_key(case), self.lungs_key(config)])}.npz"
+        stored = read_stored(path, "labels")
+        if stored is not None:
+            return stored[0]
         if self._lungs is None:
             self._lungs = load_lungs(self.lung_model)
         lungs = self._lungs
@@ -326,6 +329,17 @@ class Bench:
         with replacing(path) as handle:
             np.savez_compressed(handle, labels=labels)
         return labels
+
+
+def read_stored(path: Path, *names: str) -> list[np.ndarray] | None:
+    """Arrays of an ``.npz`` file of an earlier run; None if there is none or it is damaged."""
+    if not path.exists():
+        return None
+    try:
+        with np.load(path) as file:
+            return [file[name] for name in names]
+    except Exception:  # zipfile, zlib and numpy raise many kinds for a damaged file
+        return None
 
 
 def spread_cases(bench: Bench, n: int | None) -> list[Case]:

@@ -39,8 +39,6 @@ from normnet.version import __version__
 LUNG_SETS = tuple(dataset.name for dataset in with_role("lungs"))
 PAPER = {"coronacases": "> 98", "radiopaedia": "> 98"}
 N_FOLDS = 5
-LUNG_ITERATIONS = {"paper": 3000}
-OTHER_ITERATIONS = 300
 ALL_FOLDS = "all folds"
 MOST_SLICES = 10_000  # to learn from, 5 GB; with more CTs there are fewer slices of each
 
@@ -75,9 +73,7 @@ def run_lungs(folder: Path, experiment: Experiment, scale: Scale, bench: Bench) 
         OutputError: If they cannot be written.
         Interrupted: If the run shall stop; finished folds and scores are stored.
     """
-    config = scale.config().lungs
-    iterations = LUNG_ITERATIONS.get(scale.name, OTHER_ITERATIONS)
-    training = scale.config().lungs_training.model_copy(update={"iterations": iterations})
+    config, training = scale.config().lungs, scale.config().lungs_training
     cases = find_lung_cases(bench)
     folds = _make_folds(cases, config, training, bench)
     _train_missing(folds, cases, config, training, bench)
@@ -96,7 +92,7 @@ def run_lungs(folder: Path, experiment: Experiment, scale: Scale, bench: Bench) 
     ]
     sizes = Counter(item.set_name for item in cases)
     about = [
-        f"Scale {scale.name}: {len(folds)} folds of {iterations} iterations.",
+        f"Scale {scale.name}: {len(folds)} folds of {training.iterations} iterations.",
         "Trained on " + ", ".join(f"{n} CTs of {name}" for name, n in sizes.items()) + ".",
         experiment.note,
         f"Config {digest([fold.key for fold in folds])[:8]}.",
@@ -181,7 +177,7 @@ def _make_folds(
     for k in range(n):
         held_out = [item for item, fold in zip(cases, fold_of, strict=True) if fold == k]
         seen = [item.key for item, fold in zip(cases, fold_of, strict=True) if fold != k]
-        key = digest([settings, k, seen])
+        key = digest([settings, len(cases), k, seen])
         folds.append(Fold(held_out, bench.out / "lung-networks" / key, key))
     return folds
 
@@ -235,7 +231,7 @@ def _read_slices(
         lung_mask = read_lungs(item.case, scan)
         assert lung_mask is not None
         parts = volume_slices(scan, lung_mask, config, item.case.excluded_slices)
-        slices[item] = parts[:: -(-len(parts) * len(cases) // MOST_SLICES)]
+        slices[item] = parts[:: max(1, -(-len(parts) * len(cases) // MOST_SLICES))]
     return slices
 
 

@@ -139,10 +139,13 @@ def predict_left_out_nnunet(
     """
     run, config = find_run(name, scale, bench, folds, seed), scale.config()
     for fold, (_, _, left_out) in enumerate(folds):
-        if not all(mask_path(run, case, scale, bench).exists() for case in left_out):
+        paths = [mask_path(run, case, scale, bench) for case in left_out]
+        if any(load_mask(path) is None for path in paths):
             _make_masks(run, fold, scale, bench)
-        for case in left_out:
-            yield bench.subject(case, config), load_mask(mask_path(run, case, scale, bench))
+        for case, path in zip(left_out, paths, strict=True):
+            lesion_mask = load_mask(path)
+            assert lesion_mask is not None
+            yield bench.subject(case, config), lesion_mask
 
 
 def find_run(name: str, scale: Scale, bench: Bench, folds: Sequence[Fold], seed: int = 0) -> Run:
@@ -160,12 +163,6 @@ def find_run(name: str, scale: Scale, bench: Bench, folds: Sequence[Fold], seed:
     ]
     folder = bench.out / "supervised" / digest(parts)
     return Run(name, configuration, scale.nnunet_trainer, folds, folder)
-
-
-def read_nnunet_trainings(run: Run) -> list[dict[str, Any]]:
-    """How the network of each fold was trained (epochs, losses, …); {} where it is unknown."""
-    stored = read_json(run.folder / "trainings.json") or {}
-    return [stored.get(label, {}) for label, _, _ in run.folds]
 
 
 def mask_path(run: Run, case: Case, scale: Scale, bench: Bench) -> Path:

@@ -69,5 +69,6 @@ def write_maps(run: RivalRun) -> Iterator[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{case.case_id}.nii.gz"
         scan, scores = subject.scan, subject.prepared.restore(run.score_map(subject))
+        scores *= subject.lung_labels > 0
         write_image(path, scores, scan.geometry, joined=scan.joined)
         yield path

@@ -19,14 +19,14 @@ import numpy as np
 from normnet.baselines.score import segment_anomalies
 from normnet.config import Config
 from normnet.datasets.manifest import Case
-from normnet.errors import NormNetError
+from normnet.errors import InputError, NormNetError
 from normnet.evaluation.scores import SCORES, Comparison, compute_scores
+from normnet.experiments import nnunet, supervised
 from normnet.experiments.baselines import Baseline, baseline_folder, score_or_load, train_or_load
 from normnet.experiments.bench import Bench, Interrupted, Subject, digest, patient_of
 from normnet.experiments.catalogue import Experiment, Row, Scale
 from normnet.experiments.rivals import KINDS, Rival, find_rival
 from normnet.experiments.scores import Result, wanted_scores
-from normnet.experiments.supervised import Scheme
 from normnet.experiments.thresholds import (
     CHOICES,
     IN_SAMPLE,
@@ -78,8 +78,12 @@ class RivalRun:
             parts = (config.preparation, config.window, config.postprocessing)
             return [part.model_dump() for part in parts]
         sizes = scale.model_dump(exclude={"note", "cost", "members", "seeds", "baselines"})
-        cases = [bench.case_key(case) for own in bench.data.tests.values() for case in own]
-        return [sizes, sorted(cases)]
+        try:
+            split = self._folds()
+        except InputError:  # too few CTs: nothing can be stored, and scoring says why
+            split = []
+        cases = [[[bench.case_key(case) for case in own] for own in fold[1:]] for fold in split]
+        return [sizes, supervised.VERSION, nnunet.VERSION, cases]
 
     def train(self) -> Baseline:
         """The trained network of an unsupervised method; it is trained if it is missing."""
@@ -206,6 +210,9 @@ class RivalRun:
                 if threshold is not None:
                     shown = self.rival.shown(threshold, self.config)
                     result.thresholds.setdefault(name, {})[case.case_id] = shown
+        for name, own in self.bench.data.tests.items():
+            if len(result.sets.get(name, {})) < len(own):
+                result.sets.pop(name, None)
         return [result] if result.sets else []
 
     def _score_case(self, case: Case, thresholds: set[Threshold], names: Collection[str]) -> bool:
@@ -240,15 +247,18 @@ class RivalRun:
         return True
 
     def _predict_left_out(self) -> Iterator[tuple[Subject, np.ndarray]]:
-        from normnet.experiments.nnunet import CONFIGURATIONS, predict_left_out_nnunet
-        from normnet.experiments.supervised import folds, predict_left_out
+        of_nnunet = self.rival.name in nnunet.CONFIGURATIONS
+        predict = nnunet.predict_left_out_nnunet if of_nnunet else supervised.predict_left_out
+        return predict(self.rival.name, self.scale, self.bench, self._folds(), self.seed)
 
-        name, scale, bench = self.rival.name, self.scale, self.bench
-        if name not in CONFIGURATIONS:
-            return predict_left_out(name, scale, bench, self.seed)
-        scheme: Scheme = "sets" if name == "nnunet-unseen" else "patients"
-        split = folds(bench.data.tests, scheme, scale.supervised.folds)
-        return predict_left_out_nnunet(name, scale, bench, split, self.seed)
+    def _folds(self) -> list[supervised.Fold]:
+        """The networks of a supervised method: what each learns from and is tested on.
+
+        Raises:
+            InputError: NN-EXP-022 if nothing would be left to learn from.
+        """
+        scheme: supervised.Scheme = "sets" if self.rival.name == "nnunet-unseen" else "patients"
+        return supervised.folds(self.bench.data.tests, scheme, self.scale.supervised.folds)
 
     def _tell(self, case: Case, scores: dict[str, float]) -> None:
         self.bench.say(f"{self.rival.name}: {case.case_id}: DSC {scores['dsc']:.3f}")
@@ -298,7 +308,7 @@ def finished_rivals(experiment: Experiment, scale: Scale, bench: Bench) -> list[
     return [
         result
         for row in experiment.rows
-        if row.method
+        if row.method and (bench.data.normals or find_rival(row.method).network is None)
         for result in RivalRun(find_rival(row.method), scale, bench).results(row, names)
     ]
 
@@ -312,6 +322,6 @@ def _score_mask(
     subject: Subject, found_mask: np.ndarray, names: Collection[str]
 ) -> dict[str, float]:
     """Scores of a mask of the prepared grid, computed on the scan's own grid."""
-    lesion_mask = subject.prepared.restore_mask(found_mask)
+    lesion_mask = subject.prepared.restore_mask(found_mask) & (subject.lung_labels > 0)
     case = Comparison(lesion_mask, subject.reference, subject.scan.geometry)
     return compute_scores(case, (SCORES[name] for name in names))

@@ -96,18 +96,26 @@ def wanted_scores(experiment: Experiment) -> list[str]:
 
 
 def finished_rows(experiment: Experiment, scale: Scale, bench: Bench) -> list[Result]:
-    """NormNet's rows whose scores are stored, by this run or an earlier one."""
+    """NormNet's rows whose scores are stored, by this run or an earlier one.
+
+    A row has a data set once all of its CTs are scored: means over other CTs cannot be compared.
+    """
     results = []
-    for job in _jobs(list(experiment.rows), scale, bench):
+    rows = [row for row in experiment.rows if row.shipped or bench.data.normals]
+    for job in _jobs(rows, scale, bench):
         stored = _read_scores(bench, job.key)
         sets: dict[str, dict[str, dict[str, float]]] = {}
         for name, cases in bench.data.tests.items():
-            for case in cases:
-                scores = stored.get(bench.case_key(case), {})
-                if _has_all(scores, experiment.scores):
-                    values = {**scores[job.row.reading], **scores["bright"]}
-                    columns = {score: values[score] for score in experiment.scores}
-                    sets.setdefault(name, {})[case.case_id] = columns
+            own = {case.case_id: stored.get(bench.case_key(case), {}) for case in cases}
+            if cases and all(_has_all(scores, experiment.scores) for scores in own.values()):
+                values = {
+                    case_id: {**scores[job.row.reading], **scores["bright"]}
+                    for case_id, scores in own.items()
+                }
+                sets[name] = {
+                    case_id: {score: of_case[score] for score in experiment.scores}
+                    for case_id, of_case in values.items()
+                }
         if sets:
             results.append(Result(job.row, job.seed, job.key, sets))
     return results

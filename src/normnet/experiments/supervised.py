@@ -14,10 +14,10 @@ from __future__ import annotations
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -45,11 +45,12 @@ from normnet.experiments.bench import (
     digest,
     loss_line,
     patient_of,
+    read_stored,
 )
 from normnet.experiments.catalogue import Scale
 from normnet.experiments.thresholds import reference_on_grid
 from normnet.io.atomic import replacing
-from normnet.io.json_files import read_json, write_json
+from normnet.io.json_files import write_json
 
 VERSION = 2  # of the networks, the folds and the masks
 Scheme = Literal["patients", "sets"]
@@ -144,7 +145,7 @@ def supervised_settings(scale: Scale) -> SupervisedSettings:
 
 
 def predict_left_out(
-    name: str, scale: Scale, bench: Bench, seed: int = 0, scheme: Scheme = "patients"
+    name: str, scale: Scale, bench: Bench, folds: Sequence[Fold], seed: int = 0
 ) -> Iterator[tuple[Subject, np.ndarray]]:
     """Lesions of every labelled CT by the network that has not seen its patient.
 
@@ -154,43 +155,33 @@ def predict_left_out(
         name: ``cople-net`` or ``inf-net``.
         scale: Size.
         bench: CTs, and the results of earlier runs.
+        folds: One network is trained per fold.
         seed: Of the training.
-        scheme: As ``folds`` takes it; ``sets`` tests on a data set that no CT was learned from.
 
     Yields:
         The CT, and (z, y, x) bool on its prepared grid, inside the lungs.
 
     Raises:
         ConfigError: NN-BAS-020 if there is no such method.
-        InputError: NN-EXP-022 with CTs of one patient or one data set only.
         Interrupted: If the run shall stop; the checkpoint and finished masks stay.
     """
     method, config = find_supervised(name), scale.config()
-    for fold in folds(bench.data.tests, scheme, scale.supervised.folds):
+    for fold in folds:
         folder, trained = fold_folder(method, scale, bench, fold, seed), None
         for case in fold.held_out:
             if bench.stop():
                 raise Interrupted
             path = mask_path(folder, case, scale, bench)
-            if not path.exists():
+            lesion_mask = load_mask(path)
+            if lesion_mask is None:
                 trained = trained or _train_or_load(method, scale, bench, fold, seed)
             subject = bench.subject(case, config)
-            if trained is not None and not path.exists():
-                store_mask(path, predict_lesions(trained, subject.prepared, bench.device))
+            if lesion_mask is None and trained is not None:
+                lesion_mask = predict_lesions(trained, subject.prepared, bench.device)
+                store_mask(path, lesion_mask)
                 bench.say(f"{name}: {case.case_id} segmented")
-            yield subject, load_mask(path)
-
-
-def read_trainings(
-    name: str, scale: Scale, bench: Bench, seed: int = 0, scheme: Scheme = "patients"
-) -> list[dict[str, Any]]:
-    """How the network of each fold was trained (iterations, loss, …); {} where it is unknown."""
-    method = find_supervised(name)
-    folders = [
-        fold_folder(method, scale, bench, fold, seed)
-        for fold in folds(bench.data.tests, scheme, scale.supervised.folds)
-    ]
-    return [read_json(folder / "training.json") or {} for folder in folders]
+            assert lesion_mask is not None
+            yield subject, lesion_mask
 
 
 def fold_folder(method: Supervised, scale: Scale, bench: Bench, fold: Fold, seed: int = 0) -> Path:
@@ -226,12 +217,13 @@ def store_mask(path: Path, lesion_mask: np.ndarray) -> None:
         np.savez_compressed(handle, bits=np.packbits(lesion_mask), shape=lesion_mask.shape)
 
 
-def load_mask(path: Path) -> np.ndarray:
-    """Read what ``store_mask`` wrote."""
-    with np.load(path) as file:
-        shape = tuple(int(n) for n in file["shape"])
-        bits = np.unpackbits(file["bits"], count=int(np.prod(shape)))
-    lesion_mask: np.ndarray = bits.reshape(shape).astype(bool)
+def load_mask(path: Path) -> np.ndarray | None:
+    """Read what ``store_mask`` wrote; None if there is none or it is damaged."""
+    stored = read_stored(path, "bits", "shape")
+    if stored is None:
+        return None
+    bits, shape = stored
+    lesion_mask: np.ndarray = np.unpackbits(bits, count=int(np.prod(shape))).reshape(shape) > 0
     return lesion_mask
 
 

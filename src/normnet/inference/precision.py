@@ -1,7 +1,7 @@
-"""The type that the networks compute in: bfloat16, or float32 on a CPU without bfloat16.
+"""The type that the networks compute in: bfloat16, or float32 on a device without bfloat16.
 
 A CPU without instructions for bfloat16 emulates them, which takes up to 35 times as long as
-float32. The choice follows from what torch and oneDNN report, never from a measured time, so that
+float32; older GPUs emulate them, too, or have no convolutions for them. The choice follows from what torch and oneDNN report, never from a measured time, so that
 one machine always gives the same masks.
 """
 
@@ -30,15 +30,19 @@ WITHOUT_BFLOAT16 = {
 def choose_precision(device: str = "cpu") -> str:
     """The type that networks compute in on a device, ``"bfloat16"`` or ``"float32"``.
 
-    Only x86 CPUs with AVX512_BF16 (those with AMX have it, too) compute in bfloat16; other devices
-    than CPUs always do. ``ATEN_CPU_CAPABILITY`` and ``ONEDNN_MAX_CPU_ISA`` are obeyed.
+    Only x86 CPUs with AVX512_BF16 (those with AMX have it, too) compute in bfloat16, and NVIDIA GPUs
+    from compute capability 8.0 (Ampere) on; other devices always do. ``ATEN_CPU_CAPABILITY`` and
+    ``ONEDNN_MAX_CPU_ISA`` are obeyed.
 
     Args:
         device: Torch device.
     """
     import torch
 
-    if torch.device(device).type != "cpu":
+    place = torch.device(device)
+    if place.type == "cuda" and torch.version.hip is None:
+        return "bfloat16" if torch.cuda.get_device_capability(place)[0] >= 8 else "float32"
+    if place.type != "cpu":
         return "bfloat16"
     native = (
         torch.cpu._is_avx512_bf16_supported()

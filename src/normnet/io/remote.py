@@ -14,6 +14,7 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -93,13 +94,15 @@ def list_files(address: str) -> dict[str, dict[str, Any]]:
     return {path[len(top) :].strip("/"): about for path, about in sorted(found.items())}
 
 
-def find_remote(address: str, result_names: Collection[str] = (), mark: str = "") -> list[Item]:
+def find_remote(
+    address: str, result_names: Collection[str] = (), marks: Collection[str] = ()
+) -> list[Item]:
     """The scans at an address and below it, as far as names tell.
 
     Args:
         address: Of a file or a folder.
         result_names: Names of files of a result, which are no inputs.
-        mark: Name of the file that tells that a folder is a result.
+        marks: Names of files of which each tells that a folder is a result.
 
     Returns:
         Items whose ``content`` follows from what the storage says of their files.
@@ -114,8 +117,8 @@ def find_remote(address: str, result_names: Collection[str] = (), mark: str = ""
         raise InputError("NN-FILE-001", "no such file or folder", where, "check the address")
     root = _path_of(address)
     if "" in files:
-        return [_item(root, root, [root], files, root)]
-    results = {str(Path(name).parent) for name in files if Path(name).name == mark}
+        return [_single(root, address, files)]
+    results = {str(Path(name).parent) for name in files if Path(name).name in marks}
     folders: dict[Path, list[Path]] = defaultdict(list)
     for name in files:
         path = Path(name)
@@ -138,6 +141,20 @@ def find_remote(address: str, result_names: Collection[str] = (), mark: str = ""
             "NN-FILE-008", "no CT in the folder", root.name, "give DICOM, NIfTI, NRRD or MetaImage"
         )
     return items
+
+
+def _single(root: Path, address: str, files: dict[str, dict[str, Any]]) -> Item:
+    """The scan of a file that was given itself; its voxels may lie beside it."""
+    if not is_detached_header(root):
+        return _item(root, root, [root], files, root)
+    beside = list_files(address.rstrip("/").rpartition("/")[0])
+    near = {Path(name): about for name, about in beside.items() if "/" not in name}
+    names = _parts(Path(root.name), list(near))
+    found = {name.as_posix(): near[name] for name in names}
+    return replace(
+        _item(root, root.parent, [root.parent / name for name in names], found, root.parent),
+        root=root,
+    )
 
 
 def _parts(path: Path, beside: list[Path]) -> list[Path]:

@@ -162,6 +162,8 @@ def _thin(labels: np.ndarray, scan: Scan) -> _View:
     spacing_mm = orientation.spacing_mm(scan.geometry)
     every = tuple(max(1, round(THIN_MM / own)) for own in spacing_mm)
     thin = tuple(slice(None, None, n) for n in every)
+    if not orientation.apply(labels)[thin].any():  # a mask thinner than that
+        every, thin = (1, 1, 1), (slice(None),) * 3
     turned_hu, turned = (orientation.apply(array)[thin] for array in (scan.volume_hu, labels))
     thin_mm = tuple(n * own for n, own in zip(every, spacing_mm, strict=True))
     return _View(turned_hu, turned, thin_mm, every)

@@ -299,4 +299,7 @@ def doubt_lungs(scan: Scan, lung_labels: np.ndarray) -> tuple[str, ...]:
     thin = tuple(slice(None, None, n) for n in every)
     volume_hu, labels = (orientation.apply(array) for array in (scan.volume_hu, lung_labels))
     thin_mm = tuple(n * own for n, own in zip(every, spacing, strict=True))
-    return doubts(volume_hu[thin], labels[thin], thin_mm) + doubt_cut(labels, spacing)
+    cut = doubt_cut(labels, spacing)
+    if not labels[thin].any():  # a given mask that is thinner than that
+        return cut
+    return doubts(volume_hu[thin], labels[thin], thin_mm) + cut

@@ -177,7 +177,8 @@ def split_left_right(lungs: np.ndarray, middle: float) -> np.ndarray:
         statistics = cc3d.statistics(labels)
         own = np.where(statistics["centroids"][:, 2] < middle, RIGHT, LEFT).astype(np.uint8)
         own[0] = 0
-        boxes = [box[2] for box in statistics["bounding_boxes"]]
+        # a mask that fills its array has no background, and that no box
+        boxes = [box[2] if box else slice(0, 0) for box in statistics["bounding_boxes"]]
         reach = np.array([min(middle - box.start, box.stop - middle) for box in boxes])
         large = (own > 0) & (statistics["voxel_counts"] >= FRAGMENT_SHARE * n_lung)
         if not (large & (reach > CROSSING_SHARE * (columns[-1] - columns[0]))).any():

@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from normnet.io.atomic import foreign_file
+from normnet.io.atomic import foreign_file, write_bytes
 from normnet.io.remote import list_files, named_errors, open_storage
 from normnet.results.schema import FILES, REQUESTED, RESULT, is_own
 from normnet.results.table import PARQUET, TABLE
@@ -58,10 +58,11 @@ class RemoteResults:
         if missing:
             storage, top = open_storage(self.address)
             with named_errors(self.address):
-                storage.get(
-                    [f"{top}/{path}" for path in missing],
-                    [str(self.folder / path) for path in missing],
-                )
+                # One that is gone by now is being replaced by another process.
+                found = storage.cat([f"{top}/{path}" for path in missing], on_error="omit")
+                for path in missing:
+                    if (content := found.get(f"{top}/{path}")) is not None:
+                        write_bytes(self.folder / path, content)
 
     def has(self, folder: Path, names: Collection[str]) -> bool:
         """Whether the files of a result were there when the storage was last listed."""

@@ -112,7 +112,8 @@ def draw_heat_maps(scale: Scale, bench: Bench) -> Figure:
         subject = bench.subject(case, config)
         box = crop_box(subject)
         thorax, lungs = subject.prepared.thorax[box], subject.prepared.lung_mask[box]
-        z = fullest_slice(reference_on_grid(subject)[box] & lungs)
+        lesions = reference_on_grid(subject)[box] & lungs
+        z = fullest_slice(lesions if lesions.any() else lungs)
         part = _slab_around(z, len(thorax), config)
         _, answers = _look(
             network, network.get_submodule("model.0"), thorax[part], config, bench.device
