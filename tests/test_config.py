@@ -309,6 +309,13 @@ def test_slabs_fit_the_strides_of_their_network(tmp_path, text, key):
         load_config(tmp_path / "mine.toml")
 
 
+def test_lung_networks_have_five_levels_at_most(tmp_path):
+    """So many the slices of a CT are padded for."""
+    (tmp_path / "mine.toml").write_text("[lungs_training]\nchannels = [8, 8, 8, 8, 8, 8]")
+    with pytest.raises(ConfigError, match=r"'lungs_training.channels': more than five levels"):
+        load_config(tmp_path / "mine.toml")
+
+
 @pytest.mark.parametrize(("min_votes", "n_members"), [(3, 2), (1, 0), (100, 5)])
 def test_no_more_votes_than_members(min_votes, n_members):
     with pytest.raises(ConfigError, match=rf"'inference\.min_votes': {min_votes} votes needed"):

@@ -52,6 +52,16 @@ def test_growth_and_erosion(shape, steps):
     assert (erode(solid, steps, in_slice=True) == expected).all()
 
 
+def test_mirrored_views():
+    """A scan is turned by views that run backwards, which torch itself refuses."""
+    mask = RNG.random((6, 8, 10)) > 0.5
+    turned, copy = mask[::-1, :, ::-1], mask[::-1, :, ::-1].copy()
+    assert (erode(turned) == erode(copy)).all()
+    assert (dilate(turned, 2, ~turned) == dilate(copy, 2, ~copy)).all()
+    image = copy.astype(np.float32)
+    assert (box_mean(image[::-1], (3, 3, 3)) == box_mean(image[::-1].copy(), (3, 3, 3))).all()
+
+
 def test_nothing_grows_from_nothing():
     assert not dilate(np.zeros((3, 4, 5), bool), 2).any()
 

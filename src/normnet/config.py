@@ -21,6 +21,7 @@ from normnet.errors import ConfigError
 
 SHIPPED = ("paper", "default", "lesions")  # files in configs/, by name
 MAX_BYTES = 2**20  # of a file of settings
+LUNGS_STRIDE = 16  # slices are padded to multiples of it, which five levels of a U-Net need
 Range = tuple[float, float]
 
 
@@ -636,6 +637,8 @@ def merge_layers(layers: list[Layer]) -> Config:
     where = layers[-1].name
     config = parse_config(values, where)
     crop_stride = 1 << (len(config.lungs_training.channels) - 1)
+    if crop_stride > LUNGS_STRIDE:
+        raise _wrong_value("lungs_training.channels", "more than five levels", where)
     for key, sizes, stride in (
         ("training.slab_vox", config.training.slab_vox, config.network.stride),
         ("lungs_training.crop_px", (config.lungs_training.crop_px,), crop_stride),

@@ -285,6 +285,8 @@ def test_lungs_need_one_scan_of_their_grid(segment, scans, tmp_path, capsys):
         (["nowhere.nii.gz"], 3, "NN-FILE-001"),
         (["SCAN", "--config", "nowhere.toml"], 2, "NN-CFG-003"),
         (["SCAN", "--device", "tpu"], 2, "NN-CFG-010"),
+        (["SCAN", "--device", "cpu:"], 2, "NN-CFG-010"),
+        (["SCAN", "--device", "cuda:²"], 2, "NN-CFG-010"),
         (["SCAN", "--device", "cuda:99"], 2, "NN-CFG-011"),
         (["SCAN", "--model", "nowhere"], 6, "NN-MOD-001"),
     ],

@@ -42,9 +42,23 @@ def test_bfloat16_where_the_cpu_has_it(able):
 def test_float32_where_it_lacks_something(able, monkeypatch, owner, name, answer):
     monkeypatch.setattr(owner, name, lambda: answer, raising=False)
     assert choose_precision() == "float32"
-    assert choose_precision("cuda") == choose_precision("cuda:1") == "bfloat16"
     with autocast():
         assert not torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.parametrize(
+    ("capability", "hip", "expected"),
+    [
+        ((9, 0), None, "bfloat16"),
+        ((8, 0), None, "bfloat16"),
+        ((7, 5), None, "float32"),  # a T4 emulates it
+        ((7, 0), "6.0", "bfloat16"),  # another maker counts otherwise
+    ],
+)
+def test_gpus(able, monkeypatch, capability, hip, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.version, "hip", hip)
+    assert choose_precision("cuda") == choose_precision("cuda:1") == expected
 
 
 @pytest.mark.parametrize(

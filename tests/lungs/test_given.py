@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from normnet.errors import GeometryError, ValueRangeError
+from normnet.filters import dilate
 from normnet.lungs.given import sort_lungs
+from normnet.lungs.learned import doubt_lungs
 from normnet.lungs.organs import LOBES, ORGANS
 from normnet.scan import Scan
 from tests.phantoms import AIR_HU, Phantom, reorient, thorax_phantom
@@ -87,6 +89,38 @@ def test_one_value_is_split(phantom, sides, value, order, flips):
     found, warnings = sort_lungs(mask, reorient(phantom.scan, order, flips))
     np.testing.assert_array_equal(found, expected)
     assert warnings == ()
+
+
+def test_lungs_that_touch_in_a_mirrored_scan(phantom, sides):
+    """To part them they are eroded, as they lie in the file."""
+    touching = (sides > 0) | dilate(sides > 0, 6, within=organs_of(phantom)[51])
+    middle = sides.shape[2] // 2
+    touching[18:22, 40:44, middle - 16 : middle + 16] = True
+    stored = reorient(phantom.scan, (0, 1, 2), (False, False, True))
+    found, _ = sort_lungs(touching[:, :, ::-1].copy(), stored)
+    expected, _ = sort_lungs(touching, phantom.scan)
+    assert set(np.unique(expected)) == {0, 1, 2}
+    assert (found[:, :, ::-1] == expected).mean() > 0.999
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("kind", ["plane", "box"])
+def test_a_thin_mask_and_one_that_fills_its_box(axis, kind):
+    """At fine spacing, between the voxels that are looked at first."""
+    phantom = thorax_phantom((60, 96, 96), (1.2, 2.5, 2.5), vessels=False)
+    mask = np.zeros(phantom.scan.shape, np.uint8)
+    middle = [int(np.median(at)) for at in np.nonzero(phantom.lung_mask)]
+    at = [slice(n - 6, n + 6) for n in middle]
+    if kind == "plane":
+        at[axis] = slice(middle[axis] | 1, (middle[axis] | 1) + 1)
+    mask[tuple(at)] = 1
+    mask &= phantom.lung_mask
+    try:
+        found, _ = sort_lungs(mask, phantom.scan)
+    except ValueRangeError:
+        return
+    assert (found > 0).sum() == mask.sum()
+    doubt_lungs(phantom.scan, found)
 
 
 @pytest.mark.parametrize("side", [1, 2])

@@ -19,6 +19,7 @@ from normnet.quantification import quantify
 from normnet.results.folder import (
     is_done,
     output_folder,
+    read_owners,
     result_key,
     shared_key,
     write_failure,
@@ -228,6 +229,22 @@ def test_folders_belong_to_their_input_in_later_runs(tmp_path):
     assert output_folder(tmp_path, path, set(), _key("a", "changed")).name == "ct"
     assert output_folder(tmp_path, path, set(), _key("moved", "b")).name == "ct_2"
     assert output_folder(tmp_path, path, set(), _key("c", "c")).name == "ct_3"
+
+
+def test_scans_of_one_place_keep_their_folders(tmp_path):
+    """The series of one folder, or a file and a link to it, in whatever order they come."""
+    path, taken = Path("dump"), set()
+    for name, content in (("dump", "a"), ("dump_2", "b"), ("dump_3", "c")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / RESULT).write_text(
+            json.dumps({"status": "ok", "key": _key("dump", content)})
+        )
+    owners = read_owners(tmp_path)
+    for content, expected in (("b", "dump_2"), ("new", "dump_4"), ("c", "dump_3"), ("a", "dump")):
+        key = _key("dump", content)
+        folder = output_folder(tmp_path, path, taken, key, "dump", owners, by_content=True)
+        assert folder.name == expected
+        taken.add(folder)
 
 
 @pytest.mark.parametrize("path", [".", ".."])

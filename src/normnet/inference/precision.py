@@ -1,8 +1,9 @@
 """The type that the networks compute in: bfloat16, or float32 on a device without bfloat16.
 
 A CPU without instructions for bfloat16 emulates them, which takes up to 35 times as long as
-float32; older GPUs emulate them, too, or have no convolutions for them. The choice follows from what torch and oneDNN report, never from a measured time, so that
-one machine always gives the same masks.
+float32; older GPUs emulate them, too, or have no convolutions for them. The choice follows from
+what torch and oneDNN report, never from a measured time, so that one machine always gives the same
+masks.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ WITHOUT_BFLOAT16 = {
 def choose_precision(device: str = "cpu") -> str:
     """The type that networks compute in on a device, ``"bfloat16"`` or ``"float32"``.
 
-    Only x86 CPUs with AVX512_BF16 (those with AMX have it, too) compute in bfloat16, and NVIDIA GPUs
-    from compute capability 8.0 (Ampere) on; other devices always do. ``ATEN_CPU_CAPABILITY`` and
-    ``ONEDNN_MAX_CPU_ISA`` are obeyed.
+    Of CPUs only x86 with AVX512_BF16 (those with AMX have it, too) compute in bfloat16, of NVIDIA
+    GPUs those from compute capability 8.0 (Ampere) on; other devices always do.
+    ``ATEN_CPU_CAPABILITY`` and ``ONEDNN_MAX_CPU_ISA`` are obeyed.
 
     Args:
         device: Torch device.

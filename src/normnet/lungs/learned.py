@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from normnet.config import LungsConfig
+from normnet.config import LUNGS_STRIDE, LungsConfig
 from normnet.errors import ValueRangeError
 from normnet.filters import bounding_box, dilate
 from normnet.inference.precision import autocast, choose_precision
@@ -81,7 +81,7 @@ def predict_lungs(
     import torch
 
     depth, height, width = volume_hu.shape
-    pads = (0, -width % 16, 0, -height % 16)
+    pads = (0, -width % LUNGS_STRIDE, 0, -height % LUNGS_STRIDE)
     prob = np.zeros(volume_hu.shape, np.float32)
     apart = seen_slices(slice_mm, config)
     networks = [network.to(device) for network in networks]

@@ -90,14 +90,14 @@ def result_key(path: Path, shared: dict[str, str], item: Item | None = None) -> 
     return {**first, "place": place, **shared}
 
 
-def read_owners(out: Path) -> dict[str, Path]:
+def read_owners(out: Path) -> dict[str, list[Path]]:
     """The result folders in ``out`` by the place of their input, see ``result_key``."""
-    owners = {}
+    owners: dict[str, list[Path]] = {}
     for file in sorted(out.glob(f"*/{RESULT}")):
         result = read_result(file.parent) or {}
         key = result.get("key")
         if isinstance(key, dict) and isinstance(key.get("place"), str):
-            owners[key["place"]] = file.parent
+            owners.setdefault(key["place"], []).append(file.parent)
     return owners
 
 
@@ -107,7 +107,8 @@ def output_folder(
     taken: Container[Path],
     key: dict[str, str],
     name: str = "",
-    owners: Mapping[str, Path] | None = None,
+    owners: Mapping[str, Sequence[Path]] | None = None,
+    by_content: bool = False,
 ) -> Path:
     """The folder for a scan's result: its name, or ``name_2``, ``name_3`` … if that is taken.
 
@@ -122,15 +123,17 @@ def output_folder(
             lies in a folder of that name.
         name: As made by ``result_names``; the name of the file or folder where it is empty.
         owners: As made by ``read_owners``: names stay as they are when scans are added later.
+        by_content: Other scans have the same place, such as the series of one folder: only their
+            contents tell their folders apart.
 
     Raises:
         OutputError: NN-OUT-011 if that folder is the scan itself.
     """
     name = name or own_name(path)
-    owned = (owners or {}).get(key["place"])
-    free = owned if owned not in taken else None
-    if free is None:
-        free = _free_folder(out, name, taken, key)
+    own = [folder for folder in (owners or {}).get(key["place"], ()) if folder not in taken]
+    if by_content or len(own) > 1:
+        own = [folder for folder in own if _owner(folder).get("input") == key["input"]]
+    free = own[0] if own else _free_folder(out, name, taken, key, by_content)
     if free.resolve() == path.resolve():
         raise OutputError(
             "NN-OUT-011",
@@ -141,19 +144,26 @@ def output_folder(
     return free
 
 
-def _free_folder(out: Path, name: str, taken: Container[Path], key: dict[str, str]) -> Path:
+def _owner(folder: Path) -> dict[str, str]:
+    """The key of the result in a folder; empty if there is none."""
+    return (read_result(folder) or {}).get("key") or {}
+
+
+def _free_folder(
+    out: Path, name: str, taken: Container[Path], key: dict[str, str], by_content: bool
+) -> Path:
     """The first folder of a name that belongs to the input of the key, or to none."""
+    parts = ("input",) if by_content else ("place", "input")
     free: Path | None = None
     for n in itertools.count(1):
         folder = out / (name if n == 1 else f"{name}_{n}")
         if folder in taken:
             continue
-        result = read_result(folder) or {}
-        owner = result.get("key") or {}
-        if owner and any(owner.get(part) == key[part] for part in ("place", "input")):
+        owner = _owner(folder)
+        if owner and any(owner.get(part) == key[part] for part in parts):
             free = folder
             break
-        if free is None and result.get("status") != "ok":
+        if free is None and (read_result(folder) or {}).get("status") != "ok":
             free = folder
         if not folder.exists():
             break
@@ -169,7 +179,8 @@ def claimed_folder(
     key: dict[str, str],
     inputs: Set[Path] = frozenset(),
     name: str = "",
-    owners: Mapping[str, Path] | None = None,
+    owners: Mapping[str, Sequence[Path]] | None = None,
+    by_content: bool = False,
     wait_s: float = 0.0,
 ) -> Iterator[Path]:
     """The folder for a scan's result, locked for this process while the block runs.
@@ -185,6 +196,7 @@ def claimed_folder(
         inputs: Resolved paths of all that the run reads.
         name: As ``output_folder`` takes it.
         owners: As ``output_folder`` takes it.
+        by_content: As ``output_folder`` takes it.
         wait_s: How long to wait for another process that segments this scan.
 
     Yields:
@@ -195,21 +207,22 @@ def claimed_folder(
             something in the folder that is not ours, 011 if that is an input.
     """
     unusable = _Taken(taken)
+    note = "-".join([key["place"], *([key["input"]] if by_content else [])])
     with ExitStack() as lock:
         while True:
-            folder = output_folder(out, path, unusable, key, name, owners)
+            folder = output_folder(out, path, unusable, key, name, owners, by_content)
             if folder.is_symlink():
                 found = "a link has the name of the result folder"
                 raise OutputError("NN-OUT-016", found, folder.name, "choose another --out")
             make_folder(folder)
             try:
-                lock.enter_context(locked_folder(folder, wait_s, note=key["place"]))
+                lock.enter_context(locked_folder(folder, wait_s, note=note))
             except OutputError as error:
-                if error.code != "NN-OUT-012" or holder_of(folder).note in ("", key["place"]):
+                if error.code != "NN-OUT-012" or holder_of(folder).note in ("", note):
                     raise
                 unusable.busy.add(folder)
                 continue
-            if output_folder(out, path, unusable, key, name, owners) == folder:
+            if output_folder(out, path, unusable, key, name, owners, by_content) == folder:
                 break
             lock.close()  # meanwhile another process has written a result there
         for file in (RESULT, *FILES, *REQUESTED):

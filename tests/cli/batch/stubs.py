@@ -1,8 +1,8 @@
 """Stand-ins that other processes import: lungs by density, and scans whose process ends.
 
 In the folder that ``NORMNET_TEST_FOLDER`` names: ``kill-NAME`` holds how often the process of this
-scan is killed, ``wait`` makes each scan wait until that file goes, ``done-NAME-*`` tells that the
-lungs of a scan were looked for.
+scan is killed, ``gpu-NAME`` lets it lose its GPU once, ``wait`` makes each scan wait until that file
+goes, ``done-NAME-*`` tells that the lungs of a scan were looked for.
 """
 
 from __future__ import annotations
@@ -35,6 +35,13 @@ def find_lungs(scan, *arguments):
     if kills.exists() and (n := int(kills.read_text())) > 0:
         kills.write_text(str(n - 1))
         os.kill(os.getpid(), signal.SIGKILL)
+    lost = folder / f"gpu-{scan.case_id}"
+    if lost.exists():
+        import normnet.cli.batch.worker
+
+        lost.unlink()
+        normnet.cli.batch.worker.is_lost = lambda device: True
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
     while (folder / "wait").exists():
         time.sleep(0.05)
     return lungs_by_density(scan)

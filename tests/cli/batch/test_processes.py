@@ -8,12 +8,15 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
+from normnet.cli.batch.worker import Worker
 from normnet.results.schema import FILES, RESULT, read_result
 from tests.cli.batch.conftest import ROOT
 from tests.cli.batch.stubs import n_done
+from tests.phantoms import thorax_phantom, write_dicom
 from tests.waiting import wait_until
 
 
@@ -60,6 +63,60 @@ def test_a_killed_worker_loses_no_scan(segment, cts, words, tmp_path, capfd):
     assert [n_done(words, name) for name in "abcd"] == [1, 2, 1, 1]
     names = {path.name for path in (tmp_path / "out/b").iterdir()}
     assert names == {*FILES, RESULT}
+
+
+def test_a_second_run_knows_scans_of_one_place(segment, cts, words, tmp_path, capfd):
+    """Three studies in one folder, and a link to a CT."""
+    dump = tmp_path / "dump"
+    for n in range(3):
+        phantom = thorax_phantom((16, 32, 32), (10.0, 10.0, 10.0), seed=n)
+        write_dicom(phantom.scan, tmp_path / f"s{n}")
+        dump.mkdir(exist_ok=True)
+        for file in (tmp_path / f"s{n}").iterdir():
+            file.rename(dump / f"{n}-{file.name}")
+    (cts / "link.nii.gz").symlink_to(cts / "a.nii.gz")
+    assert segment(cts, dump, "--series", "auto") == 0
+    n_scans = len(_table(tmp_path / "out"))
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/result.json")}
+    capfd.readouterr()
+    assert segment(cts, dump, "--series", "auto") == 0
+    assert f"0 segmented, {n_scans} done already" in capfd.readouterr().out
+    after = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/result.json")}
+    assert after == before
+
+
+def test_a_process_that_ended_after_its_result(segment, cts, words, tmp_path, capfd, monkeypatch):
+    """What was asked for beside the result is made in the second try."""
+    real = Worker.do
+
+    def again(self, job, *rest):
+        if job.name == "a" and job.n_tries == 1:
+            real(Worker(replace(self.run, pages=frozenset())), job, *rest)
+            job = replace(job, n_tries=2)
+        return real(self, job, *rest)
+
+    monkeypatch.setattr(Worker, "do", again)
+    assert segment(cts / "a.nii.gz", "--report") == 0
+    assert (tmp_path / "out/a/report.html").exists()
+
+
+@pytest.mark.parametrize("workers", [(), ("--workers", "1")])
+def test_a_lost_gpu_is_no_failure_of_a_scan(
+    segment, cts, words, tmp_path, capfd, monkeypatch, workers
+):
+    """A new process gets the GPU back; without one the run ends, and no scan is to blame."""
+    (words / "gpu-b").write_text("1")
+    code = segment(cts, *workers)
+    told = capfd.readouterr()
+    if workers:
+        assert code == 0
+        assert "b: the process that segmented it has ended; it is tried again" in told.err
+        assert [row["status"] for row in _table(tmp_path / "out")] == ["ok"] * 4
+    else:
+        assert code != 0
+        assert "NN-RES-009" in told.err
+        assert read_result(tmp_path / "out/b") is None
+        assert read_result(tmp_path / "out/a")["status"] == "ok"
 
 
 def test_a_scan_that_kills_each_worker_is_a_failure(segment, cts, words, tmp_path, capfd):

@@ -8,9 +8,11 @@ import json
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
+from normnet import read_ct
 from normnet.io.formats.nifti import write_image
-from normnet.io.remote import find_remote, is_address
+from normnet.io.remote import find_remote, is_address, list_files
 from normnet.results.remote import NOTE, RemoteResults
 from normnet.results.schema import FILES, RESULT, read_result
 from tests.cli.batch.stubs import n_done
@@ -89,6 +91,41 @@ def test_in_and_out(segment, cts, words, s3, tmp_path, capfd):
     assert "5 scans: 2 segmented, 3 done already, 0 failed" in capfd.readouterr().out
     assert [n_done(words, name) for name in names] == [2, 3, 3, 2, 2]  # those of "here", too
     assert _names(s3, "bucket/out/b") == {*FILES, RESULT}
+
+
+def test_a_report_later(segment, cts, words, s3, tmp_path, capfd):
+    s3.put_file(str(cts / "a.nii.gz"), "bucket/in/a.nii.gz")
+    assert segment("s3://bucket/in") == 0
+    assert segment("s3://bucket/in", "--report") == 0
+    assert "1 done already" in capfd.readouterr().out
+    assert (tmp_path / "out/a/report.html").exists()
+
+
+def test_a_header_and_its_voxels(segment, cts, words, s3, tmp_path):
+    scan = read_ct(cts / "a.nii.gz")
+    image = sitk.GetImageFromArray(scan.volume_hu)
+    image.SetSpacing(scan.geometry.spacing_mm[::-1])
+    sitk.WriteImage(image, str(tmp_path / "x.mhd"))
+    for name in ("x.mhd", "x.raw"):
+        s3.put_file(str(tmp_path / name), f"bucket/{name}")
+    assert segment("s3://bucket/x.mhd") == 0
+    assert read_result(tmp_path / "out/x")["status"] == "ok"
+
+
+def test_a_result_that_goes_while_it_is_fetched(s3, tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        s3.pipe_file(f"bucket/out/{name}/{RESULT}", b"{}")
+    real = list_files
+
+    def and_then(address):
+        found = real(address)
+        s3.rm_file(f"bucket/out/a/{RESULT}")
+        return found
+
+    monkeypatch.setattr("normnet.results.remote.list_files", and_then)
+    RemoteResults("s3://bucket/out", tmp_path).pull()
+    assert (tmp_path / "b" / RESULT).read_bytes() == b"{}"
+    assert not (tmp_path / "a" / RESULT).exists()
 
 
 def test_one_file_in_and_a_folder_out(segment, cts, words, s3, tmp_path, capfd):
@@ -186,7 +223,9 @@ def test_what_is_one_scan(s3):
         "p2/x.mhd", "p2/x.raw", ".hidden/ct.nii", "done/lesions.nii.gz", "done/result.json",
     ):  # fmt: skip
         s3.pipe_file(f"bucket/{name}", b"1")
-    items = find_remote("s3://bucket", ("lesions.nii.gz", RESULT), RESULT)
+    s3.pipe_file("bucket/sent/lesions.nii.gz", b"1")  # a result on its way
+    s3.pipe_file(f"bucket/sent/{NOTE}", b"{}")
+    items = find_remote("s3://bucket", ("lesions.nii.gz", RESULT), (RESULT, NOTE))
     found = {str(item.source): [path.name for path in item.files] for item in items}
     assert found == {
         "bucket/p1/s1": ["0001.dcm", "0002.dcm"],
@@ -194,6 +233,9 @@ def test_what_is_one_scan(s3):
         "bucket/p2/ct.zip": ["ct.zip"],
         "bucket/p2/x.mhd": ["x.mhd", "x.raw"],
     }
+    (header,) = find_remote("s3://bucket/p2/x.mhd")  # by its own address
+    assert [path.name for path in header.files] == ["x.mhd", "x.raw"]
+    assert str(header.source) == "x.mhd"
     before = {item.path: item.content for item in items}
     s3.pipe_file("bucket/p1/s2/IM2", b"2")
     changed = {

@@ -6,6 +6,7 @@ Error ids: NN-CLI-007 a share of the scans that cannot be.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,8 @@ class Job:
         folder: Where its result goes.
         is_done: Whether its result is there already.
         n_tries: How often it was tried, with this time.
+        shares_place: Whether another scan of the run has the same path, such as another series of
+            the folder.
     """
 
     item: Item
@@ -40,6 +43,7 @@ class Job:
     folder: Path
     is_done: bool = False
     n_tries: int = 1
+    shares_place: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ class Run:
     lobes: Path | None = None
     series: str | None = None
     inputs: Set[Path] = frozenset()
-    owners: Mapping[str, Path] = field(default_factory=dict)
+    owners: Mapping[str, Sequence[Path]] = field(default_factory=dict)
     taken: set[Path] = field(default_factory=set)
     debug: bool = False
     server: str | None = None
@@ -106,18 +110,19 @@ class _LateKey(dict[str, str]):
 def plan(items: Sequence[Item], run: Run) -> list[Job]:
     """A name and a result folder for each scan; the folders are added to ``run.taken``.
 
-    No scan is read, but one that has the name of another scan's result.
+    No scan is read, but one that has the name of another scan's result, or another scan's path.
 
     Raises:
         OutputError: As ``output_folder``.
     """
     names = result_names([item.path for item in items], [item.root for item in items])
+    n_scans = Counter(place_of(item.path) for item in items)
     jobs = []
     for item, name in zip(items, names, strict=True):
-        key = _LateKey(item, run)
-        folder = output_folder(run.out, item.path, run.taken, key, name, run.owners)
+        key, shares = _LateKey(item, run), n_scans[place_of(item.path)] > 1
+        folder = output_folder(run.out, item.path, run.taken, key, name, run.owners, shares)
         run.taken.add(folder)
-        jobs.append(Job(item, name, folder))
+        jobs.append(Job(item, name, folder, shares_place=shares))
     return jobs
 
 

@@ -7,6 +7,7 @@ Error ids: NN-RES-007 the process of a scan ended again and again.
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 import traceback
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from normnet.cli.batch.jobs import Job, Run
+from normnet.cli.devices import LOST_DEVICE, is_lost, lost_device
 from normnet.cli.failures import as_named_error
 from normnet.errors import NormNetError, NormNetWarning, OutputError, ResourceError
 from normnet.memory import give_back_memory, keep_freed_memory
@@ -150,7 +152,7 @@ class Worker:
 
         run.taken.discard(job.folder)
         folder = job.folder
-        path, names = job.item.path, (job.name, run.owners)
+        path, names = job.item.path, (job.name, run.owners, job.shares_place)
         wait_s = LOCK_WAIT_S if job.n_tries > 1 else 0.0
         try:
             with claimed_folder(
@@ -167,11 +169,16 @@ class Worker:
             OutputError: If a failure cannot be recorded.
         """
         from normnet.results.folder import is_done
+        from normnet.results.schema import read_result
 
         job, exports, start = claimed.job, self.run.exports, time.perf_counter()
-        if job.n_tries > 1 and is_done(claimed.folder, claimed.key, exports):
+        if (
+            job.n_tries > 1
+            and is_done(claimed.folder, claimed.key, exports)
+            and self.run.pages <= set((read_result(claimed.folder) or {})["files"])
+        ):
             self._say(describe(claimed.folder, "ok"))  # its process ended before it could say so
-            return self._end()
+            return self._end(self._store(claimed))
         if not job.item.content:
             return self._segment_item(claimed, job.item, bar, start)
         from normnet.io.remote import fetched, find_local
@@ -262,13 +269,20 @@ class Worker:
         return self._end(self._store(claimed))
 
     def _try(self, claimed: _Claimed, work: Callable[[], Result]) -> Result | NormNetError:
-        """What the work returns, or its failure, which is then recorded in the folder."""
+        """What the work returns, or its failure, which is then recorded in the folder.
+
+        Raises:
+            ResourceError: NN-RES-009 if the GPU is lost for this process: no later scan would work.
+        """
         try:
             return work()
         except Exception as caught:
             if self.run.debug:
                 traceback.print_exception(caught)
-            return self._fail(claimed, as_named_error(caught, claimed.job.item.path.name))
+            name = claimed.job.item.path.name
+            if "_loaded" in self.__dict__ and is_lost(self._loaded[1]):
+                raise lost_device(name) from caught
+            return self._fail(claimed, as_named_error(caught, name))
 
     def _fail(self, claimed: _Claimed, error: NormNetError) -> NormNetError:
         """Record why a scan has no result."""
@@ -306,9 +320,15 @@ class Worker:
         result = read_result(job.folder) or {}
         if self.run.pages <= set(result["files"]):
             return None
+        from normnet.io.remote import fetched, find_local
+
         try:
-            items = {result["key"]["input"]: job.item}
-            report_again(job.folder, result, items, PRINT in self.run.pages)
+            with ExitStack() as files:
+                item = job.item
+                if item.content:
+                    item = find_local(item, files.enter_context(fetched(item)), self.run.series)
+                items = {result["key"]["input"]: item}
+                report_again(job.folder, result, items, PRINT in self.run.pages)
         except Exception as caught:
             if self.run.debug:
                 traceback.print_exception(caught)
@@ -382,6 +402,9 @@ class DistantWorker:
             except Exception as error:
                 if self._worker.run.debug:
                     traceback.print_exception(error)
-                return as_named_error(error, "")
+                named = as_named_error(error, "")
+                if named.code == LOST_DEVICE:
+                    os._exit(1)  # a new process gets the GPU back, and tries the scan again
+                return named
         said = (Line(f"warning: {warning.message}", is_error=True) for warning in caught)
         return replace(outcome, lines=(*said, *outcome.lines))
