@@ -1,8 +1,8 @@
 """Stand-ins that other processes import: lungs by density, and scans whose process ends.
 
 In the folder that ``NORMNET_TEST_FOLDER`` names: ``kill-NAME`` holds how often the process of this
-scan is killed, ``gpu-NAME`` lets it lose its GPU once, ``wait`` makes each scan wait until that file
-goes, ``done-NAME-*`` tells that the lungs of a scan were looked for.
+scan is killed, ``gpu-NAME`` lets it lose its GPU once, ``wait`` makes each scan wait until that
+file goes, ``done-NAME-*`` tells that the lungs of a scan were looked for.
 """
 
 from __future__ import annotations
