@@ -193,3 +193,9 @@ def test_the_scan_is_not_changed(phantom):
     scan = replace(phantom.scan, volume_hu=phantom.scan.volume_hu.copy())
     scan.volume_hu.flags.writeable = False
     find_middle(scan.volume_hu, phantom.lung_mask, SPACING_MM)
+
+
+def test_a_mask_that_fills_its_array():
+    """It has no background to look at."""
+    found = split_left_right(np.ones((6, 6, 20), bool), 30.0)
+    assert (found == 1).all()
