@@ -45,7 +45,7 @@ Points = Annotated[int, Field(ge=1, le=64)]  # per axis
 Units = Annotated[int, Field(ge=0, le=8)]
 Kernel = Annotated[int, Field(ge=1, le=99), AfterValidator(_odd)]
 Members = Annotated[int, Field(ge=1, le=100)]
-Iterations = Annotated[int, Field(ge=1, le=10**8)]
+Iterations = Annotated[int, Field(ge=1, le=999_999)]  # six digits in names of checkpoints
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Channels = Annotated[
     tuple[Annotated[int, Field(ge=1, le=4096)], ...],

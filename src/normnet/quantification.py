@@ -381,10 +381,10 @@ def _largest_diameter_mm(mask: np.ndarray, spacing_mm: tuple[float, ...]) -> flo
 
 def _score(regions: dict[str, Any], steps: tuple[float, ...]) -> dict[str, int]:
     """The score of each region; 0 also where there is no lung."""
-    percents = {region: row["lesion_percent"] or 0.0 for region, row in regions.items()}
     return {
-        region: int(percent > 0) + sum(percent >= step for step in steps)
-        for region, percent in percents.items()
+        region: int(row["lesion_ml"] > 0)
+        + sum((row["lesion_percent"] or 0.0) >= step for step in steps)
+        for region, row in regions.items()
     }
 
 

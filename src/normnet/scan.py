@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -179,6 +179,22 @@ class Scan:
     def file_geometry(self) -> Geometry:
         """Where the voxels of the file lie in the patient."""
         return self.joined.file_geometry(self.geometry) if self.joined else self.geometry
+
+    def holds_slices(self, axis: int, of_file: Iterable[int]) -> np.ndarray:
+        """Which slices across an array axis are, or were averaged from, some slices of the file.
+
+        Args:
+            axis: Of the array.
+            of_file: Indices along that axis in the file.
+
+        Returns:
+            (n,) bool.
+        """
+        found = np.isin(np.arange(self.file_shape[axis]), list(of_file))
+        if self.joined is None or self.joined.axis != axis:
+            return found
+        groups = np.arange(0, len(found), self.joined.size)
+        return np.logical_or.reduceat(found, groups)
 
     def file_slice(self, n: int, axis: int) -> int:
         """The slice of the file that slice n across an array axis shows."""

@@ -645,6 +645,8 @@ def test_synthesize(scans, tiny_models, settings, tmp_path, monkeypatch, capsys)
     assert main(["synthesize", scan, "--out", str(tmp_path / "sheet.png"), *options]) == 0
     assert drawn == [("a", 5)]
     assert Image.open(tmp_path / "sheet.png").size == (8, 8)
+    paper = ["--lung-model", str(tiny_models[1]), "--config", "paper", "--device", "cpu"]
+    assert main(["synthesize", scan, "--out", str(tmp_path / "sheet.png"), *paper]) == 0
     assert main(["synthesize", scan, "--out", str(tmp_path / "sheet.txt"), *options]) == 7
     assert main(["synthesize", scan, "--out", str(tmp_path / "no/sheet.png"), *options]) == 7
 

@@ -12,7 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from normnet import read_ct
 from normnet.cli.main import main
+from normnet.datasets.manifest import read_cases
+from normnet.errors import ConfigError, InputError
+from normnet.io.formats.nifti import write_image
 from tests.cli.test_cli import SETTINGS
 
 CODES = {"NN-TRN-014": 3, "NN-OUT-013": 7, "NN-TRN-022": 7}
@@ -104,6 +108,50 @@ def test_reference_lungs_fit_any_lung_model(run, scans, tmp_path):
     out = tmp_path / "cache"
     assert run("prepare", scans / "list.csv", "--reference-lungs", "--out", out)[0] == 0
     assert run("train", out, "--out", tmp_path / "model", lung_model=None)[0] == 0
+
+
+def test_an_empty_reference_mask(run, scans, tmp_path):
+    scan = read_ct(scans / "a.nii.gz")
+    write_image(scans / "a_lungs.nii.gz", np.zeros(scan.shape, np.uint8), scan.geometry)
+    (scans / "list.csv").write_text("case_id,file,lung_mask\na,a.nii.gz,a_lungs.nii.gz\n")
+    code, text = run("prepare", scans / "list.csv", "--reference-lungs", "--out", tmp_path / "c")
+    assert code == InputError.exit_code
+    assert "NN-TRN-036: no lung in the lung mask" in text
+
+
+@pytest.mark.parametrize("slices", ["3;x", "1,2", "12.0", "-4"])
+def test_slices_of_a_list_that_are_none(run, scans, tmp_path, slices):
+    (scans / "list.csv").write_text(f'case_id,file,suspect_slices\na,a.nii.gz,"{slices}"\n')
+    code, text = run("prepare", scans / "list.csv", "--out", tmp_path / "c")
+    assert code == InputError.exit_code
+    assert "NN-DAT-008" in text and "in suspect_slices of row 1" in text
+
+
+def test_ranges_of_slices(scans):
+    (scans / "list.csv").write_text(
+        'case_id,file,suspect_slices,nodule_slices\na,a.nii.gz,"3; 10-12 ;",7\n'
+    )
+    (case,) = read_cases(scans / "list.csv")
+    assert case.excluded_slices == {3, 7, 10, 11, 12}
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("train", ("--members", "101")),
+        ("train", ("--seed", "99999999999999999999")),
+        ("train-lungs", ("--learning-rate", "-1")),
+        ("train-lungs", ("--iterations", "1000000")),
+    ],
+)
+def test_options_have_the_ranges_of_their_settings(run, cache, scans, tmp_path, command, options):
+    """And leave nothing that refuses the corrected command."""
+    given = cache if command == "train" else scans / "list.csv"
+    (scans / "list.csv").write_text("case_id,file,lung_mask\na,a.nii.gz,a_lungs.nii.gz\n")
+    code, text = run(command, given, "--out", tmp_path / "model", *options)
+    assert code == ConfigError.exit_code
+    assert "NN-CFG-" in text or "NN-CLI-001" in text
+    assert not (tmp_path / "model").exists()
 
 
 def test_two_prepared_cases_of_one_name(run, cache, tmp_path):

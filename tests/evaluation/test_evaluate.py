@@ -5,6 +5,7 @@ import io
 import json
 import math
 
+import nibabel
 import numpy as np
 import pytest
 
@@ -211,6 +212,20 @@ def test_bright_voxels_by_hand(bright_folders):
     )
     assert evaluation.pooled() == pytest.approx(expected)
     assert _table(evaluation)["pooled"]["auc"] == "0.8750"
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_bright_voxels_of_a_ct_in_another_orientation(bright_folders, axis):
+    """The same place in the patient, stored from the other end of an axis."""
+    expected = evaluate_folder(*bright_folders).rows[0].bright
+    for name in ("a.nii.gz", "a_lesion.nii.gz"):
+        path = bright_folders[1].parent / name
+        image = nibabel.load(path)
+        flip = np.stack([np.arange(3), np.where(np.arange(3) == axis, -1, 1)], axis=1)
+        nibabel.save(image.as_reoriented(flip), path)
+    found = evaluate_folder(*bright_folders).rows[0].bright
+    for own, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(own, other)
 
 
 @pytest.mark.parametrize(

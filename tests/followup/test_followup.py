@@ -23,6 +23,7 @@ from normnet.followup.comparison import (
     doubt_change,
     read_exam,
 )
+from normnet.followup.files import STAGE
 from normnet.followup.picture import choose_places
 from normnet.followup.registration import GONE, KEPT, NEW, View, measure_change, register
 from normnet.io.fingerprint import sha256_of
@@ -205,6 +206,40 @@ def test_the_command_writes_table_picture_and_numbers(tmp_path, exams, capsys):
     (out / "comparison.csv").write_text("mine")
     assert main(["compare", str(june), str(july), "--out", str(out)]) == 7
     assert (out / "comparison.csv").read_text() == "mine"
+
+
+@pytest.mark.parametrize("n_moved", [0, 1, 2, 3])
+@pytest.mark.parametrize("older", [False, True])
+def test_a_killed_comparison_is_made_again(tmp_path, exams, monkeypatch, n_moved, older):
+    """Whatever had its place already; no reader finds half of it as a comparison."""
+    june, july = exams
+    out, command = tmp_path / "change", ["compare", str(june), str(july), "--out"]
+    if older:
+        assert main(["compare", str(june), str(june), "--out", str(out)]) == 0
+    real, moved = Path.replace, []
+
+    def killed(self, target):
+        if self.parent.name == STAGE or Path(target).parent.name == STAGE:
+            if len(moved) == n_moved:
+                raise KeyboardInterrupt
+            moved.append(target)
+        return real(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        main([*command, str(out)])
+    assert len(moved) == n_moved
+    told = out / "comparison.json"
+    if told.exists():
+        files = json.loads(told.read_text())["files"]
+        assert files == {name: sha256_of(out / name) for name in files}
+    assert main([*command, str(out)]) == 0
+    assert main([*command, str(tmp_path / "fresh")]) == 0
+    contents = [
+        {path.name: sha256_of(path) for path in folder.iterdir()}
+        for folder in (out, tmp_path / "fresh")
+    ]
+    assert contents[0] == contents[1]
 
 
 def test_a_changed_mask_is_refused(tmp_path, exams, capsys):

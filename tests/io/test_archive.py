@@ -202,6 +202,27 @@ def test_a_member_that_inflates_to_more_than_stated(tmp_path, scan):
         read_ct(tmp_path / "x.zip")
 
 
+@pytest.mark.parametrize("below", ["./", "a//b/", "./a/./"])
+def test_names_as_some_packers_write_them(tmp_path, scan, below):
+    path = phantoms.write_nifti(scan, tmp_path / "ct.nii.gz")
+    (tmp_path / "x.zip").write_bytes(_zip(_member(f"{below}ct.nii.gz", path.read_bytes())))
+    assert (read_ct(tmp_path / "x.zip").volume_hu == scan.volume_hu).all()
+    (item,) = take_census([tmp_path / "x.zip"]).items
+    assert item.error is None
+
+
+@pytest.mark.parametrize("bit", [0x20, 0x40])
+def test_members_that_no_library_reads(tmp_path, scan, bit):
+    """Patched data and strong encryption."""
+    path = phantoms.write_nifti(scan, tmp_path / "ct.nii.gz")
+    data = bytearray(_zip(_member("ct.nii.gz", path.read_bytes())))
+    for place in (6, data.index(b"PK\x01\x02") + 8):
+        data[place] |= bit
+    (tmp_path / "x.zip").write_bytes(data)
+    with pytest.raises(NormNetError, match="NN-FILE-0"):
+        read_ct(tmp_path / "x.zip")
+
+
 def test_a_damaged_member_is_named(tmp_path, scan):
     source = phantoms.write_dicom(scan, tmp_path / "source")
     archive = pack(source, tmp_path / "x.zip")

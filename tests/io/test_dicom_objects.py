@@ -298,7 +298,7 @@ def test_the_report_holds_the_numbers(tmp_path):
     assert len(groups) == 7 and "Left middle zone" in groups
     both = {m.name.meaning: float(m.value) for m in groups["Both lungs"].get_measurements()}
     assert both["Attenuation Coefficient"] == -780.25
-    assert both["Ground glass in percent of lung"] == 3.5
+    assert both["Ground glass in percent of lesions"] == 3.5
     (site,) = groups["Right upper zone"].finding_sites
     assert (site.value.meaning, site.laterality.meaning) == ("Upper zone of lung", "Right")
 

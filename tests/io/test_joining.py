@@ -169,6 +169,16 @@ def test_repeating_and_thinning_are_inverse(axis, n_slices):
     np.testing.assert_allclose(again.affine, geometry.affine)
 
 
+def test_slices_of_the_file_that_an_average_holds(phantom, joined):
+    """Of ten slices in groups of ``SIZE``; across another axis nothing was averaged."""
+    own = joined.holds_slices(0, {0, N_SLICES - 1})
+    assert own.shape == joined.shape[:1]
+    assert np.flatnonzero(own).tolist() == [0, joined.shape[0] - 1]
+    assert np.flatnonzero(joined.holds_slices(0, {SIZE})).tolist() == [1]
+    assert np.flatnonzero(joined.holds_slices(1, {7})).tolist() == [7]
+    assert np.flatnonzero(phantom.scan.holds_slices(0, {3, 99})).tolist() == [3]
+
+
 def test_a_mask_of_the_file_is_thinned_in_any_orientation(joined, phantom, tmp_path):
     mask = replace(phantom.scan, volume_hu=phantom.lung_mask.astype(np.uint8))
     for n, (order, flips) in enumerate(phantoms.ORIENTATIONS):

@@ -80,6 +80,8 @@ def test_excluded_slices_follow_the_file(scan, lungs, flip):
     assert len(usable) == 23
     assert at_mm in bad
     assert np.abs(bad - at_mm).max() <= 1
+    # What is interpolated between it and a neighbour has a part of it.
+    assert bad.tolist() == [at_mm - 1, at_mm, at_mm + 1]
 
 
 def test_round_trip(tmp_path, case):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import sqlite3
 import stat
 import time
 import zipfile
@@ -19,7 +20,9 @@ from normnet.serve import jobs as job_module
 from normnet.serve.app import SUFFIXES, _suffix
 from normnet.serve.guard import Guard
 from normnet.serve.jobs import CANCELLED, DONE, FAILED, QUEUED, RUNNING, Jobs, make_private
+from normnet.serve.worker import Worker
 from tests.serve.conftest import Server, mask_of
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -92,6 +95,57 @@ def test_a_cancelled_job_stays_cancelled_and_old_ones_are_found(jobs):
     assert [old.id for old in jobs.old(-1)] == [job]
     jobs.delete(job)
     assert not (jobs.folder / job).exists()
+
+
+def test_an_upload_that_was_left_is_old_one_day(jobs):
+    left = jobs.create("left").id
+    assert jobs.old(60) == []
+    assert [old.id for old in jobs.old(-1)] == [left]
+
+
+class StubChild:
+    """Does a job by raising what it was given."""
+
+    def __init__(self, *raised):
+        self.raised = list(raised)
+
+    def call(self, *arguments, **options):
+        if (error := self.raised.pop(0)) is not None:
+            raise error
+
+    def name_error(self, error, where):
+        return ResourceError("NN-BUG-001", str(error), where, "")
+
+    def stop(self):
+        pass
+
+
+def test_no_error_ends_the_thread(jobs, monkeypatch):
+    """Neither one of the child, nor a disk that is full for a while when a job ends."""
+    monkeypatch.setattr("normnet.serve.worker._TRY_AGAIN_S", 0.05)
+    first, second, third = (waiting(jobs, title) for title in "abc")
+    real, faults = jobs.end, [sqlite3.OperationalError("disk I/O error")] * 3
+
+    def end(*arguments):
+        if faults:
+            raise faults.pop()
+        real(*arguments)
+
+    monkeypatch.setattr(jobs, "end", end)
+    worker = Worker(jobs, StubChild(BlockingIOError("no process"), ValueError("odd"), None), None)
+    worker.start()
+    try:
+        wait_until(lambda: jobs.get(third).state == DONE)
+    finally:
+        worker.stop()
+    assert [jobs.get(job).state for job in (first, second)] == [FAILED, FAILED]
+    assert "no process" in jobs.get(first).error
+
+
+def test_cookies_of_other_programs(server):
+    own = f"normnet_{server.port}={server.token}"
+    status, _ = server.ask("GET", "/", Cookie=f'prefs={{"a":1}}; a b=1; {own}; last=')
+    assert status == 200
 
 
 def test_the_folder_is_private_and_ours(jobs, tmp_path):

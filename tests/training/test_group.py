@@ -160,6 +160,15 @@ def test_batch_normalisation_sees_the_whole_batch(dims):
         torch.testing.assert_close(dict(part[3]), dict(state))
 
 
+def test_a_batch_in_which_no_voxel_counts():
+    """A crop may lie in excluded slices alone: nothing is learned, and nothing diverges."""
+    logits = torch.randn((2, 1, 4, 4, 4), requires_grad=True)
+    loss = dice_cross_entropy(logits, torch.zeros_like(logits), torch.zeros_like(logits) > 0)
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert not logits.grad.any()
+
+
 # --- weights ---
 
 

@@ -22,6 +22,7 @@ from normnet.errors import InputError
 from normnet.network.weights import read_manifest
 from normnet.preparation.cache import STEP_HU
 from normnet.preparation.prepare import LOWEST_HU
+from normnet.training import lesion_slabs
 from normnet.training.ensemble import train_ensemble
 from normnet.training.lesion_slabs import LesionSampler
 from tests.training.test_slabs import make_case
@@ -55,6 +56,38 @@ def test_pairs_are_whole():
         assert lungs.any()
     sick = sum(bool(pair.target.any()) for pair in pairs)
     assert 0.6 * len(pairs) < sick < len(pairs)
+
+
+def test_the_back_is_at_the_back_where_slabs_are_mirrored(monkeypatch):
+    """Disease is put in before, since it may lie in the dependent half."""
+    seen = []
+    real = lesion_slabs.insert_ground_glass
+
+    def spy(hu, lungs, *rest):
+        seen.append(lungs.clone())
+        return real(hu, lungs, *rest)
+
+    monkeypatch.setattr(lesion_slabs, "insert_ground_glass", spy)
+    for flip in (False, True):
+        sampler = LesionSampler([CASE], config_with(flip=flip))
+        for seed in range(6):
+            sampler.sample(torch.Generator().manual_seed(seed))
+    half = len(seen) // 2
+    assert half > 2
+    for one, other in zip(seen[:half], seen[half:], strict=True):
+        assert torch.equal(one, other)
+
+
+def test_thick_slices_with_a_part_of_an_excluded_one_are_not_learned_from():
+    sampler = LesionSampler([CASE], config_with(prob_thick=1.0, thick_mm=(6.0, 6.0)))
+    hu = torch.full((24, 8, 8), -900.0)
+    lungs, usable = torch.ones((2, 24, 8, 8), dtype=torch.bool)
+    usable[12] = False
+    *_, usable, _ = sampler._vary_scanner(
+        hu, lungs, usable, torch.zeros_like(lungs), torch.Generator().manual_seed(0)
+    )
+    left_out = (~usable).all(dim=(1, 2)).nonzero().flatten().tolist()
+    assert 12 in left_out and len(left_out) > 2
 
 
 def test_without_disease_nothing_is_asked_for():
@@ -140,7 +173,8 @@ def test_kernels_smooth_and_sharpen_the_lungs_alone():
         sampler = varied(prob_kernel=1.0, kernel=(kernel, kernel), kernel_sigma_vox=(0.8, 0.8))
         place = sampler.cases[0][0]
         hu, lungs = place.hu.float(), place.lungs
-        new, _, _ = sampler._vary_scanner(hu, lungs, lungs, torch.Generator().manual_seed(0))
+        rng = torch.Generator().manual_seed(0)
+        new, *_ = sampler._vary_scanner(hu, lungs, lungs, lungs, rng)
         spread[kernel] = new[lungs].std().item()
         assert torch.equal(new[~lungs], hu[~lungs])
     assert spread[1.0] < 0.8 * spread[0.0] < 0.9 * spread[-0.5]

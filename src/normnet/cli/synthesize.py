@@ -54,10 +54,9 @@ def synthesize(
             )
     else:
         scan = read_ct(ct)
-        networks = load_lungs(lung_model).networks
-        case = prepare_normal(
-            scan, segment_lungs(scan, networks, settings.lungs, torch_device), settings
-        )
+        lungs = load_lungs(lung_model)
+        labels = segment_lungs(scan, lungs.networks, lungs.config.lungs, torch_device)
+        case = prepare_normal(scan, labels, settings)
     with replacing(out) as handle:
         draw_sheet(case, settings, seed).save(handle, "PNG")
     say(f"written: {out.name}")

@@ -59,7 +59,7 @@ def train(
     from normnet.cli.devices import choose_device
     from normnet.cli.signals import stopping_on_signals
     from normnet.cli.texts import progress_bar, say
-    from normnet.config import load_config
+    from normnet.config import load_config, override
     from normnet.io.output_folder import check_output, locked
     from normnet.training.group import Group
 
@@ -68,10 +68,9 @@ def train(
     with group.connected(torch_device), quiet_unless_first(group):
         settings = load_config(config)
         given = {"members": members, "seed": seed, "iterations": iterations}
-        training = settings.training.model_copy(
-            update={name: value for name, value in given.items() if value is not None}
-        )
-        settings = settings.model_copy(update={"training": training})
+        chosen = {name: value for name, value in given.items() if value is not None}
+        settings = override(settings, {"training": chosen}, "the options")
+        training = settings.training
         group.check_batch(training.batch)
         if group.is_first:
             check_output(out, inputs)

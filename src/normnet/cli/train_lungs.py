@@ -50,7 +50,7 @@ def train_lungs(
     from normnet.cli.signals import stopping_on_signals
     from normnet.cli.texts import progress_bar, say
     from normnet.cli.train import LINE_EVERY
-    from normnet.config import load_config
+    from normnet.config import load_config, override
     from normnet.io.output_folder import check_output, locked
     from normnet.network.weights import load_members, save_model
     from normnet.training.group import refuse_group
@@ -67,9 +67,8 @@ def train_lungs(
         "sick_share": sick_share,
         "seed": seed,
     }
-    training = settings.lungs_training.model_copy(
-        update={name: value for name, value in given.items() if value is not None}
-    )
+    chosen = {name: value for name, value in given.items() if value is not None}
+    training = override(settings, {"lungs_training": chosen}, "the options").lungs_training
     torch_device = choose_device(device)
     start, start_members = None, []
     if start_from:

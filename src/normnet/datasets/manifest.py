@@ -2,14 +2,17 @@
 
 Columns of a list: ``case_id``, ``folder`` and ``file`` (relative to the CSV file). Optional
 columns: ``lung_mask``, ``lesion_mask``, ``nodule_mask`` (files in the same folder),
-``nodule_slices`` and ``suspect_slices`` (slice indices separated by ``;``), ``split``, ``licence``.
+``nodule_slices`` and ``suspect_slices`` (slice indices and ranges, as in ``3;10-20``), ``split``,
+``licence``.
 
-Error ids: NN-DAT-001 unreadable list, 002 columns missing, 006 a case id that cannot name a file.
+Error ids: NN-DAT-001 unreadable list, 002 columns missing, 006 a case id that cannot name a file,
+008 slices that are none.
 """
 
 from __future__ import annotations
 
 import csv
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -55,6 +58,11 @@ class Case:
         """Check the name; raises as ``check_case_id``."""
         check_case_id(self.case_id, self.image.name)
 
+    def reading(self) -> list[object]:
+        """How its files are read, as JSON holds it; for hashes."""
+        labels = (sorted(self.lung_labels), sorted(self.lesion_labels))
+        return [*labels, self.window_hu, self.mask_follows_array]
+
 
 def read_cases(path: Path) -> list[Case]:
     """The cases of a CSV file whose CT exists, with the masks that exist.
@@ -96,14 +104,22 @@ def _case(row: dict[str, str], n: int, path: Path) -> Case:
         name = row.get(column) or ""
         return folder / name if name else None
 
-    slices = ";".join(filter(None, (row.get("nodule_slices"), row.get("suspect_slices"))))
+    slices: set[int] = set()
+    for column in ("nodule_slices", "suspect_slices"):
+        for part in filter(None, map(str.strip, (row.get(column) or "").split(";"))):
+            ends = re.fullmatch(r"(\d{1,6})(?:\s*-\s*(\d{1,6}))?", part)
+            if ends is None:
+                found = f"'{part}' in {column} of row {n} is no slice"
+                todo = "separate numbers and ranges by ';', as in 3;10-20"
+                raise InputError("NN-DAT-008", found, path.name, todo)
+            slices.update(range(int(ends[1]), int(ends[2] or ends[1]) + 1))
     return Case(
         row["case_id"] or "",
         folder / row["file"],
         mask("lung_mask"),
         mask("lesion_mask"),
         mask("nodule_mask"),
-        frozenset(int(part) for part in slices.split(";") if part.strip().isdigit()),
+        frozenset(slices),
         row.get("split") or "",
         row.get("licence") or "",
     )

@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from normnet.datasets.reading import read_lesions, read_scan
-from normnet.errors import InputError
+from normnet.errors import GeometryError, InputError
 from normnet.evaluation.bright import BRIGHT_HU, BrightCounts, count_bright, pool_bright
 from normnet.evaluation.pairing import Reference, find_predictions, find_references, pair_names
 from normnet.evaluation.scores import SCORES, Comparison, compute_scores, scores_of
 from normnet.evaluation.statistics import Interval, Paired, bootstrap_mean, compare_paired
 from normnet.evaluation.surfaces import TOLERANCE_MM
 from normnet.evaluation.volumes import Agreement, SliceAreas, compute_agreement, compute_slice_areas
-from normnet.io.masks import read_labels
+from normnet.io.masks import read_codes, read_labels
 from normnet.io.read import read_stored
 from normnet.io.values import labels_of
 from normnet.quantification import MIN_LESION_ML
@@ -185,17 +185,19 @@ def _score(
         raise InputError(
             "NN-EVA-006", "no lesion mask", reference.case_id, "check the list of cases"
         )
-    bright = _count_bright(prediction, reference, wanted)
+    bright = _count_bright(prediction, reference)
     case = Comparison(found, wanted, stored.geometry, bright, tolerance_mm, min_lesion_ml)
     values = compute_scores(case, SCORES.values())
     areas = compute_slice_areas(found, wanted, stored.geometry)
     return Row(reference.case_id, values, areas, bright, counted)
 
 
-def _count_bright(
-    prediction: Path, reference: Reference, lesion_mask: np.ndarray
-) -> BrightCounts | None:
-    """Count from the CT and the maps beside the lesion mask; the map has 256 steps."""
+def _count_bright(prediction: Path, reference: Reference) -> BrightCounts | None:
+    """Count from the CT and the maps beside the lesion mask; the map has 256 steps.
+
+    All is brought to the grid of the CT, which may be stored in another orientation than the maps;
+    None where they lie on another grid.
+    """
     folder = prediction.parent
     maps = folder / "anomaly.nii.gz", folder / "lungs.nii.gz"
     if (
@@ -205,19 +207,23 @@ def _count_bright(
     ):
         return None
     scan = read_scan(reference.case)
-    if scan.shape != lesion_mask.shape:
+    lesion_mask = read_lesions(reference.case, scan)
+    assert lesion_mask is not None  # it was read for the other scores
+    try:
+        bright = (scan.volume_hu >= BRIGHT_HU) & (read_labels(maps[1], scan) > 0)
+        codes = np.uint8(255) - read_codes(maps[0], scan)
+        normal_mask = _normal_mask(folder, scan)
+    except GeometryError:
         return None
-    bright = (scan.volume_hu >= BRIGHT_HU) & (read_labels(maps[1], scan) > 0)
-    codes = (255 - read_stored(maps[0]).voxels.astype(np.int16)).astype(np.uint8)
-    return count_bright(codes, lesion_mask, bright, _normal_mask(folder))
+    return count_bright(codes, lesion_mask, bright, normal_mask)
 
 
-def _normal_mask(folder: Path) -> np.ndarray | None:
+def _normal_mask(folder: Path, scan: Scan) -> np.ndarray | None:
     """Voxels that enough members voted normal; None where the folder does not tell this."""
     model = (read_result(folder) or {}).get("model")
     min_votes = model.get("min_votes") if isinstance(model, dict) else None
     votes = folder / "votes.nii.gz"
     if not isinstance(min_votes, int) or not votes.is_file():
         return None
-    normal_mask: np.ndarray = read_stored(votes).voxels >= min_votes
+    normal_mask: np.ndarray = read_codes(votes, scan) >= min_votes
     return normal_mask

@@ -308,8 +308,7 @@ class Bench:
             for path in (case.image, case.lesion_mask)
             if path is not None
         ]
-        reading = [sorted(case.lesion_labels), case.window_hu, case.mask_follows_array]
-        return digest([files, reading])
+        return digest([files, case.reading()])
 
     def lungs_key(self, config: Config) -> str:
         """Hash of the lung model and its settings, and of the version of the package."""

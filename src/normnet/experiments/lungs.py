@@ -139,13 +139,8 @@ def _has_lungs(case: Case) -> bool:
 
 def _lung_case(name: str, case: Case, bench: Bench) -> LungCase:
     assert case.lung_mask is not None
-    read = [
-        sorted(case.excluded_slices),
-        sorted(case.lung_labels),
-        case.window_hu,
-        case.mask_follows_array,
-    ]
-    return LungCase(name, case, digest([bench.case_key(case), fingerprint(case.lung_mask), read]))
+    parts = [bench.case_key(case), fingerprint(case.lung_mask), sorted(case.excluded_slices)]
+    return LungCase(name, case, digest(parts))
 
 
 def _make_folds(

@@ -78,7 +78,10 @@ class Archive:
         except BaseException:
             self._zip.close()
             raise
-        self._members = {member.filename: member for member in members if not member.is_dir()}
+        # Named as paths are, which know no "./" and no "//".
+        self._members = {
+            str(PurePosixPath(member.filename)): member for member in members if not member.is_dir()
+        }
         self.sizes = {name: member.file_size for name, member in self._members.items()}
 
     def __enter__(self) -> Archive:
@@ -136,7 +139,13 @@ class Archive:
             yield
         except NormNetError:
             raise
-        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
+        except (
+            zipfile.BadZipFile,
+            zlib.error,
+            EOFError,
+            ValueError,
+            NotImplementedError,  # patched or strongly encrypted members
+        ) as error:
             raise InputError(
                 "NN-FILE-003",
                 "a damaged member of the zip archive",

@@ -23,7 +23,7 @@ def dice_cross_entropy(
         total: Sum over all processes of what each sums up over its part of the batch.
 
     Returns:
-        A scalar; 0 is perfect.
+        A scalar; 0 is perfect, and where no voxel counts.
     """
     logits, target = logits.float(), target.float()
     if inside is not None:
@@ -32,6 +32,6 @@ def dice_cross_entropy(
     # The mean over all voxels is that of each part, weighted by the part's share of the voxels.
     n = logits.new_tensor(float(logits.numel()))
     entropy = binary_cross_entropy_with_logits(logits, target) if len(logits) else logits.sum()
-    parts = [(prob * target).sum(), prob.sum(), target.sum(), entropy * (n / total(n))]
+    parts = [(prob * target).sum(), prob.sum(), target.sum(), entropy * (n / total(n).clamp(min=1))]
     overlap, n_prob, n_target, entropy = total(torch.stack(parts)).unbind()
     return 1 - (2 * overlap + 1) / (n_prob + n_target + 1) + entropy

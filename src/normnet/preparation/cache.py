@@ -24,7 +24,7 @@ from normnet.preparation.prepare import LOWEST_HU, prepare
 from normnet.preparation.resample import resample
 from normnet.scan import Scan
 
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 STEP_HU = 6  # uint8 codes: -1024 ... 506 HU
 
 
@@ -76,13 +76,13 @@ def prepare_normal(
     hu = take_fluid(hu, prepared.fluid).clip(LOWEST_HU, LOWEST_HU + 255 * STEP_HU)
     codes = np.rint((hu - LOWEST_HU) / STEP_HU).astype(np.uint8)
 
-    n_slices = scan.shape[prepared.orientation.axes[0]]
-    bad = np.isin(np.arange(n_slices), list(excluded))
+    bad = scan.holds_slices(prepared.orientation.axes[0], excluded)
     if prepared.orientation.flips[0]:
         bad = bad[::-1]
     bad = bad[prepared.box[0]]
     places = prepared.grid.start[0] + prepared.grid.step[0] * np.arange(codes.shape[0])
-    usable = ~bad[np.rint(places).astype(int).clip(0, len(bad) - 1)]
+    below, above = np.floor(places + 1e-6), np.ceil(places - 1e-6)  # it is interpolated from both
+    usable = ~np.any([bad[at.astype(int).clip(0, len(bad) - 1)] for at in (below, above)], axis=0)
     return NormalCase(scan.case_id, codes, prepared.lung_mask, edge_mask, usable)
 
 

@@ -36,6 +36,7 @@ class Child:
         self, make: Callable[[], object], name_error: Callable[[Exception, str], NormNetError]
     ):
         self._arguments = (make, name_error)
+        self.name_error = name_error
         self._process: Any = None
         self._connection: Connection | None = None
         self._busy = threading.Lock()
@@ -49,10 +50,10 @@ class Child:
             NormNetError: Of the task; NN-APP-001 if the child ended.
         """
         with self._busy:
-            if self._process is None or not self._process.is_alive():
-                self._start()
-            assert self._connection is not None
             try:
+                if self._process is None or not self._process.is_alive():
+                    self._start()
+                assert self._connection is not None
                 self._connection.send((task, arguments))
                 while True:
                     kind, *values = self._connection.recv()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Awaitable, Callable, MutableMapping
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -108,10 +107,9 @@ _NO_TOKEN = "NN-APP-008: no token, or a wrong one; open the address that normnet
 
 
 def _cookies(headers: dict[str, str]) -> dict[str, str]:
-    try:
-        return {name: m.value for name, m in SimpleCookie(headers.get("cookie", "")).items()}
-    except CookieError:
-        return {}
+    """Cookies by name; those of other programs on this machine may hold anything."""
+    pairs = (part.partition("=") for part in headers.get("cookie", "").split(";"))
+    return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def _encoded(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:

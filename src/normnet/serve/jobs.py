@@ -9,6 +9,7 @@ job, 007 a job in another state.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import secrets
@@ -203,9 +204,13 @@ class Jobs:
             shutil.rmtree(self.folder / job_id, ignore_errors=True)
 
     def old(self, older_s: float) -> list[Job]:
-        """The jobs that ended before so many seconds."""
+        """The jobs that ended before so many seconds, and the uploads that were left then."""
         last = time.time() - older_s
-        return [job for job in self.all() if job.ended is not None and job.ended < last]
+        return [
+            job
+            for job in self.all()
+            if (job.created if job.state == UPLOADING else job.ended or math.inf) < last
+        ]
 
     def _in_state(self, job_id: str, state: str) -> Job:
         job = self.get(job_id)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import sqlite3
 import threading
 import time
 from dataclasses import dataclass
 
-from normnet.errors import NormNetError
 from normnet.serve.children import Child
 from normnet.serve.jobs import DONE, FAILED, Job, Jobs
 
-_CLEAN_EVERY_S = 600.0
+_CLEAN_EVERY_S, _TRY_AGAIN_S = 600.0, 5.0
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Worker:
         self._news = threading.Event()
         self._ends = False
         self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
+        self._cleaned = -math.inf
+        self._unwritten: list[tuple[str, str, str]] = []  # jobs that ended: id, state, error
         self.progress: Progress | None = None
 
     def start(self) -> None:
@@ -70,18 +73,27 @@ class Worker:
         self._thread.join()
 
     def _run(self) -> None:
-        cleaned = -_CLEAN_EVERY_S
         while not self._ends:
-            if self._keep_s is not None and time.monotonic() - cleaned >= _CLEAN_EVERY_S:
-                for job in self._jobs.old(self._keep_s):
-                    self._jobs.delete(job.id)
-                cleaned = time.monotonic()
-            self._news.clear()
-            taken = self._jobs.take()
-            if taken is None:
-                self._news.wait(_CLEAN_EVERY_S)
-            else:
-                self._do(taken)
+            try:
+                self._clean()
+                self._news.clear()
+                taken = self._jobs.take()
+                if taken is None:
+                    self._news.wait(_CLEAN_EVERY_S)
+                else:
+                    self._do(taken)
+            except (OSError, sqlite3.Error):  # the disk is full, for example: it may pass
+                self._news.wait(_TRY_AGAIN_S)
+
+    def _clean(self) -> None:
+        """Remove old jobs now and then, and end those whose end could not be written."""
+        while self._unwritten:
+            self._jobs.end(*self._unwritten[0])
+            self._unwritten.pop(0)
+        if self._keep_s is not None and time.monotonic() - self._cleaned >= _CLEAN_EVERY_S:
+            for job in self._jobs.old(self._keep_s):
+                self._jobs.delete(job.id)
+            self._cleaned = time.monotonic()
 
     def _do(self, job: Job) -> None:
         started = time.time()
@@ -93,10 +105,11 @@ class Worker:
         try:
             self._child.call("segment", self._jobs.place(job), job.title, on_progress=show)
             state, error = DONE, ""
-        except NormNetError as caught:
-            state, error = FAILED, str(caught)
+        except Exception as caught:
+            state, error = FAILED, str(self._child.name_error(caught, job.title))
         self.progress = None
         if not self._ends:
-            self._jobs.end(job.id, state, error)
+            self._unwritten.append((job.id, state, error))
+            self._clean()
         if not any(job.id == other.id for other in self._jobs.all()):
             self._jobs.delete(job.id)  # it was deleted while it ran: what it wrote goes, too

@@ -23,6 +23,8 @@ from normnet.synthesis.shapes import smooth_displacement, uniform
 from normnet.synthesis.textures import gaussian_filter
 from normnet.training.slabs import TrainingPair, find_slabs, no_slab, thick_slices
 
+ALL_OF_IT = 0.999  # share of a thick slice, within rounding
+
 
 class Place(NamedTuple):
     """A slab of a healthy CT on the coarse grid."""
@@ -75,15 +77,17 @@ class LesionSampler:
         place = places[int(torch.randint(len(places), (), generator=rng, device=device))]
         hu, lungs, usable = self._deform_and_crop(Place(*(part.to(device) for part in place)), rng)
         hu = self._vary_lungs(hu, lungs, rng)
-        if training.flip:
-            axes = [axis for axis in range(3) if uniform((0, 1), rng) < 0.5]
-            hu, lungs, usable = (torch.flip(part, axes) for part in (hu, lungs, usable))
         disease = torch.zeros_like(lungs)
-        if uniform((0, 1), rng) >= config.ground_glass.prob_empty:
+        if uniform((0, 1), rng) >= config.ground_glass.prob_empty:  # it knows where the back is
             hu, disease = insert_ground_glass(
                 hu, lungs, self.max_lung_vox, config.synthesis, config.ground_glass, rng
             )
-        hu, lungs, disease = self._vary_scanner(hu, lungs, disease, rng)
+        if training.flip:
+            axes = [axis for axis in range(3) if uniform((0, 1), rng) < 0.5]
+            hu, lungs, usable, disease = (
+                torch.flip(part, axes) for part in (hu, lungs, usable, disease)
+            )
+        hu, lungs, usable, disease = self._vary_scanner(hu, lungs, usable, disease, rng)
         disease = disease & lungs
         return TrainingPair(scale_hu(hu, config.window) * lungs, disease, lungs & usable, disease)
 
@@ -179,8 +183,13 @@ class LesionSampler:
         return hu + weight * (_shifted(hu, way) - hu)
 
     def _vary_scanner(
-        self, hu: torch.Tensor, lungs: torch.Tensor, disease: torch.Tensor, rng: torch.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        self,
+        hu: torch.Tensor,
+        lungs: torch.Tensor,
+        usable: torch.Tensor,
+        disease: torch.Tensor,
+        rng: torch.Generator,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Kernel, slices scaled apart, noise, thick slices with the diaphragm half in them."""
         training, variation = self.config.training, self.config.variation
         if uniform((0, 1), rng) < variation.prob_kernel:
@@ -200,7 +209,8 @@ class LesionSampler:
             factor = max(2, round(uniform(training.thick_mm, rng) / slice_mm))
             hu, disease = thick_slices(hu, factor), thick_slices(disease.float(), factor) > 0.5
             lungs = thick_slices(lungs.float(), factor) > uniform(variation.lung_share, rng)
-        return hu, lungs, disease
+            usable = thick_slices(usable.float(), factor) > ALL_OF_IT
+        return hu, lungs, usable, disease
 
 
 def _shifted(image: torch.Tensor, way: tuple[int, ...] | list[int]) -> torch.Tensor:

@@ -134,12 +134,16 @@ class Preparer:
             lungs,
             settings,
             sorted(case.excluded_slices),
+            case.reading(),
         ]
         return digest_of(parts, sort_keys=False)
 
     def _lungs(self, case: Case, scan: Scan) -> np.ndarray:
         given = read_lungs(case, scan) if self.reference_lungs else None
         if given is not None:
+            if not given.any():
+                where = case.lung_mask.name if case.lung_mask else case.case_id
+                raise InputError("NN-TRN-036", "no lung in the lung mask", where, "correct it")
             return given
         if self._networks is None:
             self._networks = load_lungs(self.lung_folder).networks

@@ -67,7 +67,7 @@ class SlabSampler:
         self.config = config
         depth = config.training.slab_vox[0]
         self.places: list[tuple[NormalCase, int]] = []
-        self.max_lung_vox = 0  # the fullest slab of the set, |M_max|
+        self.max_lung_vox = 0  # the fullest slab of the set, |M'_max|: with erroneous edges
         for case in cases:
             for start, n_lung in find_slabs(case.lung_mask, case.usable, depth):
                 self.places.append((case, start))

@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from normnet import read_ct
 from normnet.config import LungsConfig
 from normnet.errors import InputError, ResourceError
 from normnet.io.formats.nifti import write_image
+from normnet.io.masks import read_labels
+from normnet.lungs.given import sort_lungs
 from normnet.lungs.learned import seen_slices
 from normnet.scan import Geometry, Scan
 from normnet.training.lungs.slices import (
@@ -323,6 +326,19 @@ def test_suspect_slices_of_a_list(manifest):
     )
     slices = read_lung_slices([manifest], CONFIG)
     assert len(slices) == N_SLICES["train"] - 2 + N_SLICES["unmarked"]
+
+
+def test_organs_of_a_mask_are_no_lung(manifest, tmp_path):
+    """Lungs by their labels, as ``prepare`` reads them."""
+    slices = read_lung_slices([manifest], CONFIG)
+    path = tmp_path / "train_lung.nii.gz"
+    scan = read_ct(tmp_path / "train.nii.gz")
+    labels = sort_lungs(read_labels(path, scan), scan)[0]
+    labels[(scan.volume_hu > -50) & (scan.volume_hu < 100) & (labels == 0)] = 4
+    write_image(path, labels, scan.geometry)
+    again = read_lung_slices([manifest], CONFIG)
+    for one, other in zip(slices, again, strict=True):
+        np.testing.assert_array_equal(one.lung_mask, other.lung_mask)
 
 
 def test_nothing_to_learn_from(manifest, tmp_path):

@@ -34,10 +34,12 @@ _MEASURES: dict[str, tuple[Code, Code, Code | None]] = {
     "lesion_ml": (("lesion_volume", _SCHEME, "Volume of lesions"), _ML, None),
     "lesion_percent": (("lesion_share", _SCHEME, "Lesions in percent of lung"), _PERCENT, None),
     "ground_glass_percent": (
-        ("ground_glass_share", _SCHEME, "Ground glass in percent of lung"), _PERCENT, None,
+        ("ground_glass_lesion_share", _SCHEME, "Ground glass in percent of lesions"),
+        _PERCENT, None,
     ),
     "consolidation_percent": (
-        ("consolidation_share", _SCHEME, "Consolidation in percent of lung"), _PERCENT, None,
+        ("consolidation_lesion_share", _SCHEME, "Consolidation in percent of lesions"),
+        _PERCENT, None,
     ),
     "mean_lung_density_hu": (_ATTENUATION, _HU, _MEAN),
 }  # fmt: skip

@@ -147,7 +147,7 @@
     }
     if (job.state === "queued" || job.state === "running") {
       actions.push(button("Cancel", job, () => call("POST", `/api/jobs/${job.id}/cancel`, {})));
-    } else if (job.state !== "uploading") {
+    } else {
       actions.push(button("Delete", job, () => {
         const sure = confirm(`Delete ${job.title} with its results?`);
         return sure ? call("DELETE", `/api/jobs/${job.id}`, {}) : null;

@@ -8,11 +8,10 @@ import numpy as np
 
 from normnet.config import LungsConfig
 from normnet.datasets.manifest import Case, read_cases
+from normnet.datasets.reading import read_lungs, read_scan
 from normnet.errors import InputError
 from normnet.io.fingerprint import digest_of, fingerprint
-from normnet.io.masks import read_mask
 from normnet.io.npz import read_npz
-from normnet.io.read import read_ct
 from normnet.lungs.learned import seen_slices
 from normnet.preparation.orient import Orientation
 from normnet.preparation.resample import Grid, resample
@@ -35,7 +34,7 @@ def volume_slices(
     """
     orientation = Orientation.of(scan.geometry)
     hu, mask = orientation.apply(scan.volume_hu), orientation.apply(lung_mask) > 0
-    keep = ~np.isin(np.arange(hu.shape[0]), list(excluded))
+    keep = ~scan.holds_slices(orientation.axes[0], excluded)
     if orientation.flips[0]:
         keep = keep[::-1]
     spacing = orientation.spacing_mm(scan.geometry)
@@ -148,11 +147,10 @@ def read_lung_slices(
             slices += archive_slices(path, config, archive_to_hu)
             continue
         for case in _listed(path, leave_out):
-            scan = read_ct(case.image)
-            assert case.lung_mask is not None
-            slices += volume_slices(
-                scan, read_mask(case.lung_mask, scan), config, case.excluded_slices
-            )
+            scan = read_scan(case)
+            lungs = read_lungs(case, scan)
+            assert lungs is not None
+            slices += volume_slices(scan, lungs, config, case.excluded_slices)
     if not any(item.lung_mask.any() for item in slices):
         raise InputError(
             "NN-DAT-005", "no slice with a lung mask", ", ".join(map(str, inputs)), "give masks"
@@ -183,6 +181,7 @@ def fingerprints(
                         fingerprint(case.image),
                         fingerprint(case.lung_mask) if case.lung_mask else "",
                         sorted(case.excluded_slices),
+                        case.reading(),
                     ]
                 )
                 for case in _listed(path, leave_out)
