@@ -71,6 +71,7 @@ def test_the_guide_has_commands():
         "reproduce",
         "baseline",
         "info",
+        "report",
     }
     assert len(commands_of(GUIDE)) >= 10
 
