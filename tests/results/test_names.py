@@ -54,7 +54,7 @@ def test_names_stay_when_scans_are_added(tmp_path):
     """The folder of a place is used again under whatever name it got."""
     first = {"place": "p1", "input": "i1"}
     other = {"place": "p2", "input": "i2"}
-    owners = {"p1": tmp_path / "ct"}
+    owners = {"p1": [tmp_path / "ct"]}
     taken: set[Path] = set()
     assert output_folder(tmp_path, Path("s1/ct.nii"), taken, first, "s1", owners).name == "ct"
     assert output_folder(tmp_path, Path("s2/ct.nii"), taken, other, "s2", owners).name == "s2"

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import pytest
 
+from normnet.cli.batch import worker
 from normnet.cli.batch.worker import Worker
 from normnet.results.schema import FILES, RESULT, read_result
 from tests.cli.batch.conftest import ROOT
@@ -105,6 +106,7 @@ def test_a_lost_gpu_is_no_failure_of_a_scan(
     segment, cts, words, tmp_path, capfd, monkeypatch, workers
 ):
     """A new process gets the GPU back; without one the run ends, and no scan is to blame."""
+    monkeypatch.setattr(worker, "is_lost", worker.is_lost)  # the stub's own goes after the test
     (words / "gpu-b").write_text("1")
     code = segment(cts, *workers)
     told = capfd.readouterr()
