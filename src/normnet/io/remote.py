@@ -213,6 +213,24 @@ def fetched(item: Item) -> Iterator[Path]:
         yield folder
 
 
+@contextmanager
+def brought_here(item: Item, series: str | None) -> Iterator[Item]:
+    """A scan on this machine: itself, or what was fetched of a remote one, as long as it is used.
+
+    Args:
+        item: Of the census, or as made by ``find_remote``.
+        series: SeriesInstanceUID, or ``auto``.
+
+    Raises:
+        NormNetError: As ``fetched`` and ``find_local``.
+    """
+    if not item.content:
+        yield item
+        return
+    with fetched(item) as folder:
+        yield find_local(item, folder, series)
+
+
 def find_local(item: Item, folder: Path, series: str | None) -> Item:
     """The scan among the fetched files of a remote one.
 

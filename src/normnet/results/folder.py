@@ -132,7 +132,7 @@ def output_folder(
     name = name or own_name(path)
     own = [folder for folder in (owners or {}).get(key["place"], ()) if folder not in taken]
     if by_content or len(own) > 1:
-        own = [folder for folder in own if _owner(folder).get("input") == key["input"]]
+        own = [f for f in own if _key_of(read_result(f)).get("input") == key["input"]]
     free = own[0] if own else _free_folder(out, name, taken, key, by_content)
     if free.resolve() == path.resolve():
         raise OutputError(
@@ -144,9 +144,9 @@ def output_folder(
     return free
 
 
-def _owner(folder: Path) -> dict[str, str]:
-    """The key of the result in a folder; empty if there is none."""
-    return (read_result(folder) or {}).get("key") or {}
+def _key_of(result: Result | None) -> dict[str, str]:
+    """The key of a result; empty if there is none."""
+    return (result or {}).get("key") or {}
 
 
 def _free_folder(
@@ -159,11 +159,12 @@ def _free_folder(
         folder = out / (name if n == 1 else f"{name}_{n}")
         if folder in taken:
             continue
-        owner = _owner(folder)
+        result = read_result(folder)
+        owner = _key_of(result)
         if owner and any(owner.get(part) == key[part] for part in parts):
             free = folder
             break
-        if free is None and (read_result(folder) or {}).get("status") != "ok":
+        if free is None and (result or {}).get("status") != "ok":
             free = folder
         if not folder.exists():
             break

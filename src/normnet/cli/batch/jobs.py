@@ -98,8 +98,8 @@ class Run:
 class _LateKey(dict[str, str]):
     """The place of a scan, and the sum of its bytes as soon as someone asks for it."""
 
-    def __init__(self, item: Item, run: Run):
-        super().__init__(place=place_of(item.path))
+    def __init__(self, place: str, item: Item, run: Run):
+        super().__init__(place=place)
         self._item, self._run = item, run
 
     def __missing__(self, name: str) -> str:
@@ -116,10 +116,11 @@ def plan(items: Sequence[Item], run: Run) -> list[Job]:
         OutputError: As ``output_folder``.
     """
     names = result_names([item.path for item in items], [item.root for item in items])
-    n_scans = Counter(place_of(item.path) for item in items)
+    places = [place_of(item.path) for item in items]
+    n_scans = Counter(places)
     jobs = []
-    for item, name in zip(items, names, strict=True):
-        key, shares = _LateKey(item, run), n_scans[place_of(item.path)] > 1
+    for item, name, place in zip(items, names, places, strict=True):
+        key, shares = _LateKey(place, item, run), n_scans[place] > 1
         folder = output_folder(run.out, item.path, run.taken, key, name, run.owners, shares)
         run.taken.add(folder)
         jobs.append(Job(item, name, folder, shares_place=shares))

@@ -169,25 +169,22 @@ class Worker:
             OutputError: If a failure cannot be recorded.
         """
         from normnet.results.folder import is_done
-        from normnet.results.schema import read_result
 
         job, exports, start = claimed.job, self.run.exports, time.perf_counter()
         if (
             job.n_tries > 1
             and is_done(claimed.folder, claimed.key, exports)
-            and self.run.pages <= set((read_result(claimed.folder) or {})["files"])
+            and self._has_pages(claimed.folder)
         ):
             self._say(describe(claimed.folder, "ok"))  # its process ended before it could say so
             return self._end(self._store(claimed))
-        if not job.item.content:
-            return self._segment_item(claimed, job.item, bar, start)
-        from normnet.io.remote import fetched, find_local
+        from normnet.io.remote import brought_here
 
-        bar(f"{job.name}: fetching", 0, 1)
+        if job.item.content:
+            bar(f"{job.name}: fetching", 0, 1)
         with ExitStack() as files:
             try:
-                folder = files.enter_context(fetched(job.item))
-                item = find_local(job.item, folder, self.run.series)
+                item = files.enter_context(brought_here(job.item, self.run.series))
             except Exception as caught:
                 error = as_named_error(caught, job.item.path.name)
                 if error.code == "NN-FILE-008" and job.item.path != job.item.root:
@@ -309,24 +306,26 @@ class Worker:
         self._say(f"{place.folder.name}: stored {', '.join(names)}")
         return None
 
+    def _has_pages(self, folder: Path) -> bool:
+        """Whether a finished result has all pages that were asked for."""
+        if not self.run.pages:
+            return True
+        from normnet.results.schema import read_result
+
+        return self.run.pages <= set((read_result(folder) or {}).get("files", ()))
+
     def _add_pages(self, job: Job) -> NormNetError | None:
         """Write the pages that a finished result lacks; returns the error if that fails."""
-        if not self.run.pages:
+        if self._has_pages(job.folder):
             return None
         from normnet.cli.report import report_again
+        from normnet.io.remote import brought_here
         from normnet.report.scan_report import PRINT
         from normnet.results.schema import read_result
 
         result = read_result(job.folder) or {}
-        if self.run.pages <= set(result["files"]):
-            return None
-        from normnet.io.remote import fetched, find_local
-
         try:
-            with ExitStack() as files:
-                item = job.item
-                if item.content:
-                    item = find_local(item, files.enter_context(fetched(item)), self.run.series)
+            with brought_here(job.item, self.run.series) as item:
                 items = {result["key"]["input"]: item}
                 report_again(job.folder, result, items, PRINT in self.run.pages)
         except Exception as caught:
