@@ -7,7 +7,6 @@ result, NN-OUT-015 a file that normnet did not write.
 from __future__ import annotations
 
 import io
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,13 +17,7 @@ from PIL import Image
 from normnet.errors import InputError, NormNetError
 from normnet.followup.comparison import COLUMNS, Exam
 from normnet.followup.registration import View
-from normnet.io.atomic import (
-    check_regular,
-    foreign_file,
-    output_error,
-    remove_temporaries,
-    write_bytes,
-)
+from normnet.io.atomic import write_bytes
 from normnet.io.csv_text import csv_text
 from normnet.io.fingerprint import fingerprint, sha256_of
 from normnet.io.formats.nifti import write_image
@@ -34,6 +27,7 @@ from normnet.io.output_folder import make_folder
 from normnet.io.read import find_item, read_item, read_stored
 from normnet.io.values import labels_of
 from normnet.preparation.orient import Orientation
+from normnet.results.staging import Bundle, staged
 from normnet.scan import Geometry, Joined
 
 COMPARISON, TABLE, PICTURE, CHANGE = (
@@ -42,8 +36,20 @@ COMPARISON, TABLE, PICTURE, CHANGE = (
     "comparison.png",
     "change.nii.gz",
 )
-STAGE = ".normnet-comparing"  # folder of the new files until they take their places
-REPLACED = "replaced.json"  # in it, the older comparison.json
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """A JSON file that lists others; None for any other file, and for none."""
+    content = read_json(path)
+    lists = isinstance(content, dict) and isinstance(content.get("files"), dict)
+    return content if lists else None
+
+
+def _is_own(content: dict[str, Any] | None) -> bool:
+    return content is not None and {"normnet", "regions", "files"} <= set(content)
+
+
+BUNDLE = Bundle(COMPARISON, (TABLE, PICTURE, CHANGE), _read, _is_own)
 
 
 class MaskGrid(NamedTuple):
@@ -127,9 +133,7 @@ def write_comparison(
     picture: Image.Image,
     change: tuple[np.ndarray, MaskGrid] | None = None,
 ) -> None:
-    """Write the files of a comparison as a whole; ``comparison.json`` takes its place last.
-
-    If the process is killed in between, the hidden folder tells the next run which files are ours.
+    """Write the files of a comparison as a whole, see ``results.staging``.
 
     Args:
         out: Made where it is missing. The files of an older comparison are replaced.
@@ -145,12 +149,7 @@ def write_comparison(
     png = io.BytesIO()
     picture.save(png, "PNG", optimize=False)
     rows = [[row[name] for name in COLUMNS] for row in comparison["regions"].values()]
-    with locked_folder(out):
-        remove_temporaries(out)
-        _check_own(out)
-        stage = out / STAGE
-        _clear(out, stage)
-        make_folder(stage)
+    with locked_folder(out), staged(out, BUNDLE) as stage:
         write_bytes(stage / TABLE, csv_text([COLUMNS, *rows]).encode())
         write_bytes(stage / PICTURE, png.getvalue())
         names = [TABLE, PICTURE]
@@ -161,51 +160,3 @@ def write_comparison(
             names.append(CHANGE)
         files = {name: sha256_of(stage / name) for name in names}
         write_json(stage / COMPARISON, comparison | {"files": files})
-        try:
-            if (out / COMPARISON).exists():
-                (out / COMPARISON).replace(stage / REPLACED)
-            for name in (TABLE, PICTURE, CHANGE):
-                if name in names:
-                    (stage / name).replace(out / name)
-                else:
-                    (out / name).unlink(missing_ok=True)
-            (stage / COMPARISON).replace(out / COMPARISON)
-        except OSError as error:
-            raise output_error(error, out / COMPARISON) from error
-        _clear(out, stage)
-
-
-def _listed(path: Path) -> dict[str, str]:
-    """The files that a ``comparison.json`` lists, with their sha256; empty if it is not ours."""
-    read = read_json(path)
-    content: dict[str, Any] = read if isinstance(read, dict) else {}
-    own = {"normnet", "regions", "files"} <= set(content) and isinstance(content["files"], dict)
-    return content["files"] if own else {}
-
-
-def _check_own(out: Path) -> None:
-    stage = out / STAGE
-    if stage.is_symlink():
-        raise foreign_file(stage)
-    check_regular(out / COMPARISON)
-    if (out / COMPARISON).exists() and not _listed(out / COMPARISON):
-        raise foreign_file(out / COMPARISON)
-    known = [_listed(path) for path in (out / COMPARISON, stage / COMPARISON, stage / REPLACED)]
-    for name in (TABLE, PICTURE, CHANGE):
-        path = out / name
-        check_regular(path)
-        if path.exists() and sha256_of(path) not in [files.get(name) for files in known]:
-            raise foreign_file(path)
-
-
-def _clear(out: Path, stage: Path) -> None:
-    """Remove the hidden folder, and before it the files of a comparison that is not complete."""
-    if not stage.exists():
-        return
-    try:
-        if not (out / COMPARISON).exists():
-            for name in (TABLE, PICTURE, CHANGE):
-                (out / name).unlink(missing_ok=True)
-        shutil.rmtree(stage)
-    except OSError as error:
-        raise output_error(error, stage) from error

@@ -11,6 +11,8 @@ they take their places:
 If a run is killed between 1 and 3, the two ``result.json`` in the hidden folder tell the next run
 which files are ours: it removes these. Every file is recognised by its sha256.
 
+The same serves other files that belong together, see ``Bundle``.
+
 Error ids: NN-OUT-010 an old result cannot be removed, 015 a file that normnet did not write, 016 a
 link or a folder in the place of a file.
 """
@@ -20,9 +22,11 @@ from __future__ import annotations
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from normnet.errors import OutputError
 from normnet.io.atomic import (
@@ -37,55 +41,83 @@ from normnet.io.output_folder import make_folder
 from normnet.results.schema import FILES, REQUESTED, RESULT, is_own, read_result
 
 _STAGE = re.compile(r"\.normnet-[0-9a-f]{8}")
-_FILES = (*FILES, *REQUESTED)
-_REPLACED = "replaced.json"  # the old result.json, while the new result takes its place
+_REPLACED = "replaced.json"  # the old index, while the new files take their places
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Files of a folder that are replaced together.
+
+    Attributes:
+        index: The file that takes its place last; under ``files`` it lists the others with their
+            sha256.
+        names: All others that there can be.
+        read: The content of an index; None if there is none, or it is damaged.
+        is_own: Whether normnet wrote that content.
+    """
+
+    index: str
+    names: tuple[str, ...]
+    read: Callable[[Path], dict[str, Any] | None]
+    is_own: Callable[[dict[str, Any] | None], bool]
+
+    def listed(self, index: Path) -> dict[str, str]:
+        """The files that an index lists."""
+        files: dict[str, str] = (self.read(index) or {}).get("files", {})
+        return files
+
+
+OF_RESULT = Bundle(
+    RESULT, (*FILES, *REQUESTED), lambda path: read_result(path.parent, path.name), is_own
+)
 
 
 @contextmanager
-def staged(folder: Path) -> Iterator[Path]:
-    """A hidden folder for new result files, which take their places when the block ends.
+def staged(folder: Path, bundle: Bundle = OF_RESULT) -> Iterator[Path]:
+    """A hidden folder for new files, which take their places when the block ends.
 
-    If the block raises an error, an older result stays as it is.
+    If the block raises an error, older files stay as they are.
 
     Args:
-        folder: The result folder; made where it is missing.
+        folder: Where they take their places; made where it is missing.
+        bundle: Which files; those of a result if not given.
 
     Yields:
-        The hidden folder. The block writes ``result.json`` and those of ``FILES`` and
-        ``REQUESTED`` that the result has; its ``result.json`` lists them with their sha256.
+        The hidden folder. The block writes the index and those of the other files that there are;
+        the index lists them with their sha256.
 
     Raises:
-        OutputError: NN-OUT-015 or 016 if a file is in the way that an older result does not list,
-            NN-OUT-001 to 003 if the files cannot take their places; then no result is left.
+        OutputError: NN-OUT-015 or 016 if a file is in the way that an older index does not list,
+            NN-OUT-001 to 003 if the files cannot take their places; then none is left.
     """
     make_folder(folder)
-    remove_leftovers(folder)
-    check_own(folder)
+    remove_leftovers(folder, bundle)
+    check_own(folder, bundle)
     stage = folder / f".normnet-{secrets.token_hex(4)}"
     make_folder(stage)
     try:
         yield stage
-        check_own(folder)  # the user may have put a file there in the meantime
-        _take_places(stage, folder)
+        check_own(folder, bundle)  # the user may have put a file there in the meantime
+        _take_places(stage, folder, bundle)
     finally:
-        _clear(stage, folder)
+        _clear(stage, folder, bundle)
 
 
-def check_own(folder: Path) -> None:
-    """See that all files which a new result replaces are ours: as an older result lists them.
+def check_own(folder: Path, bundle: Bundle = OF_RESULT) -> None:
+    """See that all files which new ones replace are ours: as an older index lists them.
 
     Raises:
         OutputError: NN-OUT-015 or 016.
     """
-    result = read_result(folder)
-    own = is_own(result)
-    for name in (RESULT, *_FILES):
-        path = folder / name
+    index = folder / bundle.index
+    check_regular(index)
+    own = bundle.is_own(bundle.read(index))
+    if index.exists() and not own:
+        raise foreign_file(index)
+    files = bundle.listed(index) if own else {}
+    for path in (folder / name for name in bundle.names):
         check_regular(path)
-        if not path.exists():
-            continue
-        listed = own if name == RESULT else own and _is_listed(path, (result or {}).get("files"))
-        if not listed:
+        if path.exists() and not _is_listed(path, files):
             raise foreign_file(path)
 
 
@@ -94,14 +126,14 @@ def is_started(folder: Path) -> bool:
     return is_own(read_result(folder)) or bool(_stages(folder))
 
 
-def remove_leftovers(folder: Path) -> None:
+def remove_leftovers(folder: Path, bundle: Bundle = OF_RESULT) -> None:
     """Remove what a killed run has left; call it only where no other process writes.
 
     Raises:
         OutputError: NN-OUT-010.
     """
     for stage in _stages(folder):
-        _clear(stage, folder)
+        _clear(stage, folder, bundle)
     remove_temporaries(folder)
 
 
@@ -117,32 +149,37 @@ def _stages(folder: Path) -> list[Path]:
     ]
 
 
-def _take_places(stage: Path, folder: Path) -> None:
+def _take_places(stage: Path, folder: Path, bundle: Bundle) -> None:
+    index = folder / bundle.index
     try:
-        if (folder / RESULT).exists():
-            (folder / RESULT).replace(stage / _REPLACED)
-        for name in _FILES:
+        if index.exists():
+            index.replace(stage / _REPLACED)
+        for name in bundle.names:
             if (stage / name).exists():
                 (stage / name).replace(folder / name)
             else:
                 (folder / name).unlink(missing_ok=True)
         sync_folder(folder)
-        (stage / RESULT).replace(folder / RESULT)
+        (stage / bundle.index).replace(index)
         sync_folder(folder)
     except OSError as error:
-        raise output_error(error, folder / RESULT) from error
+        raise output_error(error, index) from error
 
 
-def _clear(stage: Path, folder: Path) -> None:
-    """Remove a hidden folder; before it the files of a result that is not complete."""
+def _clear(stage: Path, folder: Path, bundle: Bundle) -> None:
+    """Remove a hidden folder; before it the files whose index is not in its place."""
     try:
-        if not os.path.lexists(folder / RESULT):
-            for note in (RESULT, _REPLACED):
-                files = (read_result(stage, note) or {}).get("files")
-                for path in (folder / name for name in _FILES):
+        if not os.path.lexists(folder / bundle.index):
+            for note in (bundle.index, _REPLACED):
+                files = bundle.listed(stage / note)
+                for path in (folder / name for name in bundle.names):
                     if not path.is_symlink() and path.is_file() and _is_listed(path, files):
                         path.unlink()
-        for name in (*_FILES, RESULT, _REPLACED):  # what tells that files are ours goes last
+        for name in (
+            *bundle.names,
+            bundle.index,
+            _REPLACED,
+        ):  # what tells that files are ours goes last
             (stage / name).unlink(missing_ok=True)
         remove_temporaries(stage)
     except OSError as error:
@@ -152,8 +189,8 @@ def _clear(stage: Path, folder: Path) -> None:
         stage.rmdir()
 
 
-def _is_listed(path: Path, files: dict[str, str] | None) -> bool:
+def _is_listed(path: Path, files: dict[str, str]) -> bool:
     try:
-        return files is not None and files.get(path.name) == sha256_of(path)
+        return files.get(path.name) == sha256_of(path)
     except OSError:
         return False
